@@ -1,0 +1,86 @@
+# Balsa's workshop. `make` alone lists what there is.
+
+SHELL       := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+MAKEFLAGS   += --no-print-directory
+
+export GOFLAGS := -buildvcs=false
+TOOLS   := $(CURDIR)/.tools
+HELPERS := internal/helpers/bin
+VERSION ?= $(shell cat VERSION)
+COMMIT  ?= $(shell git rev-parse --short=12 HEAD 2>/dev/null || echo unknown)
+LDFLAGS := -s -w -X github.com/balsa-run/balsa/internal/version.version=$(VERSION) -X github.com/balsa-run/balsa/internal/version.commit=$(COMMIT)
+
+.PHONY: help
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: setup
+setup: ## Install the Debian packages that building and testing need
+	@tools/setup
+
+.PHONY: build
+build: setup $(HELPERS)/balsa-shim $(HELPERS)/balsa-runc ## Build bin/balsa, the helper programs inside
+	@mkdir -p bin
+	CGO_ENABLED=0 go build -trimpath -tags helpers -ldflags '$(LDFLAGS)' -o bin/balsa ./cmd/balsa
+
+# The helper programs are embedded in the binary; go decides what is up to date.
+.PHONY: $(HELPERS)/balsa-shim $(HELPERS)/balsa-runc
+$(HELPERS)/balsa-shim:
+	@mkdir -p $(HELPERS)
+	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w' -o $@ ./cmd/balsa-shim
+
+$(HELPERS)/balsa-runc:
+	@mkdir -p $(HELPERS)
+	CGO_ENABLED=1 go build -trimpath -tags 'seccomp netgo osusergo' -ldflags '-s -w -linkmode external -extldflags "-static"' -o $@ ./cmd/balsa-runc
+
+.PHONY: demo
+demo: build ## Three servers, two agents, one app; a leader and an agent are killed (KEEP=1 leaves it up)
+	@tools/demo/run
+
+.PHONY: test
+test: setup ## Everything that CI runs
+	@tools/ci/all
+
+.PHONY: test-fast
+test-fast: ## The tests that need no root and no helper programs
+	go test ./internal/... ./object/... ./store/... ./scheduler/... ./reconciler/... ./pki/... ./cluster/... ./apiserver/... ./client/...
+
+.PHONY: lint
+lint: $(TOOLS)/golangci-lint $(TOOLS)/buf ## go vet, golangci-lint, buf lint
+	go vet ./...
+	$(TOOLS)/golangci-lint run ./...
+	$(TOOLS)/buf lint
+
+.PHONY: generate
+generate: $(TOOLS)/buf $(TOOLS)/protoc-gen-go $(TOOLS)/protoc-gen-connect-go ## Generate gen/ from proto/
+	PATH="$(TOOLS):$$PATH" $(TOOLS)/buf generate
+
+.PHONY: check-generate
+check-generate: generate ## Fail when gen/ is not what proto/ says
+	@git diff --exit-code --stat -- gen || { echo "gen/ is out of date: run 'make generate' and commit it" >&2; exit 1; }
+	@test -z "$$(git ls-files --others --exclude-standard gen)" || { echo "gen/ has files that are not committed" >&2; exit 1; }
+
+.PHONY: check-breaking
+check-breaking: $(TOOLS)/buf ## Fail when proto/ breaks what the last commit promised
+	@if git rev-parse -q --verify HEAD~1 >/dev/null; then $(TOOLS)/buf breaking --against '.git#ref=HEAD~1'; else echo "check-breaking: no earlier commit"; fi
+
+.PHONY: bench
+bench: build ## Measure and write docs/benchmarks.md
+	@go run ./bench/report
+
+$(TOOLS)/buf: tools/buf/go.mod
+	@mkdir -p $(TOOLS)
+	cd tools/buf && go build -o $@ github.com/bufbuild/buf/cmd/buf
+
+$(TOOLS)/golangci-lint: tools/lint/go.mod
+	@mkdir -p $(TOOLS)
+	cd tools/lint && go build -o $@ github.com/golangci/golangci-lint/v2/cmd/golangci-lint
+
+$(TOOLS)/protoc-gen-go: tools/go.mod
+	@mkdir -p $(TOOLS)
+	cd tools && go build -o $@ google.golang.org/protobuf/cmd/protoc-gen-go
+
+$(TOOLS)/protoc-gen-connect-go: tools/go.mod
+	@mkdir -p $(TOOLS)
+	cd tools && go build -o $@ connectrpc.com/connect/cmd/protoc-gen-connect-go
