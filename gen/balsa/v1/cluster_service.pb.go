@@ -1359,16 +1359,19 @@ func (*RemoveIdentityResponse) Descriptor() ([]byte, []int) {
 type JoinRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Token string                 `protobuf:"bytes,1,opt,name=token,proto3" json:"token,omitempty"`
+	// server or agent; must be the token's.
+	Role string `protobuf:"bytes,2,opt,name=role,proto3" json:"role,omitempty"`
 	// Of the server or the node.
-	Name string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
-	// A PKCS #10 request, PEM.
-	Csr []byte `protobuf:"bytes,3,opt,name=csr,proto3" json:"csr,omitempty"`
-	// Servers: where the others reach it.
-	AdvertiseAddress string `protobuf:"bytes,4,opt,name=advertise_address,json=advertiseAddress,proto3" json:"advertise_address,omitempty"`
-	GossipAddress    string `protobuf:"bytes,5,opt,name=gossip_address,json=gossipAddress,proto3" json:"gossip_address,omitempty"`
+	Name string `protobuf:"bytes,3,opt,name=name,proto3" json:"name,omitempty"`
+	// A PKCS #10 request, DER.
+	Csr []byte `protobuf:"bytes,4,opt,name=csr,proto3" json:"csr,omitempty"`
+	// Servers: host names and addresses the certificate is to be good for.
+	Addresses []string `protobuf:"bytes,5,rep,name=addresses,proto3" json:"addresses,omitempty"`
+	// Servers: where the others reach it, host:port.
+	AdvertiseAddress string `protobuf:"bytes,6,opt,name=advertise_address,json=advertiseAddress,proto3" json:"advertise_address,omitempty"`
 	// Servers: an id never used before. A server that lost its disk has a new one.
-	MemberId      string `protobuf:"bytes,6,opt,name=member_id,json=memberId,proto3" json:"member_id,omitempty"`
-	Version       string `protobuf:"bytes,7,opt,name=version,proto3" json:"version,omitempty"`
+	MemberId      string `protobuf:"bytes,7,opt,name=member_id,json=memberId,proto3" json:"member_id,omitempty"`
+	Version       string `protobuf:"bytes,8,opt,name=version,proto3" json:"version,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1410,6 +1413,13 @@ func (x *JoinRequest) GetToken() string {
 	return ""
 }
 
+func (x *JoinRequest) GetRole() string {
+	if x != nil {
+		return x.Role
+	}
+	return ""
+}
+
 func (x *JoinRequest) GetName() string {
 	if x != nil {
 		return x.Name
@@ -1424,16 +1434,16 @@ func (x *JoinRequest) GetCsr() []byte {
 	return nil
 }
 
+func (x *JoinRequest) GetAddresses() []string {
+	if x != nil {
+		return x.Addresses
+	}
+	return nil
+}
+
 func (x *JoinRequest) GetAdvertiseAddress() string {
 	if x != nil {
 		return x.AdvertiseAddress
-	}
-	return ""
-}
-
-func (x *JoinRequest) GetGossipAddress() string {
-	if x != nil {
-		return x.GossipAddress
 	}
 	return ""
 }
@@ -1453,15 +1463,19 @@ func (x *JoinRequest) GetVersion() string {
 }
 
 type JoinResponse struct {
-	state       protoimpl.MessageState `protogen:"open.v1"`
-	Certificate []byte                 `protobuf:"bytes,1,opt,name=certificate,proto3" json:"certificate,omitempty"`
-	Ca          []byte                 `protobuf:"bytes,2,opt,name=ca,proto3" json:"ca,omitempty"`
-	ClusterId   string                 `protobuf:"bytes,3,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// PEM.
+	Certificate []byte `protobuf:"bytes,1,opt,name=certificate,proto3" json:"certificate,omitempty"`
+	Ca          []byte `protobuf:"bytes,2,opt,name=ca,proto3" json:"ca,omitempty"`
+	ClusterId   string `protobuf:"bytes,3,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
 	// Addresses of the API.
 	Servers []string `protobuf:"bytes,4,rep,name=servers,proto3" json:"servers,omitempty"`
 	// Servers only: CA key, sealing keys and gossip key.
-	ServerBundle  []byte   `protobuf:"bytes,5,opt,name=server_bundle,json=serverBundle,proto3" json:"server_bundle,omitempty"`
-	GossipPeers   []string `protobuf:"bytes,6,rep,name=gossip_peers,json=gossipPeers,proto3" json:"gossip_peers,omitempty"`
+	ServerBundle []byte `protobuf:"bytes,5,opt,name=server_bundle,json=serverBundle,proto3" json:"server_bundle,omitempty"`
+	// Agents only.
+	GossipKey []byte `protobuf:"bytes,6,opt,name=gossip_key,json=gossipKey,proto3" json:"gossip_key,omitempty"`
+	// Where to join the gossip, host:port.
+	GossipPeers   []string `protobuf:"bytes,7,rep,name=gossip_peers,json=gossipPeers,proto3" json:"gossip_peers,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1531,6 +1545,13 @@ func (x *JoinResponse) GetServerBundle() []byte {
 	return nil
 }
 
+func (x *JoinResponse) GetGossipKey() []byte {
+	if x != nil {
+		return x.GossipKey
+	}
+	return nil
+}
+
 func (x *JoinResponse) GetGossipPeers() []string {
 	if x != nil {
 		return x.GossipPeers
@@ -1538,14 +1559,94 @@ func (x *JoinResponse) GetGossipPeers() []string {
 	return nil
 }
 
+type RenewNonceRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RenewNonceRequest) Reset() {
+	*x = RenewNonceRequest{}
+	mi := &file_balsa_v1_cluster_service_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RenewNonceRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RenewNonceRequest) ProtoMessage() {}
+
+func (x *RenewNonceRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_balsa_v1_cluster_service_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RenewNonceRequest.ProtoReflect.Descriptor instead.
+func (*RenewNonceRequest) Descriptor() ([]byte, []int) {
+	return file_balsa_v1_cluster_service_proto_rawDescGZIP(), []int{26}
+}
+
+type RenewNonceResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Nonce         []byte                 `protobuf:"bytes,1,opt,name=nonce,proto3" json:"nonce,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RenewNonceResponse) Reset() {
+	*x = RenewNonceResponse{}
+	mi := &file_balsa_v1_cluster_service_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RenewNonceResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RenewNonceResponse) ProtoMessage() {}
+
+func (x *RenewNonceResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_balsa_v1_cluster_service_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RenewNonceResponse.ProtoReflect.Descriptor instead.
+func (*RenewNonceResponse) Descriptor() ([]byte, []int) {
+	return file_balsa_v1_cluster_service_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *RenewNonceResponse) GetNonce() []byte {
+	if x != nil {
+		return x.Nonce
+	}
+	return nil
+}
+
 type RenewRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The certificate to replace, PEM; it may have expired.
+	// The certificate to replace, DER; it may have expired.
 	Certificate []byte `protobuf:"bytes,1,opt,name=certificate,proto3" json:"certificate,omitempty"`
-	Csr         []byte `protobuf:"bytes,2,opt,name=csr,proto3" json:"csr,omitempty"`
-	// When it was signed; must be within five minutes of the server's clock.
-	SignedAtUnix int64 `protobuf:"varint,3,opt,name=signed_at_unix,json=signedAtUnix,proto3" json:"signed_at_unix,omitempty"`
-	// By the key of `certificate`, over the cluster's id, signed_at_unix and csr.
+	// A PKCS #10 request of the same key, DER.
+	Csr   []byte `protobuf:"bytes,2,opt,name=csr,proto3" json:"csr,omitempty"`
+	Nonce []byte `protobuf:"bytes,3,opt,name=nonce,proto3" json:"nonce,omitempty"`
+	// By the certificate's key, over cluster id, nonce, certificate and csr.
 	Signature     []byte `protobuf:"bytes,4,opt,name=signature,proto3" json:"signature,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1553,7 +1654,7 @@ type RenewRequest struct {
 
 func (x *RenewRequest) Reset() {
 	*x = RenewRequest{}
-	mi := &file_balsa_v1_cluster_service_proto_msgTypes[26]
+	mi := &file_balsa_v1_cluster_service_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1565,7 +1666,7 @@ func (x *RenewRequest) String() string {
 func (*RenewRequest) ProtoMessage() {}
 
 func (x *RenewRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_balsa_v1_cluster_service_proto_msgTypes[26]
+	mi := &file_balsa_v1_cluster_service_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1578,7 +1679,7 @@ func (x *RenewRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewRequest.ProtoReflect.Descriptor instead.
 func (*RenewRequest) Descriptor() ([]byte, []int) {
-	return file_balsa_v1_cluster_service_proto_rawDescGZIP(), []int{26}
+	return file_balsa_v1_cluster_service_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *RenewRequest) GetCertificate() []byte {
@@ -1595,11 +1696,11 @@ func (x *RenewRequest) GetCsr() []byte {
 	return nil
 }
 
-func (x *RenewRequest) GetSignedAtUnix() int64 {
+func (x *RenewRequest) GetNonce() []byte {
 	if x != nil {
-		return x.SignedAtUnix
+		return x.Nonce
 	}
-	return 0
+	return nil
 }
 
 func (x *RenewRequest) GetSignature() []byte {
@@ -1610,17 +1711,17 @@ func (x *RenewRequest) GetSignature() []byte {
 }
 
 type RenewResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Certificate   []byte                 `protobuf:"bytes,1,opt,name=certificate,proto3" json:"certificate,omitempty"`
-	Ca            []byte                 `protobuf:"bytes,2,opt,name=ca,proto3" json:"ca,omitempty"`
-	Servers       []string               `protobuf:"bytes,3,rep,name=servers,proto3" json:"servers,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// PEM.
+	Certificate   []byte   `protobuf:"bytes,1,opt,name=certificate,proto3" json:"certificate,omitempty"`
+	Servers       []string `protobuf:"bytes,2,rep,name=servers,proto3" json:"servers,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *RenewResponse) Reset() {
 	*x = RenewResponse{}
-	mi := &file_balsa_v1_cluster_service_proto_msgTypes[27]
+	mi := &file_balsa_v1_cluster_service_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1632,7 +1733,7 @@ func (x *RenewResponse) String() string {
 func (*RenewResponse) ProtoMessage() {}
 
 func (x *RenewResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_balsa_v1_cluster_service_proto_msgTypes[27]
+	mi := &file_balsa_v1_cluster_service_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1645,19 +1746,12 @@ func (x *RenewResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewResponse.ProtoReflect.Descriptor instead.
 func (*RenewResponse) Descriptor() ([]byte, []int) {
-	return file_balsa_v1_cluster_service_proto_rawDescGZIP(), []int{27}
+	return file_balsa_v1_cluster_service_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *RenewResponse) GetCertificate() []byte {
 	if x != nil {
 		return x.Certificate
-	}
-	return nil
-}
-
-func (x *RenewResponse) GetCa() []byte {
-	if x != nil {
-		return x.Ca
 	}
 	return nil
 }
@@ -1762,32 +1856,37 @@ const file_balsa_v1_cluster_service_proto_rawDesc = "" +
 	"\x15RemoveIdentityRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04role\x18\x02 \x01(\tR\x04role\"\x18\n" +
-	"\x16RemoveIdentityResponse\"\xd4\x01\n" +
+	"\x16RemoveIdentityResponse\"\xdf\x01\n" +
 	"\vJoinRequest\x12\x14\n" +
 	"\x05token\x18\x01 \x01(\tR\x05token\x12\x12\n" +
-	"\x04name\x18\x02 \x01(\tR\x04name\x12\x10\n" +
-	"\x03csr\x18\x03 \x01(\fR\x03csr\x12+\n" +
-	"\x11advertise_address\x18\x04 \x01(\tR\x10advertiseAddress\x12%\n" +
-	"\x0egossip_address\x18\x05 \x01(\tR\rgossipAddress\x12\x1b\n" +
-	"\tmember_id\x18\x06 \x01(\tR\bmemberId\x12\x18\n" +
-	"\aversion\x18\a \x01(\tR\aversion\"\xc1\x01\n" +
+	"\x04role\x18\x02 \x01(\tR\x04role\x12\x12\n" +
+	"\x04name\x18\x03 \x01(\tR\x04name\x12\x10\n" +
+	"\x03csr\x18\x04 \x01(\fR\x03csr\x12\x1c\n" +
+	"\taddresses\x18\x05 \x03(\tR\taddresses\x12+\n" +
+	"\x11advertise_address\x18\x06 \x01(\tR\x10advertiseAddress\x12\x1b\n" +
+	"\tmember_id\x18\a \x01(\tR\bmemberId\x12\x18\n" +
+	"\aversion\x18\b \x01(\tR\aversion\"\xe0\x01\n" +
 	"\fJoinResponse\x12 \n" +
 	"\vcertificate\x18\x01 \x01(\fR\vcertificate\x12\x0e\n" +
 	"\x02ca\x18\x02 \x01(\fR\x02ca\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x03 \x01(\tR\tclusterId\x12\x18\n" +
 	"\aservers\x18\x04 \x03(\tR\aservers\x12#\n" +
-	"\rserver_bundle\x18\x05 \x01(\fR\fserverBundle\x12!\n" +
-	"\fgossip_peers\x18\x06 \x03(\tR\vgossipPeers\"\x86\x01\n" +
+	"\rserver_bundle\x18\x05 \x01(\fR\fserverBundle\x12\x1d\n" +
+	"\n" +
+	"gossip_key\x18\x06 \x01(\fR\tgossipKey\x12!\n" +
+	"\fgossip_peers\x18\a \x03(\tR\vgossipPeers\"\x13\n" +
+	"\x11RenewNonceRequest\"*\n" +
+	"\x12RenewNonceResponse\x12\x14\n" +
+	"\x05nonce\x18\x01 \x01(\fR\x05nonce\"v\n" +
 	"\fRenewRequest\x12 \n" +
 	"\vcertificate\x18\x01 \x01(\fR\vcertificate\x12\x10\n" +
-	"\x03csr\x18\x02 \x01(\fR\x03csr\x12$\n" +
-	"\x0esigned_at_unix\x18\x03 \x01(\x03R\fsignedAtUnix\x12\x1c\n" +
-	"\tsignature\x18\x04 \x01(\fR\tsignature\"[\n" +
+	"\x03csr\x18\x02 \x01(\fR\x03csr\x12\x14\n" +
+	"\x05nonce\x18\x03 \x01(\fR\x05nonce\x12\x1c\n" +
+	"\tsignature\x18\x04 \x01(\fR\tsignature\"K\n" +
 	"\rRenewResponse\x12 \n" +
-	"\vcertificate\x18\x01 \x01(\fR\vcertificate\x12\x0e\n" +
-	"\x02ca\x18\x02 \x01(\fR\x02ca\x12\x18\n" +
-	"\aservers\x18\x03 \x03(\tR\aservers2\xc3\x06\n" +
+	"\vcertificate\x18\x01 \x01(\fR\vcertificate\x12\x18\n" +
+	"\aservers\x18\x02 \x03(\tR\aservers2\xc3\x06\n" +
 	"\x0eClusterService\x12L\n" +
 	"\n" +
 	"GetVersion\x12\x1b.balsa.v1.GetVersionRequest\x1a\x1c.balsa.v1.GetVersionResponse\"\x03\x90\x02\x01\x12I\n" +
@@ -1800,9 +1899,11 @@ const file_balsa_v1_cluster_service_proto_rawDesc = "" +
 	"\vRevokeToken\x12\x1c.balsa.v1.RevokeTokenRequest\x1a\x1d.balsa.v1.RevokeTokenResponse\x12S\n" +
 	"\x0eCreateIdentity\x12\x1f.balsa.v1.CreateIdentityRequest\x1a .balsa.v1.CreateIdentityResponse\x12X\n" +
 	"\x0eListIdentities\x12\x1f.balsa.v1.ListIdentitiesRequest\x1a .balsa.v1.ListIdentitiesResponse\"\x03\x90\x02\x01\x12S\n" +
-	"\x0eRemoveIdentity\x12\x1f.balsa.v1.RemoveIdentityRequest\x1a .balsa.v1.RemoveIdentityResponse2~\n" +
+	"\x0eRemoveIdentity\x12\x1f.balsa.v1.RemoveIdentityRequest\x1a .balsa.v1.RemoveIdentityResponse2\xc7\x01\n" +
 	"\vJoinService\x125\n" +
-	"\x04Join\x12\x15.balsa.v1.JoinRequest\x1a\x16.balsa.v1.JoinResponse\x128\n" +
+	"\x04Join\x12\x15.balsa.v1.JoinRequest\x1a\x16.balsa.v1.JoinResponse\x12G\n" +
+	"\n" +
+	"RenewNonce\x12\x1b.balsa.v1.RenewNonceRequest\x1a\x1c.balsa.v1.RenewNonceResponse\x128\n" +
 	"\x05Renew\x12\x16.balsa.v1.RenewRequest\x1a\x17.balsa.v1.RenewResponseB\x95\x01\n" +
 	"\fcom.balsa.v1B\x13ClusterServiceProtoP\x01Z/github.com/balsa-run/balsa/gen/balsa/v1;balsav1\xa2\x02\x03BXX\xaa\x02\bBalsa.V1\xca\x02\bBalsa\\V1\xe2\x02\x14Balsa\\V1\\GPBMetadata\xea\x02\tBalsa::V1b\x06proto3"
 
@@ -1818,7 +1919,7 @@ func file_balsa_v1_cluster_service_proto_rawDescGZIP() []byte {
 	return file_balsa_v1_cluster_service_proto_rawDescData
 }
 
-var file_balsa_v1_cluster_service_proto_msgTypes = make([]protoimpl.MessageInfo, 28)
+var file_balsa_v1_cluster_service_proto_msgTypes = make([]protoimpl.MessageInfo, 30)
 var file_balsa_v1_cluster_service_proto_goTypes = []any{
 	(*GetVersionRequest)(nil),          // 0: balsa.v1.GetVersionRequest
 	(*GetVersionResponse)(nil),         // 1: balsa.v1.GetVersionResponse
@@ -1846,20 +1947,22 @@ var file_balsa_v1_cluster_service_proto_goTypes = []any{
 	(*RemoveIdentityResponse)(nil),     // 23: balsa.v1.RemoveIdentityResponse
 	(*JoinRequest)(nil),                // 24: balsa.v1.JoinRequest
 	(*JoinResponse)(nil),               // 25: balsa.v1.JoinResponse
-	(*RenewRequest)(nil),               // 26: balsa.v1.RenewRequest
-	(*RenewResponse)(nil),              // 27: balsa.v1.RenewResponse
-	(*timestamppb.Timestamp)(nil),      // 28: google.protobuf.Timestamp
+	(*RenewNonceRequest)(nil),          // 26: balsa.v1.RenewNonceRequest
+	(*RenewNonceResponse)(nil),         // 27: balsa.v1.RenewNonceResponse
+	(*RenewRequest)(nil),               // 28: balsa.v1.RenewRequest
+	(*RenewResponse)(nil),              // 29: balsa.v1.RenewResponse
+	(*timestamppb.Timestamp)(nil),      // 30: google.protobuf.Timestamp
 }
 var file_balsa_v1_cluster_service_proto_depIdxs = []int32{
 	4,  // 0: balsa.v1.GetStatusResponse.members:type_name -> balsa.v1.Member
-	28, // 1: balsa.v1.GetStatusResponse.ca_not_after:type_name -> google.protobuf.Timestamp
+	30, // 1: balsa.v1.GetStatusResponse.ca_not_after:type_name -> google.protobuf.Timestamp
 	5,  // 2: balsa.v1.Member.spaces:type_name -> balsa.v1.MemberSpace
 	12, // 3: balsa.v1.CreateTokenResponse.info:type_name -> balsa.v1.Token
-	28, // 4: balsa.v1.Token.created:type_name -> google.protobuf.Timestamp
-	28, // 5: balsa.v1.Token.expires:type_name -> google.protobuf.Timestamp
+	30, // 4: balsa.v1.Token.created:type_name -> google.protobuf.Timestamp
+	30, // 5: balsa.v1.Token.expires:type_name -> google.protobuf.Timestamp
 	12, // 6: balsa.v1.ListTokensResponse.tokens:type_name -> balsa.v1.Token
-	28, // 7: balsa.v1.Identity.created:type_name -> google.protobuf.Timestamp
-	28, // 8: balsa.v1.Identity.not_after:type_name -> google.protobuf.Timestamp
+	30, // 7: balsa.v1.Identity.created:type_name -> google.protobuf.Timestamp
+	30, // 8: balsa.v1.Identity.not_after:type_name -> google.protobuf.Timestamp
 	19, // 9: balsa.v1.ListIdentitiesResponse.identities:type_name -> balsa.v1.Identity
 	0,  // 10: balsa.v1.ClusterService.GetVersion:input_type -> balsa.v1.GetVersionRequest
 	2,  // 11: balsa.v1.ClusterService.GetStatus:input_type -> balsa.v1.GetStatusRequest
@@ -1872,21 +1975,23 @@ var file_balsa_v1_cluster_service_proto_depIdxs = []int32{
 	20, // 18: balsa.v1.ClusterService.ListIdentities:input_type -> balsa.v1.ListIdentitiesRequest
 	22, // 19: balsa.v1.ClusterService.RemoveIdentity:input_type -> balsa.v1.RemoveIdentityRequest
 	24, // 20: balsa.v1.JoinService.Join:input_type -> balsa.v1.JoinRequest
-	26, // 21: balsa.v1.JoinService.Renew:input_type -> balsa.v1.RenewRequest
-	1,  // 22: balsa.v1.ClusterService.GetVersion:output_type -> balsa.v1.GetVersionResponse
-	3,  // 23: balsa.v1.ClusterService.GetStatus:output_type -> balsa.v1.GetStatusResponse
-	7,  // 24: balsa.v1.ClusterService.TransferLeadership:output_type -> balsa.v1.TransferLeadershipResponse
-	9,  // 25: balsa.v1.ClusterService.RemoveMember:output_type -> balsa.v1.RemoveMemberResponse
-	11, // 26: balsa.v1.ClusterService.CreateToken:output_type -> balsa.v1.CreateTokenResponse
-	14, // 27: balsa.v1.ClusterService.ListTokens:output_type -> balsa.v1.ListTokensResponse
-	16, // 28: balsa.v1.ClusterService.RevokeToken:output_type -> balsa.v1.RevokeTokenResponse
-	18, // 29: balsa.v1.ClusterService.CreateIdentity:output_type -> balsa.v1.CreateIdentityResponse
-	21, // 30: balsa.v1.ClusterService.ListIdentities:output_type -> balsa.v1.ListIdentitiesResponse
-	23, // 31: balsa.v1.ClusterService.RemoveIdentity:output_type -> balsa.v1.RemoveIdentityResponse
-	25, // 32: balsa.v1.JoinService.Join:output_type -> balsa.v1.JoinResponse
-	27, // 33: balsa.v1.JoinService.Renew:output_type -> balsa.v1.RenewResponse
-	22, // [22:34] is the sub-list for method output_type
-	10, // [10:22] is the sub-list for method input_type
+	26, // 21: balsa.v1.JoinService.RenewNonce:input_type -> balsa.v1.RenewNonceRequest
+	28, // 22: balsa.v1.JoinService.Renew:input_type -> balsa.v1.RenewRequest
+	1,  // 23: balsa.v1.ClusterService.GetVersion:output_type -> balsa.v1.GetVersionResponse
+	3,  // 24: balsa.v1.ClusterService.GetStatus:output_type -> balsa.v1.GetStatusResponse
+	7,  // 25: balsa.v1.ClusterService.TransferLeadership:output_type -> balsa.v1.TransferLeadershipResponse
+	9,  // 26: balsa.v1.ClusterService.RemoveMember:output_type -> balsa.v1.RemoveMemberResponse
+	11, // 27: balsa.v1.ClusterService.CreateToken:output_type -> balsa.v1.CreateTokenResponse
+	14, // 28: balsa.v1.ClusterService.ListTokens:output_type -> balsa.v1.ListTokensResponse
+	16, // 29: balsa.v1.ClusterService.RevokeToken:output_type -> balsa.v1.RevokeTokenResponse
+	18, // 30: balsa.v1.ClusterService.CreateIdentity:output_type -> balsa.v1.CreateIdentityResponse
+	21, // 31: balsa.v1.ClusterService.ListIdentities:output_type -> balsa.v1.ListIdentitiesResponse
+	23, // 32: balsa.v1.ClusterService.RemoveIdentity:output_type -> balsa.v1.RemoveIdentityResponse
+	25, // 33: balsa.v1.JoinService.Join:output_type -> balsa.v1.JoinResponse
+	27, // 34: balsa.v1.JoinService.RenewNonce:output_type -> balsa.v1.RenewNonceResponse
+	29, // 35: balsa.v1.JoinService.Renew:output_type -> balsa.v1.RenewResponse
+	23, // [23:36] is the sub-list for method output_type
+	10, // [10:23] is the sub-list for method input_type
 	10, // [10:10] is the sub-list for extension type_name
 	10, // [10:10] is the sub-list for extension extendee
 	0,  // [0:10] is the sub-list for field type_name
@@ -1903,7 +2008,7 @@ func file_balsa_v1_cluster_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_balsa_v1_cluster_service_proto_rawDesc), len(file_balsa_v1_cluster_service_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   28,
+			NumMessages:   30,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

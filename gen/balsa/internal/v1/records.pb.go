@@ -242,8 +242,12 @@ type IdentityRecord struct {
 	// Serial of the newest certificate, lower-case hex.
 	Serial string `protobuf:"bytes,5,opt,name=serial,proto3" json:"serial,omitempty"`
 	// Removed: every certificate of this name issued before is refused.
-	Removed       bool                   `protobuf:"varint,6,opt,name=removed,proto3" json:"removed,omitempty"`
-	RemovedAt     *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=removed_at,json=removedAt,proto3" json:"removed_at,omitempty"`
+	Removed   bool                   `protobuf:"varint,6,opt,name=removed,proto3" json:"removed,omitempty"`
+	RemovedAt *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=removed_at,json=removedAt,proto3" json:"removed_at,omitempty"`
+	// SHA-256 of the public key: it stays the same through all renewals.
+	KeyHash []byte `protobuf:"bytes,8,opt,name=key_hash,json=keyHash,proto3" json:"key_hash,omitempty"`
+	// The token it joined with.
+	TokenId       string `protobuf:"bytes,9,opt,name=token_id,json=tokenId,proto3" json:"token_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -325,6 +329,20 @@ func (x *IdentityRecord) GetRemovedAt() *timestamppb.Timestamp {
 		return x.RemovedAt
 	}
 	return nil
+}
+
+func (x *IdentityRecord) GetKeyHash() []byte {
+	if x != nil {
+		return x.KeyHash
+	}
+	return nil
+}
+
+func (x *IdentityRecord) GetTokenId() string {
+	if x != nil {
+		return x.TokenId
+	}
+	return ""
 }
 
 // ImageRecord is at system/images/<name>: the servers keep its blobs.
@@ -494,7 +512,7 @@ const file_balsa_internal_v1_records_proto_rawDesc = "" +
 	"\x04uses\x18\b \x01(\rR\x04uses\x12\x18\n" +
 	"\arevoked\x18\t \x01(\bR\arevoked\x12 \n" +
 	"\vdescription\x18\n" +
-	" \x01(\tR\vdescription\"\x94\x02\n" +
+	" \x01(\tR\vdescription\"\xca\x02\n" +
 	"\x0eIdentityRecord\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04role\x18\x02 \x01(\tR\x04role\x124\n" +
@@ -503,7 +521,9 @@ const file_balsa_internal_v1_records_proto_rawDesc = "" +
 	"\x06serial\x18\x05 \x01(\tR\x06serial\x12\x18\n" +
 	"\aremoved\x18\x06 \x01(\bR\aremoved\x129\n" +
 	"\n" +
-	"removed_at\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\tremovedAt\"\xba\x01\n" +
+	"removed_at\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\tremovedAt\x12\x19\n" +
+	"\bkey_hash\x18\b \x01(\fR\akeyHash\x12\x19\n" +
+	"\btoken_id\x18\t \x01(\tR\atokenId\"\xba\x01\n" +
 	"\vImageRecord\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06digest\x18\x02 \x01(\tR\x06digest\x12\x12\n" +

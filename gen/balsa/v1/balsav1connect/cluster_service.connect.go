@@ -67,6 +67,8 @@ const (
 	ClusterServiceRemoveIdentityProcedure = "/balsa.v1.ClusterService/RemoveIdentity"
 	// JoinServiceJoinProcedure is the fully-qualified name of the JoinService's Join RPC.
 	JoinServiceJoinProcedure = "/balsa.v1.JoinService/Join"
+	// JoinServiceRenewNonceProcedure is the fully-qualified name of the JoinService's RenewNonce RPC.
+	JoinServiceRenewNonceProcedure = "/balsa.v1.JoinService/RenewNonce"
 	// JoinServiceRenewProcedure is the fully-qualified name of the JoinService's Renew RPC.
 	JoinServiceRenewProcedure = "/balsa.v1.JoinService/Renew"
 )
@@ -445,6 +447,9 @@ func (UnimplementedClusterServiceHandler) RemoveIdentity(context.Context, *v1.Re
 type JoinServiceClient interface {
 	// Join trades a token for a certificate.
 	Join(context.Context, *v1.JoinRequest) (*v1.JoinResponse, error)
+	// RenewNonce begins a renewal: the nonce is good once, at this server, for two
+	// minutes.
+	RenewNonce(context.Context, *v1.RenewNonceRequest) (*v1.RenewNonceResponse, error)
 	// Renew trades a certificate, also an expired one, and a proof of its key for
 	// a new certificate. A removed identity is refused.
 	Renew(context.Context, *v1.RenewRequest) (*v1.RenewResponse, error)
@@ -467,6 +472,12 @@ func NewJoinServiceClient(httpClient connect.HTTPClient, baseURL string, opts ..
 			connect.WithSchema(joinServiceMethods.ByName("Join")),
 			connect.WithClientOptions(opts...),
 		),
+		renewNonce: connect.NewClient[v1.RenewNonceRequest, v1.RenewNonceResponse](
+			httpClient,
+			baseURL+JoinServiceRenewNonceProcedure,
+			connect.WithSchema(joinServiceMethods.ByName("RenewNonce")),
+			connect.WithClientOptions(opts...),
+		),
 		renew: connect.NewClient[v1.RenewRequest, v1.RenewResponse](
 			httpClient,
 			baseURL+JoinServiceRenewProcedure,
@@ -478,13 +489,23 @@ func NewJoinServiceClient(httpClient connect.HTTPClient, baseURL string, opts ..
 
 // joinServiceClient implements JoinServiceClient.
 type joinServiceClient struct {
-	join  *connect.Client[v1.JoinRequest, v1.JoinResponse]
-	renew *connect.Client[v1.RenewRequest, v1.RenewResponse]
+	join       *connect.Client[v1.JoinRequest, v1.JoinResponse]
+	renewNonce *connect.Client[v1.RenewNonceRequest, v1.RenewNonceResponse]
+	renew      *connect.Client[v1.RenewRequest, v1.RenewResponse]
 }
 
 // Join calls balsa.v1.JoinService.Join.
 func (c *joinServiceClient) Join(ctx context.Context, req *v1.JoinRequest) (*v1.JoinResponse, error) {
 	response, err := c.join.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// RenewNonce calls balsa.v1.JoinService.RenewNonce.
+func (c *joinServiceClient) RenewNonce(ctx context.Context, req *v1.RenewNonceRequest) (*v1.RenewNonceResponse, error) {
+	response, err := c.renewNonce.CallUnary(ctx, connect.NewRequest(req))
 	if response != nil {
 		return response.Msg, err
 	}
@@ -504,6 +525,9 @@ func (c *joinServiceClient) Renew(ctx context.Context, req *v1.RenewRequest) (*v
 type JoinServiceHandler interface {
 	// Join trades a token for a certificate.
 	Join(context.Context, *v1.JoinRequest) (*v1.JoinResponse, error)
+	// RenewNonce begins a renewal: the nonce is good once, at this server, for two
+	// minutes.
+	RenewNonce(context.Context, *v1.RenewNonceRequest) (*v1.RenewNonceResponse, error)
 	// Renew trades a certificate, also an expired one, and a proof of its key for
 	// a new certificate. A removed identity is refused.
 	Renew(context.Context, *v1.RenewRequest) (*v1.RenewResponse, error)
@@ -522,6 +546,12 @@ func NewJoinServiceHandler(svc JoinServiceHandler, opts ...connect.HandlerOption
 		connect.WithSchema(joinServiceMethods.ByName("Join")),
 		connect.WithHandlerOptions(opts...),
 	)
+	joinServiceRenewNonceHandler := connect.NewUnaryHandlerSimple(
+		JoinServiceRenewNonceProcedure,
+		svc.RenewNonce,
+		connect.WithSchema(joinServiceMethods.ByName("RenewNonce")),
+		connect.WithHandlerOptions(opts...),
+	)
 	joinServiceRenewHandler := connect.NewUnaryHandlerSimple(
 		JoinServiceRenewProcedure,
 		svc.Renew,
@@ -532,6 +562,8 @@ func NewJoinServiceHandler(svc JoinServiceHandler, opts ...connect.HandlerOption
 		switch r.URL.Path {
 		case JoinServiceJoinProcedure:
 			joinServiceJoinHandler.ServeHTTP(w, r)
+		case JoinServiceRenewNonceProcedure:
+			joinServiceRenewNonceHandler.ServeHTTP(w, r)
 		case JoinServiceRenewProcedure:
 			joinServiceRenewHandler.ServeHTTP(w, r)
 		default:
@@ -545,6 +577,10 @@ type UnimplementedJoinServiceHandler struct{}
 
 func (UnimplementedJoinServiceHandler) Join(context.Context, *v1.JoinRequest) (*v1.JoinResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("balsa.v1.JoinService.Join is not implemented"))
+}
+
+func (UnimplementedJoinServiceHandler) RenewNonce(context.Context, *v1.RenewNonceRequest) (*v1.RenewNonceResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("balsa.v1.JoinService.RenewNonce is not implemented"))
 }
 
 func (UnimplementedJoinServiceHandler) Renew(context.Context, *v1.RenewRequest) (*v1.RenewResponse, error) {

@@ -1,0 +1,164 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"time"
+
+	"connectrpc.com/connect"
+
+	balsav1 "github.com/balsa-run/balsa/gen/balsa/v1"
+	"github.com/balsa-run/balsa/gen/balsa/v1/balsav1connect"
+	"github.com/balsa-run/balsa/internal/clock"
+)
+
+// retrier repeats calls as the package comment promises.
+type retrier struct {
+	servers  *pool
+	clock    clock.Clock
+	retryFor time.Duration
+}
+
+func (r *retrier) WrapUnary(next connect.UnaryFunc) connect.UnaryFunc {
+	return func(ctx context.Context, request connect.AnyRequest) (connect.AnyResponse, error) {
+		deadline := r.clock.Now().Add(r.retryFor)
+		wait := backoffFirst
+		for {
+			tracked, made := withAttempt(ctx)
+			response, err := next(tracked, request)
+			if err == nil || !mayRepeat(request, err) {
+				return response, err
+			}
+			r.servers.failed(made.address, err)
+			if r.clock.Now().Add(wait).After(deadline) || !r.pause(ctx, wait) {
+				return nil, err
+			}
+			wait = min(2*wait, backoffMax)
+		}
+	}
+}
+
+// WrapStreamingClient leaves streams alone: whoever reads one knows where to
+// resume it.
+func (r *retrier) WrapStreamingClient(next connect.StreamingClientFunc) connect.StreamingClientFunc {
+	return func(ctx context.Context, spec connect.Spec) connect.StreamingClientConn {
+		tracked, made := withAttempt(ctx)
+		return &watchedStream{StreamingClientConn: next(tracked, spec), servers: r.servers, made: made}
+	}
+}
+
+func (r *retrier) WrapStreamingHandler(next connect.StreamingHandlerFunc) connect.StreamingHandlerFunc {
+	return next
+}
+
+// pause waits for about d, or less when ctx ends: then it returns false.
+func (r *retrier) pause(ctx context.Context, d time.Duration) bool {
+	timer := r.clock.NewTimer(d/2 + rand.N(d/2+1))
+	defer timer.Stop()
+	select {
+	case <-timer.C():
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// watchedStream tells the pool when a stream broke because of its server.
+type watchedStream struct {
+	connect.StreamingClientConn
+	servers *pool
+	made    *attempt
+}
+
+func (s *watchedStream) Receive(message any) error {
+	err := s.StreamingClientConn.Receive(message)
+	if err != nil && connect.CodeOf(err) == connect.CodeUnavailable && s.made.address != "" {
+		s.servers.failed(s.made.address, err)
+	}
+	return err
+}
+
+// mayRepeat tells whether a failed call may be made again. Only a server that
+// was not to be reached, or said that it cannot serve now, is worth it.
+func mayRepeat(request connect.AnyRequest, err error) bool {
+	if connect.CodeOf(err) != connect.CodeUnavailable {
+		return false
+	}
+	if neverSent(err) || request.Spec().IdempotencyLevel == connect.IdempotencyNoSideEffects {
+		return true
+	}
+	if Applied(err) == balsav1.ErrorDetail_APPLIED_NOT_APPLIED {
+		return true
+	}
+	return sameTwice(request)
+}
+
+// sameTwice tells whether making a write a second time, after a first whose fate
+// is unknown, can change nothing that the first did not.
+func sameTwice(request connect.AnyRequest) bool {
+	switch message := request.Any().(type) {
+	case *balsav1.ApplyRequest, *balsav1.RegisterRequest, *balsav1.HeartbeatRequest, *balsav1.ReportStatusRequest:
+		return true
+	case *balsav1.DeleteRequest:
+		return message.GetUid() != ""
+	case *balsav1.RevokeTokenRequest, *balsav1.RemoveIdentityRequest, *balsav1.RemoveMemberRequest:
+		return true
+	}
+	return request.Spec().Procedure == balsav1connect.JoinServiceRenewProcedure
+}
+
+// Applied tells what became of the write that err is the failure of. An error
+// that does not say, for instance because the connection broke, is UNKNOWN.
+func Applied(err error) balsav1.ErrorDetail_Applied {
+	if err == nil {
+		return balsav1.ErrorDetail_APPLIED_UNSPECIFIED
+	}
+	if detail := Detail(err); detail != nil && detail.GetApplied() != balsav1.ErrorDetail_APPLIED_UNSPECIFIED {
+		return detail.GetApplied()
+	}
+	if neverSent(err) {
+		return balsav1.ErrorDetail_APPLIED_NOT_APPLIED
+	}
+	switch connect.CodeOf(err) {
+	case connect.CodeInvalidArgument, connect.CodeNotFound, connect.CodeAlreadyExists, connect.CodePermissionDenied,
+		connect.CodeUnauthenticated, connect.CodeFailedPrecondition, connect.CodeUnimplemented, connect.CodeResourceExhausted:
+		return balsav1.ErrorDetail_APPLIED_NOT_APPLIED
+	}
+	return balsav1.ErrorDetail_APPLIED_UNKNOWN
+}
+
+// Detail returns what the server said beside the message, or nil.
+func Detail(err error) *balsav1.ErrorDetail {
+	var failure *connect.Error
+	if !errors.As(err, &failure) {
+		return nil
+	}
+	for _, detail := range failure.Details() {
+		message, err := detail.Value()
+		if err != nil {
+			continue
+		}
+		if found, ok := message.(*balsav1.ErrorDetail); ok {
+			return found
+		}
+	}
+	return nil
+}
+
+// IsNotFound tells that the object does not exist.
+func IsNotFound(err error) bool { return connect.CodeOf(err) == connect.CodeNotFound }
+
+// IsAlreadyExists tells that an object of that name exists.
+func IsAlreadyExists(err error) bool { return connect.CodeOf(err) == connect.CodeAlreadyExists }
+
+// IsConflict tells that the object has changed since it was read: Detail names
+// its current revision. Read it again and decide anew.
+func IsConflict(err error) bool { return connect.CodeOf(err) == connect.CodeAborted }
+
+// IsCompacted tells that the revision asked for is no longer kept: list again.
+func IsCompacted(err error) bool { return connect.CodeOf(err) == connect.CodeOutOfRange }
+
+// IsUnavailable tells that no server could serve: none was reached, or they
+// have no leader.
+func IsUnavailable(err error) bool { return connect.CodeOf(err) == connect.CodeUnavailable }

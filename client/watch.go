@@ -1,0 +1,196 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"io"
+	"iter"
+	"time"
+
+	"connectrpc.com/connect"
+
+	"github.com/balsa-run/balsa/object"
+
+	balsav1 "github.com/balsa-run/balsa/gen/balsa/v1"
+)
+
+// EventType is what a watch tells of an object.
+type EventType string
+
+// The types of events. Synced comes once, when every object that existed at the
+// start has been told; it has no object.
+const (
+	Added    EventType = "ADDED"
+	Modified EventType = "MODIFIED"
+	Deleted  EventType = "DELETED"
+	Synced   EventType = "SYNCED"
+)
+
+// Event is one change.
+type Event[T object.Message] struct {
+	Type            EventType
+	Object          T
+	ResourceVersion string
+}
+
+// WatchOptions choose what a watch shows and where it begins.
+type WatchOptions struct {
+	LabelSelector string
+	FieldSelector string
+	// Changes after this revision; empty: first all objects, then Synced.
+	ResourceVersion string
+}
+
+// Watch tells every change of a kind, in order, each once, across broken
+// connections and changes of server. It ends when ctx does, or with an error
+// that repeating cannot mend; IsCompacted then means that history no longer
+// reaches back to where it was: watch again from the start.
+func Watch[T object.Message](ctx context.Context, c *Client, namespace string, options WatchOptions) iter.Seq2[Event[T], error] {
+	return func(yield func(Event[T], error) bool) {
+		w := &watch[T]{client: c, yield: yield, request: &balsav1.WatchRequest{
+			Kind: kindOf[T]().Name, Namespace: namespace, LabelSelector: options.LabelSelector,
+			FieldSelector: options.FieldSelector, ResourceVersion: options.ResourceVersion,
+		}}
+		w.run(ctx)
+	}
+}
+
+type watch[T object.Message] struct {
+	client  *Client
+	yield   func(Event[T], error) bool
+	request *balsav1.WatchRequest
+	// initial is true until the objects at the start have all been told. Before
+	// that a broken stream begins anew, and tells them again: known holds those
+	// that were told at which revision, so that none is told twice.
+	known map[string]string
+}
+
+// run reads one stream after the other until there is nothing more to tell.
+func (w *watch[T]) run(ctx context.Context) {
+	if w.request.GetResourceVersion() == "" {
+		w.known = map[string]string{}
+	}
+	wait := backoffFirst
+	for {
+		progressed, err := w.stream(ctx)
+		if err == nil || ctx.Err() != nil {
+			return
+		}
+		if !resumable(err) {
+			w.yield(Event[T]{}, err)
+			return
+		}
+		if progressed {
+			wait = backoffFirst
+		}
+		if !w.pause(ctx, wait) {
+			return
+		}
+		wait = min(2*wait, backoffMax)
+	}
+}
+
+// stream reads one stream to its end. A nil error means that whoever listens has
+// had enough.
+func (w *watch[T]) stream(ctx context.Context) (progressed bool, err error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	stream, err := w.client.Objects.Watch(ctx, w.request)
+	if err != nil {
+		return false, err
+	}
+	defer stream.Close()
+	seen := map[string]bool{}
+	for stream.Receive() {
+		progressed = true
+		more, err := w.tell(stream.Msg(), seen)
+		if err != nil || !more {
+			return progressed, err
+		}
+	}
+	if err := stream.Err(); err != nil {
+		return progressed, err
+	}
+	return progressed, io.ErrUnexpectedEOF
+}
+
+func (w *watch[T]) tell(response *balsav1.WatchResponse, seen map[string]bool) (more bool, err error) {
+	if response.GetType() == "BOOKMARK" {
+		return w.bookmark(response, seen), nil
+	}
+	typed, err := as[T](response.GetObject())
+	if err != nil {
+		return false, err
+	}
+	event := Event[T]{Type: EventType(response.GetType()), Object: typed, ResourceVersion: response.GetResourceVersion()}
+	if w.known != nil {
+		key := object.KeyOf(typed)
+		seen[key] = true
+		revision := typed.GetMetadata().GetResourceVersion()
+		if before, told := w.known[key]; told && before == revision {
+			return true, nil
+		} else if told {
+			event.Type = Modified
+		}
+		w.known[key] = revision
+		return w.yield(event, nil), nil
+	}
+	w.request.ResourceVersion = response.GetResourceVersion()
+	return w.yield(event, nil), nil
+}
+
+// bookmark moves the place where the next stream would resume.
+func (w *watch[T]) bookmark(response *balsav1.WatchResponse, seen map[string]bool) (more bool) {
+	if w.known == nil {
+		w.request.ResourceVersion = response.GetResourceVersion()
+		return true
+	}
+	if !response.GetInitialEventsEnd() {
+		return true
+	}
+	for key := range w.known {
+		if !seen[key] && !w.gone(key) {
+			return false
+		}
+	}
+	w.known = nil
+	w.request.ResourceVersion = response.GetResourceVersion()
+	return w.yield(Event[T]{Type: Synced, ResourceVersion: response.GetResourceVersion()}, nil)
+}
+
+// gone tells of an object that a broken first stream told and the next did not.
+func (w *watch[T]) gone(key string) (more bool) {
+	kind, namespace, name, _ := object.ParseKey(key)
+	message, ok := kind.New().(T)
+	if !ok {
+		return true
+	}
+	if metadata := message.ProtoReflect().Descriptor().Fields().ByName("metadata"); metadata != nil {
+		value := &balsav1.ObjectMeta{Namespace: namespace, Name: name, ResourceVersion: w.known[key]}
+		message.ProtoReflect().Set(metadata, protoMessage(value))
+	}
+	return w.yield(Event[T]{Type: Deleted, Object: message}, nil)
+}
+
+func (w *watch[T]) pause(ctx context.Context, d time.Duration) bool {
+	timer := w.client.clock.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C():
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// resumable tells whether a stream that ended so may be resumed where it was.
+func resumable(err error) bool {
+	if errors.Is(err, io.ErrUnexpectedEOF) {
+		return true
+	}
+	switch connect.CodeOf(err) {
+	case connect.CodeUnavailable, connect.CodeResourceExhausted, connect.CodeInternal, connect.CodeUnknown, connect.CodeDeadlineExceeded:
+		return true
+	}
+	return false
+}
