@@ -65,6 +65,9 @@ check-generate: generate ## Fail when gen/ is not what proto/ says
 check-breaking: $(TOOLS)/buf ## Fail when proto/ breaks what the last commit promised
 	@if git rev-parse -q --verify HEAD~1 >/dev/null; then $(TOOLS)/buf breaking --against '.git#ref=HEAD~1'; else echo "check-breaking: no earlier commit"; fi
 
+.PHONY: .tools-ready
+.tools-ready: $(TOOLS)/buf $(TOOLS)/golangci-lint $(TOOLS)/protoc-gen-go $(TOOLS)/protoc-gen-connect-go
+
 .PHONY: bench
 bench: build ## Measure and write docs/benchmarks.md
 	@go run ./bench/report
