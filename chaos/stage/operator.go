@@ -1,0 +1,205 @@
+package stage
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+)
+
+// Balsa runs the command line on the operator's host and returns what it
+// printed.
+func (s *Stage) Balsa(ctx context.Context, args ...string) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	return s.Operator.Run(ctx, s.options.Binary, append([]string{"--config", s.Admin()}, args...)...)
+}
+
+// decode runs the command line with JSON output and reads it.
+func (s *Stage) decode(ctx context.Context, into any, args ...string) error {
+	out, err := s.Balsa(ctx, append(args, "-o", "json")...)
+	if err != nil {
+		return err
+	}
+	if err := json.Unmarshal([]byte(out), into); err != nil {
+		return fmt.Errorf("balsa %s printed no JSON: %w: %s", strings.Join(args, " "), err, out)
+	}
+	return nil
+}
+
+// Token makes a join token.
+func (s *Stage) Token(ctx context.Context, role string) (string, error) {
+	out, err := s.Balsa(ctx, "token", "create", "--role", role)
+	return strings.TrimSpace(out), err
+}
+
+// Status is what `balsa cluster status` tells.
+type Status struct {
+	LeaderID string   `json:"leaderId"`
+	Diverged []string `json:"diverged"`
+	Members  []struct {
+		ID      string `json:"id"`
+		Name    string `json:"name"`
+		Address string `json:"address"`
+		State   string `json:"state"`
+		Voter   bool   `json:"voter"`
+		Version string `json:"version"`
+	} `json:"members"`
+}
+
+func (s *Status) voters() int {
+	count := 0
+	for _, member := range s.Members {
+		if member.Voter {
+			count++
+		}
+	}
+	return count
+}
+
+// Status asks the cluster for its members.
+func (s *Stage) Status(ctx context.Context) (*Status, error) {
+	status := &Status{}
+	return status, s.decode(ctx, status, "cluster", "status")
+}
+
+// Leader is the server that leads.
+func (s *Stage) Leader(ctx context.Context) (*Member, error) {
+	status, err := s.Status(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, member := range status.Members {
+		if member.ID != status.LeaderID || status.LeaderID == "" {
+			continue
+		}
+		for _, server := range s.Servers {
+			if server.Host.Name == member.Name {
+				return server, nil
+			}
+		}
+	}
+	return nil, errors.New("no server leads")
+}
+
+// Pod is what the stage needs to know of a pod.
+type Pod struct {
+	Metadata struct {
+		Name string `json:"name"`
+		UID  string `json:"uid"`
+	} `json:"metadata"`
+	Spec struct {
+		NodeName string `json:"nodeName"`
+	} `json:"spec"`
+	Status struct {
+		Phase      string `json:"phase"`
+		PodIP      string `json:"podIP"`
+		Conditions []struct {
+			Type   string `json:"type"`
+			Status string `json:"status"`
+		} `json:"conditions"`
+		ContainerStatuses []struct {
+			RestartCount int    `json:"restartCount"`
+			ContainerID  string `json:"containerID"`
+			State        struct {
+				Running *struct {
+					StartedAt string `json:"startedAt"`
+				} `json:"running"`
+			} `json:"state"`
+		} `json:"containerStatuses"`
+	} `json:"status"`
+}
+
+// Ready tells whether the pod takes requests.
+func (p *Pod) Ready() bool {
+	for _, condition := range p.Status.Conditions {
+		if condition.Type == "Ready" {
+			return condition.Status == "True"
+		}
+	}
+	return false
+}
+
+// Pods lists the pods of a namespace.
+func (s *Stage) Pods(ctx context.Context, namespace string) ([]Pod, error) {
+	var list struct {
+		Items []Pod `json:"items"`
+	}
+	return list.Items, s.decode(ctx, &list, "get", "pods", "-n", namespace)
+}
+
+// WaitReady waits until exactly count pods of a namespace are, and are Ready.
+func (s *Stage) WaitReady(ctx context.Context, namespace string, count int, patience time.Duration) ([]Pod, error) {
+	var pods []Pod
+	err := s.Until(ctx, patience, fmt.Sprintf("%d pods of %s to be ready", count, namespace), func(ctx context.Context) error {
+		var err error
+		if pods, err = s.Pods(ctx, namespace); err != nil {
+			return err
+		}
+		ready := 0
+		for i := range pods {
+			if pods[i].Ready() {
+				ready++
+			}
+		}
+		if ready != count || len(pods) != count {
+			return fmt.Errorf("%d of %d pods are ready", ready, len(pods))
+		}
+		return nil
+	})
+	return pods, err
+}
+
+// WaitNodes waits until count nodes are Ready.
+func (s *Stage) WaitNodes(ctx context.Context, count int) error {
+	return s.Until(ctx, readyTimeout, fmt.Sprintf("%d nodes to be ready", count), func(ctx context.Context) error {
+		var list struct {
+			Items []Pod `json:"items"` // a Node's conditions have the same shape
+		}
+		if err := s.decode(ctx, &list, "get", "nodes"); err != nil {
+			return err
+		}
+		ready := 0
+		for i := range list.Items {
+			if list.Items[i].Ready() {
+				ready++
+			}
+		}
+		if ready < count {
+			return fmt.Errorf("%d are", ready)
+		}
+		return nil
+	})
+}
+
+// fatalError ends Until at once.
+type fatalError struct{ error }
+
+func fatal(err error) error { return fatalError{err} }
+
+func (f fatalError) Unwrap() error { return f.error }
+
+// Until asks again and again until check returns nil, at most for patience.
+func (s *Stage) Until(ctx context.Context, patience time.Duration, what string, check func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	ticker := time.NewTicker(pollPause)
+	defer ticker.Stop()
+	for {
+		err := check(ctx)
+		if err == nil {
+			return nil
+		}
+		var final fatalError
+		if errors.As(err, &final) {
+			return fmt.Errorf("waited for %s: %w", what, err)
+		}
+		select {
+		case <-ticker.C:
+		case <-ctx.Done():
+			return fmt.Errorf("waited %v for %s: %w", patience, what, err)
+		}
+	}
+}

@@ -1,0 +1,127 @@
+// Balsa-chaos plays on a cluster: the demo, and the loads that fault tests and
+// benchmarks put on it. It makes its clusters on this machine, in network
+// namespaces of its own, and needs root.
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/balsa-run/balsa/chaos/demo"
+	"github.com/balsa-run/balsa/chaos/load"
+	"github.com/balsa-run/balsa/chaos/world/host"
+	"github.com/balsa-run/balsa/client"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+	root := &cobra.Command{Use: "balsa-chaos", Short: "Play on a Balsa cluster", SilenceUsage: true, SilenceErrors: true}
+	root.AddCommand(demoCommand(), cleanCommand(), loadCommand())
+	if err := root.ExecuteContext(ctx); err != nil {
+		fmt.Fprintf(os.Stderr, "balsa-chaos: %v\n", err)
+		stop()
+		os.Exit(1)
+	}
+}
+
+func demoCommand() *cobra.Command {
+	var options demo.Options
+	command := &cobra.Command{
+		Use: "demo", Short: "Three servers, two agents, one app; a leader and an agent are killed", Args: cobra.NoArgs,
+		RunE: func(command *cobra.Command, _ []string) error {
+			program, err := os.Executable()
+			if err != nil {
+				return fmt.Errorf("find this program: %w", err)
+			}
+			options.Chaos, options.Out = program, command.OutOrStdout()
+			return demo.Run(command.Context(), options)
+		},
+	}
+	flags := command.Flags()
+	flags.StringVar(&options.Binary, "balsa", "bin/balsa", "the program to play on")
+	flags.StringVar(&options.Archive, "image", "bin/echo.tar", "archive of the echo image")
+	flags.StringVar(&options.Manifest, "manifest", "examples/hello.yaml", "manifest of the app")
+	flags.StringVar(&options.Dir, "dir", "/tmp/balsa-demo", "folder for everything that the demo writes")
+	flags.BoolVar(&options.Keep, "keep", false, "leave the cluster up")
+	return command
+}
+
+func cleanCommand() *cobra.Command {
+	var prefix, dir string
+	command := &cobra.Command{
+		Use: "clean", Short: "Remove what a demo or a test left behind", Args: cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			lab, err := host.New(prefix, dir)
+			if err != nil {
+				return err
+			}
+			return errors.Join(lab.Close(), os.RemoveAll(dir))
+		},
+	}
+	command.Flags().StringVar(&prefix, "prefix", "demo", "of the names to remove")
+	command.Flags().StringVar(&dir, "dir", "/tmp/balsa-demo", "folder to remove")
+	return command
+}
+
+func loadCommand() *cobra.Command {
+	command := &cobra.Command{Use: "load", Short: "Put a load on a cluster until SIGTERM, then report"}
+	command.AddCommand(httpCommand(), writesCommand())
+	return command
+}
+
+func httpCommand() *cobra.Command {
+	var url, out string
+	var interval time.Duration
+	command := &cobra.Command{
+		Use: "http", Short: "Ask a URL again and again", Args: cobra.NoArgs,
+		RunE: func(command *cobra.Command, _ []string) error {
+			return report(out, load.HTTP(command.Context(), url, interval))
+		},
+	}
+	command.Flags().StringVar(&url, "url", "", "what to ask for")
+	command.Flags().StringVar(&out, "out", "", "file for the report")
+	command.Flags().DurationVar(&interval, "interval", 5*time.Millisecond, "between two requests")
+	return command
+}
+
+func writesCommand() *cobra.Command {
+	var config, servers, namespace, prefix, out string
+	command := &cobra.Command{
+		Use: "writes", Short: "Make one ConfigMap after the other, then look whether they are there", Args: cobra.NoArgs,
+		RunE: func(command *cobra.Command, _ []string) error {
+			c, err := client.FromFile(config)
+			if err != nil {
+				return err
+			}
+			if servers != "" {
+				c.SetServers(strings.Split(servers, ","))
+			}
+			result, err := load.Writes(command.Context(), c, namespace, prefix, time.Minute)
+			return errors.Join(err, report(out, result))
+		},
+	}
+	command.Flags().StringVar(&config, "config", "", "client configuration")
+	command.Flags().StringVar(&servers, "servers", "", "addresses to use instead of the configuration's")
+	command.Flags().StringVar(&namespace, "namespace", "default", "where to write")
+	command.Flags().StringVar(&prefix, "prefix", "load", "of the ConfigMaps' names")
+	command.Flags().StringVar(&out, "out", "", "file for the report")
+	return command
+}
+
+func report(path string, result any) error {
+	text, err := json.Marshal(result)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(path, append(text, '\n'), 0o644)
+}
