@@ -535,8 +535,8 @@ const file_balsa_internal_v1_records_proto_rawDesc = "" +
 	"\x06digest\x18\x01 \x01(\tR\x06digest\x12\x12\n" +
 	"\x04size\x18\x02 \x01(\x03R\x04size\x12\x1d\n" +
 	"\n" +
-	"media_type\x18\x03 \x01(\tR\tmediaTypeB\xc8\x01\n" +
-	"\x15com.balsa.internal.v1B\fRecordsProtoP\x01Z;github.com/balsa-run/balsa/gen/balsa/internal/v1;internalv1\xa2\x02\x03BIX\xaa\x02\x11Balsa.Internal.V1\xca\x02\x11Balsa\\Internal\\V1\xe2\x02\x1dBalsa\\Internal\\V1\\GPBMetadata\xea\x02\x13Balsa::Internal::V1b\x06proto3"
+	"media_type\x18\x03 \x01(\tR\tmediaTypeB\xc7\x01\n" +
+	"\x15com.balsa.internal.v1B\fRecordsProtoP\x01Z:github.com/balsa-run/balsa/gen/balsainternal/v1;internalv1\xa2\x02\x03BIX\xaa\x02\x11Balsa.Internal.V1\xca\x02\x11Balsa\\Internal\\V1\xe2\x02\x1dBalsa\\Internal\\V1\\GPBMetadata\xea\x02\x13Balsa::Internal::V1b\x06proto3"
 
 var (
 	file_balsa_internal_v1_records_proto_rawDescOnce sync.Once

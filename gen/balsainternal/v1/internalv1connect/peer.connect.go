@@ -8,7 +8,7 @@ import (
 	connect "connectrpc.com/connect"
 	context "context"
 	errors "errors"
-	v1 "github.com/balsa-run/balsa/gen/balsa/internal/v1"
+	v1 "github.com/balsa-run/balsa/gen/balsainternal/v1"
 	http "net/http"
 	strings "strings"
 )

@@ -246,9 +246,9 @@ const file_balsa_internal_v1_agent_proto_rawDesc = "" +
 	"\x04line\x18\x03 \x01(\fR\x04line\x12\x18\n" +
 	"\apartial\x18\x04 \x01(\bR\apartial2Y\n" +
 	"\fAgentService\x12I\n" +
-	"\x04Logs\x12\x1e.balsa.internal.v1.LogsRequest\x1a\x1f.balsa.internal.v1.LogsResponse0\x01B\xc6\x01\n" +
+	"\x04Logs\x12\x1e.balsa.internal.v1.LogsRequest\x1a\x1f.balsa.internal.v1.LogsResponse0\x01B\xc5\x01\n" +
 	"\x15com.balsa.internal.v1B\n" +
-	"AgentProtoP\x01Z;github.com/balsa-run/balsa/gen/balsa/internal/v1;internalv1\xa2\x02\x03BIX\xaa\x02\x11Balsa.Internal.V1\xca\x02\x11Balsa\\Internal\\V1\xe2\x02\x1dBalsa\\Internal\\V1\\GPBMetadata\xea\x02\x13Balsa::Internal::V1b\x06proto3"
+	"AgentProtoP\x01Z:github.com/balsa-run/balsa/gen/balsainternal/v1;internalv1\xa2\x02\x03BIX\xaa\x02\x11Balsa.Internal.V1\xca\x02\x11Balsa\\Internal\\V1\xe2\x02\x1dBalsa\\Internal\\V1\\GPBMetadata\xea\x02\x13Balsa::Internal::V1b\x06proto3"
 
 var (
 	file_balsa_internal_v1_agent_proto_rawDescOnce sync.Once

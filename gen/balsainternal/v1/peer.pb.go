@@ -991,8 +991,8 @@ const file_balsa_internal_v1_peer_proto_rawDesc = "" +
 	"\x05State\x12\x1f.balsa.internal.v1.StateRequest\x1a .balsa.internal.v1.StateResponse\x12P\n" +
 	"\aHasBlob\x12!.balsa.internal.v1.HasBlobRequest\x1a\".balsa.internal.v1.HasBlobResponse\x12R\n" +
 	"\aPutBlob\x12!.balsa.internal.v1.PutBlobRequest\x1a\".balsa.internal.v1.PutBlobResponse(\x01\x12R\n" +
-	"\aGetBlob\x12!.balsa.internal.v1.GetBlobRequest\x1a\".balsa.internal.v1.GetBlobResponse0\x01B\xc5\x01\n" +
-	"\x15com.balsa.internal.v1B\tPeerProtoP\x01Z;github.com/balsa-run/balsa/gen/balsa/internal/v1;internalv1\xa2\x02\x03BIX\xaa\x02\x11Balsa.Internal.V1\xca\x02\x11Balsa\\Internal\\V1\xe2\x02\x1dBalsa\\Internal\\V1\\GPBMetadata\xea\x02\x13Balsa::Internal::V1b\x06proto3"
+	"\aGetBlob\x12!.balsa.internal.v1.GetBlobRequest\x1a\".balsa.internal.v1.GetBlobResponse0\x01B\xc4\x01\n" +
+	"\x15com.balsa.internal.v1B\tPeerProtoP\x01Z:github.com/balsa-run/balsa/gen/balsainternal/v1;internalv1\xa2\x02\x03BIX\xaa\x02\x11Balsa.Internal.V1\xca\x02\x11Balsa\\Internal\\V1\xe2\x02\x1dBalsa\\Internal\\V1\\GPBMetadata\xea\x02\x13Balsa::Internal::V1b\x06proto3"
 
 var (
 	file_balsa_internal_v1_peer_proto_rawDescOnce sync.Once

@@ -1770,9 +1770,9 @@ const file_balsa_internal_v1_store_proto_rawDesc = "" +
 	"\x0fcreate_revision\x18\x03 \x01(\x03R\x0ecreateRevision\x12!\n" +
 	"\fmod_revision\x18\x04 \x01(\x03R\vmodRevision\x12\x18\n" +
 	"\aversion\x18\x05 \x01(\x03R\aversion\x12\x14\n" +
-	"\x05lease\x18\x06 \x01(\x03R\x05leaseB\xc6\x01\n" +
+	"\x05lease\x18\x06 \x01(\x03R\x05leaseB\xc5\x01\n" +
 	"\x15com.balsa.internal.v1B\n" +
-	"StoreProtoP\x01Z;github.com/balsa-run/balsa/gen/balsa/internal/v1;internalv1\xa2\x02\x03BIX\xaa\x02\x11Balsa.Internal.V1\xca\x02\x11Balsa\\Internal\\V1\xe2\x02\x1dBalsa\\Internal\\V1\\GPBMetadata\xea\x02\x13Balsa::Internal::V1b\x06proto3"
+	"StoreProtoP\x01Z:github.com/balsa-run/balsa/gen/balsainternal/v1;internalv1\xa2\x02\x03BIX\xaa\x02\x11Balsa.Internal.V1\xca\x02\x11Balsa\\Internal\\V1\xe2\x02\x1dBalsa\\Internal\\V1\\GPBMetadata\xea\x02\x13Balsa::Internal::V1b\x06proto3"
 
 var (
 	file_balsa_internal_v1_store_proto_rawDescOnce sync.Once
