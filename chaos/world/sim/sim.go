@@ -1,0 +1,186 @@
+package sim
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"runtime"
+	"time"
+
+	"github.com/tetratelabs/wazero"
+	"github.com/tetratelabs/wazero/experimental"
+	"github.com/tetratelabs/wazero/imports/wasi_snapshot_preview1"
+	"github.com/tetratelabs/wazero/sys"
+)
+
+// Limits of every run. A program that meets one is ended.
+const (
+	DefaultMemoryBytes  = 1 << 30
+	DefaultVirtualLimit = time.Hour
+	DefaultWallLimit    = 5 * time.Minute
+	DefaultOutputBytes  = 64 << 20
+	stderrBytes         = 64 << 10 // kept of what a dying program says; the first part
+
+	pageBytes = 64 << 10
+)
+
+// Why a run was ended from outside. Of these only ErrWallLimit may strike at
+// another place when the run is repeated.
+var (
+	ErrVirtualLimit = errors.New("the program's time is up")
+	ErrWallLimit    = errors.New("the program took too long")
+	ErrOutputLimit  = errors.New("the program printed too much")
+)
+
+// Machine is a compiled program, ready to run any number of times, also at once.
+type Machine struct {
+	runtime wazero.Runtime
+	module  wazero.CompiledModule
+}
+
+// Config bounds and speeds up a Machine. The zero value is usable.
+type Config struct {
+	// MemoryBytes bounds the memory of one run; 0: DefaultMemoryBytes.
+	MemoryBytes int64
+	// CacheDir keeps compiled programs between processes; empty: they are not
+	// kept.
+	CacheDir string
+}
+
+// New compiles a program, which takes seconds for a large one. Close the Machine.
+func New(ctx context.Context, wasm []byte, cfg Config) (*Machine, error) {
+	if cfg.MemoryBytes == 0 {
+		cfg.MemoryBytes = DefaultMemoryBytes
+	}
+	config := wazero.NewRuntimeConfig().WithCloseOnContextDone(true).WithMemoryLimitPages(uint32(cfg.MemoryBytes / pageBytes))
+	if cfg.CacheDir != "" {
+		cache, err := wazero.NewCompilationCacheWithDir(cfg.CacheDir)
+		if err != nil {
+			return nil, fmt.Errorf("sim: cache of compiled programs in %s: %w", cfg.CacheDir, err)
+		}
+		config = config.WithCompilationCache(cache)
+	}
+	rt := wazero.NewRuntimeWithConfig(ctx, config)
+	if _, err := wasi_snapshot_preview1.Instantiate(ctx, rt); err != nil {
+		return nil, errors.Join(fmt.Errorf("sim: WASI: %w", err), rt.Close(ctx))
+	}
+	module, err := rt.CompileModule(experimental.WithCompilationWorkers(ctx, runtime.GOMAXPROCS(0)), wasm)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("sim: compile the program: %w", err), rt.Close(ctx))
+	}
+	return &Machine{runtime: rt, module: module}, nil
+}
+
+// Close frees the compiled program.
+func (m *Machine) Close(ctx context.Context) error { return m.runtime.Close(ctx) }
+
+// Options are one run. Seed and Args decide everything that happens in it; the
+// limits only how far it goes.
+type Options struct {
+	Seed uint64
+	// Args follow the program's name and -seed=<Seed>, which come first.
+	Args []string
+	// VirtualLimit bounds the program's own time, WallLimit ours; 0: the
+	// defaults.
+	VirtualLimit, WallLimit time.Duration
+	// OutputBytes bounds what it prints; 0: DefaultOutputBytes.
+	OutputBytes int
+}
+
+func (o Options) withDefaults() Options {
+	if o.VirtualLimit == 0 {
+		o.VirtualLimit = DefaultVirtualLimit
+	}
+	if o.WallLimit == 0 {
+		o.WallLimit = DefaultWallLimit
+	}
+	if o.OutputBytes == 0 {
+		o.OutputBytes = DefaultOutputBytes
+	}
+	return o
+}
+
+// Result is what a run came to.
+type Result struct {
+	// Digest is over everything that was printed to standard output, the exit
+	// code and the time at the end.
+	Digest string
+	// Lines are the lines of standard output, Stderr the beginning of what a
+	// dying program said.
+	Lines  []string
+	Stderr string
+	// ExitCode is the program's; -1 when it was ended from outside.
+	ExitCode                    int
+	VirtualElapsed, WallElapsed time.Duration
+}
+
+// Run runs the program once. The error tells that it could not be run or was
+// ended by a limit: match ErrVirtualLimit, ErrWallLimit, ErrOutputLimit, or the
+// context's error. The Result is as far as it came. A program that ends by
+// itself is no error, whatever its exit code.
+func (m *Machine) Run(ctx context.Context, o Options) (Result, error) {
+	o = o.withDefaults()
+	bounded, cancel := context.WithTimeoutCause(ctx, o.WallLimit, ErrWallLimit)
+	defer cancel()
+	r := &run{clock: clock{now: epoch, limit: epoch + int64(o.VirtualLimit)}, out: output{limit: o.OutputBytes}}
+	started := time.Now()
+	instance, err := m.runtime.InstantiateModule(bounded, m.module, r.config(o))
+	if instance != nil {
+		err = errors.Join(err, instance.Close(ctx))
+	}
+	code, err := r.conclude(bounded, err)
+	if err != nil {
+		err = fmt.Errorf("sim: seed %d after %v of its time: %w", o.Seed, r.clock.elapsed(), err)
+	}
+	return Result{
+		Digest: r.out.digest(code, r.clock.elapsed()), Lines: r.out.lines(), Stderr: string(r.err.kept),
+		ExitCode: code, VirtualElapsed: r.clock.elapsed(), WallElapsed: time.Since(started),
+	}, err
+}
+
+// run is what one run sees of the world.
+type run struct {
+	clock clock
+	out   output
+	err   head
+}
+
+func (r *run) config(o Options) wazero.ModuleConfig {
+	args := append([]string{"guest", fmt.Sprintf("-seed=%d", o.Seed)}, o.Args...)
+	return wazero.NewModuleConfig().WithName("").WithArgs(args...).
+		WithStdout(&r.out).WithStderr(&r.err).
+		WithRandSource(random(o.Seed)).
+		WithWalltime(r.clock.walltime, sys.ClockResolution(1)).
+		WithNanotime(r.clock.nanotime, sys.ClockResolution(1)).
+		WithNanosleep(r.clock.sleep).
+		WithOsyield(r.clock.yield)
+}
+
+// random is the source of the program's random bytes: its runtime takes the
+// seeds of maps, of select and of math/rand from it, and crypto/rand everything.
+func random(seed uint64) *rand.ChaCha8 {
+	var key [32]byte
+	for i := range 8 {
+		key[i] = byte(seed >> (8 * i))
+	}
+	return rand.NewChaCha8(key)
+}
+
+// conclude tells how the program ended.
+func (r *run) conclude(ctx context.Context, err error) (code int, because error) {
+	var exit *sys.ExitError
+	switch {
+	case r.clock.over:
+		return -1, ErrVirtualLimit
+	case r.out.over:
+		return -1, ErrOutputLimit
+	case ctx.Err() != nil:
+		return -1, context.Cause(ctx)
+	case err == nil:
+		return 0, nil
+	case errors.As(err, &exit):
+		return int(exit.ExitCode()), nil
+	}
+	return -1, err
+}

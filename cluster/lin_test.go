@@ -1,0 +1,229 @@
+package cluster
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/hashicorp/raft"
+)
+
+// operation is one call on the register "k" and what is known of it.
+type operation struct {
+	write      bool
+	value      string
+	revision   int64 // of the write, or of what was read
+	begin, end time.Time
+	outcome    Class // 0: it succeeded
+}
+
+// history checks a register by revision order: the store numbers every write, so
+// one sort decides. Between operations that do not overlap, revisions must not
+// fall, and a write's must grow.
+type history struct {
+	mu  sync.Mutex
+	ops []operation
+}
+
+func (h *history) add(o operation) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.ops = append(h.ops, o)
+}
+
+// check returns every violation.
+func (h *history) check() []string {
+	var bad []string
+	values, unknown, refused := map[int64]string{0: ""}, map[string]bool{}, map[string]bool{}
+	for _, o := range h.ops {
+		switch {
+		case !o.write:
+		case o.outcome == NotApplied:
+			refused[o.value] = true
+		case o.outcome == Unknown:
+			unknown[o.value] = true
+		case values[o.revision] != "":
+			bad = append(bad, fmt.Sprintf("writes %s and %s both have revision %d", o.value, values[o.revision], o.revision))
+		default:
+			values[o.revision] = o.value
+		}
+	}
+	for _, o := range h.ops {
+		if o.write || o.outcome != 0 {
+			continue
+		}
+		want, known := values[o.revision]
+		if known && want != o.value || !known && !unknown[o.value] {
+			bad = append(bad, fmt.Sprintf("read %q at revision %d, written was %q", o.value, o.revision, want))
+		}
+		if refused[o.value] {
+			bad = append(bad, fmt.Sprintf("read %q, which was NOT_APPLIED", o.value))
+		}
+	}
+	return append(bad, h.checkOrder()...)
+}
+
+func (h *history) checkOrder() []string {
+	var bad []string
+	for _, later := range h.ops {
+		if later.outcome != 0 {
+			continue
+		}
+		for _, earlier := range h.ops {
+			if earlier.outcome != 0 || !earlier.end.Before(later.begin) {
+				continue
+			}
+			if later.revision < earlier.revision || later.write && later.revision == earlier.revision {
+				bad = append(bad, fmt.Sprintf("%s began after %s had ended", later, earlier))
+				break
+			}
+		}
+	}
+	return bad
+}
+
+func (o operation) String() string {
+	kind := "read"
+	if o.write {
+		kind = "write"
+	}
+	return fmt.Sprintf("%s %q at revision %d", kind, o.value, o.revision)
+}
+
+// chaos runs clients on every member while links break and members pause their
+// disks, and returns the history. Naive readers trust "I am leader".
+func chaos(t *testing.T, seed uint64, length time.Duration, naive bool) *history {
+	h := &history{}
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, func(c *Config) { c.Timing.LeaderWait = 200 * time.Millisecond })
+		defer w.stop()
+		w.start("a", "b", "c")
+		stop := make(chan struct{})
+		var all sync.WaitGroup
+		for i := range 9 {
+			n := w.nodes[w.names[i%3]]
+			random := rand.New(rand.NewPCG(seed, uint64(i)))
+			all.Go(func() { client(n, i, random, stop, h, naive) })
+		}
+		random := rand.New(rand.NewPCG(seed, 1000))
+		for begin := time.Now(); time.Since(begin) < length; {
+			time.Sleep(time.Duration(random.IntN(1200)) * time.Millisecond)
+			breakSomething(w, random)
+		}
+		close(stop)
+		w.net.HealAll()
+		for _, n := range w.nodes {
+			n.disk.Release()
+		}
+		all.Wait()
+	})
+	return h
+}
+
+func breakSomething(w *world, random *rand.Rand) {
+	from, to := w.names[random.IntN(3)], w.names[random.IntN(3)]
+	switch random.IntN(8) {
+	case 0, 1:
+		w.net.Isolate(from, w.names...)
+	case 2:
+		if from != to {
+			w.net.Cut(from, to)
+		}
+	case 3:
+		w.net.Delay(from, to, time.Duration(random.IntN(300))*time.Millisecond)
+	case 4:
+		w.nodes[from].disk.Hang()
+		time.AfterFunc(time.Duration(random.IntN(3000))*time.Millisecond, w.nodes[from].disk.Release)
+	default:
+		w.net.HealAll()
+	}
+}
+
+func client(n *node, id int, random *rand.Rand, stop <-chan struct{}, h *history, naive bool) {
+	for i := 0; ; i++ {
+		select {
+		case <-stop:
+			return
+		case <-time.After(time.Duration(1+random.IntN(20)) * time.Millisecond):
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		if random.IntN(2) == 0 {
+			h.add(write(ctx, n, fmt.Sprintf("%d-%d", id, i)))
+		} else {
+			h.add(readOnce(ctx, n, naive))
+		}
+		cancel()
+	}
+}
+
+func write(ctx context.Context, n *node, value string) operation {
+	o := operation{write: true, value: value, begin: time.Now()}
+	result, err := n.Propose(ctx, put("k", value))
+	o.end = time.Now()
+	switch {
+	case err == nil:
+		o.revision = result.GetRevision()
+	case IsUnknown(err):
+		o.outcome = Unknown
+	default:
+		o.outcome = NotApplied
+	}
+	return o
+}
+
+func readOnce(ctx context.Context, n *node, naive bool) operation {
+	o := operation{begin: time.Now()}
+	if naive {
+		if n.raft.Load().State() != raft.Leader {
+			o.outcome = NotApplied
+		}
+	} else if _, err := n.ReadIndex(ctx); err != nil {
+		o.outcome = NotApplied
+	}
+	o.value, o.revision = n.machine.get("k")
+	o.end = time.Now()
+	return o
+}
+
+func (h *history) counts() (writes, reads, failed int) {
+	for _, o := range h.ops {
+		switch {
+		case o.outcome != 0:
+			failed++
+		case o.write:
+			writes++
+		default:
+			reads++
+		}
+	}
+	return writes, reads, failed
+}
+
+func TestLinearizableUnderPartitions(t *testing.T) {
+	for seed := range uint64(4) {
+		h := chaos(t, seed, 30*time.Second, false)
+		for _, violation := range h.check() {
+			t.Errorf("seed %d: %s", seed, violation)
+		}
+		writes, reads, failed := h.counts()
+		t.Logf("seed %d: %d writes, %d reads, %d failed", seed, writes, reads, failed)
+		if writes < 1000 || reads < 1000 || failed < 10 {
+			t.Errorf("seed %d: %d writes, %d reads, %d failures: too little happened", seed, writes, reads, failed)
+		}
+	}
+}
+
+// TestTheCheckerFindsStaleReads: the same runs with reads from whoever believes
+// to lead must not pass.
+func TestTheCheckerFindsStaleReads(t *testing.T) {
+	for seed := range uint64(10) {
+		if len(chaos(t, seed, 30*time.Second, true).check()) > 0 {
+			return
+		}
+	}
+	t.Error("no stale read was found in ten runs that trust the leader's word")
+}

@@ -1,0 +1,367 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/raft"
+	"google.golang.org/protobuf/proto"
+
+	internalv1 "github.com/balsa-run/balsa/gen/balsainternal/v1"
+)
+
+// retryPause is how often a call looks again while there is no leader.
+const retryPause = 25 * time.Millisecond
+
+// Propose commits a command and returns what it came to, once this member has
+// applied it. It owns the command from then on and stamps its time. A user's
+// command (epoch 0) is forwarded when another member leads, and waits a little
+// for a leader when there is none; a reconciler's is for this member alone.
+// Every failure is an *Error. A result that says that a precondition failed is
+// no error.
+func (c *Cluster) Propose(ctx context.Context, command *internalv1.Command) (*internalv1.CommandResult, error) {
+	ctx, cancel := c.bounded(ctx, c.cfg.Timing.Propose)
+	defer cancel()
+	if err := c.stamp(command); err != nil {
+		return nil, err
+	}
+	if command.GetEpoch() != 0 {
+		result, _, err := c.proposeHere(ctx, command)
+		return result, err
+	}
+	var result *internalv1.CommandResult
+	err := c.untilLeader(ctx, func() (err error) {
+		result, err = c.proposeAnywhere(ctx, command)
+		return err
+	})
+	return result, err
+}
+
+func (c *Cluster) bounded(ctx context.Context, limit time.Duration) (context.Context, context.CancelFunc) {
+	if _, ok := ctx.Deadline(); ok {
+		return ctx, func() {}
+	}
+	return context.WithTimeout(ctx, limit)
+}
+
+// untilLeader tries again while nothing happened for want of a leader.
+func (c *Cluster) untilLeader(ctx context.Context, try func() error) error {
+	giveUp := c.cfg.Clock.Now().Add(c.cfg.Timing.LeaderWait)
+	for {
+		err := try()
+		if err == nil || !retriable(err) || !c.cfg.Clock.Now().Before(giveUp) {
+			return err
+		}
+		if !c.pause(ctx, retryPause) {
+			return err
+		}
+	}
+}
+
+// stamp completes a command and refuses what cannot be proposed.
+func (c *Cluster) stamp(command *internalv1.Command) error {
+	if command.GetTimeNs() == 0 {
+		command.TimeNs = c.cfg.Clock.Now().UnixNano()
+	}
+	if size := proto.Size(command); size > c.cfg.Limits.CommandBytes {
+		return refused(ReasonTooLarge, "the command has %d bytes, CommandBytes allows %d: split it", size, c.cfg.Limits.CommandBytes)
+	}
+	if level := c.cfg.FeatureLevel(); command.GetFeatureLevel() > level {
+		return refused(ReasonFeatureLevel, "the command needs feature level %d, the cluster is at %d: upgrade every member first", command.GetFeatureLevel(), level)
+	}
+	return nil
+}
+
+func (c *Cluster) proposeAnywhere(ctx context.Context, command *internalv1.Command) (*internalv1.CommandResult, error) {
+	r, stopped := c.running()
+	if stopped != nil {
+		return nil, stopped
+	}
+	if r.State() == raft.Leader {
+		result, _, err := c.proposeHere(ctx, command)
+		return result, err
+	}
+	return c.forward(ctx, command)
+}
+
+// forward hands the command to the leader, and waits until this member has
+// applied it as well: who wrote here reads here.
+func (c *Cluster) forward(ctx context.Context, command *internalv1.Command) (*internalv1.CommandResult, error) {
+	address, _ := c.leaderHint()
+	if address == "" {
+		return nil, c.notLeader()
+	}
+	response, err := c.cfg.Peers.Propose(ctx, address, &internalv1.ProposeRequest{Command: command})
+	if err != nil {
+		return nil, asError(err, "forward the command to %s", address)
+	}
+	if err := c.WaitApplied(ctx, response.GetIndex()); err != nil {
+		return nil, unknown(ReasonOf(err), "the leader has committed it, this member has not applied it: %w", err)
+	}
+	return response.GetResult(), nil
+}
+
+// asError keeps the other server's own words; everything else leaves the write's
+// outcome open.
+func asError(err error, format string, args ...any) *Error {
+	var e *Error
+	if errors.As(err, &e) {
+		return e
+	}
+	return unknown(ReasonPeer, format+": %w", append(args, err)...)
+}
+
+// ServePropose answers another server's Propose. It never forwards.
+func (c *Cluster) ServePropose(ctx context.Context, request *internalv1.ProposeRequest) (*internalv1.ProposeResponse, error) {
+	ctx, cancel := c.bounded(ctx, c.cfg.Timing.Propose)
+	defer cancel()
+	command := request.GetCommand()
+	if command == nil || command.GetEpoch() != 0 {
+		return nil, refused(ReasonInvalid, "only a user's command (epoch 0) is forwarded")
+	}
+	if err := c.stamp(command); err != nil {
+		return nil, err
+	}
+	result, index, err := c.proposeHere(ctx, command)
+	if err != nil {
+		return nil, err
+	}
+	return &internalv1.ProposeResponse{Result: result, Index: index}, nil
+}
+
+// proposeHere queues the command on this member, which should lead.
+func (c *Cluster) proposeHere(ctx context.Context, command *internalv1.Command) (*internalv1.CommandResult, uint64, error) {
+	if err := c.mayLead(command.GetEpoch()); err != nil {
+		return nil, 0, err
+	}
+	p := &pending{command: command, size: proto.Size(command), done: make(chan outcome, 1)}
+	if err := c.queue.push(p); err != nil {
+		return nil, 0, err
+	}
+	select {
+	case out := <-p.done:
+		return out.result, out.index, out.failure()
+	case <-ctx.Done():
+		return c.abandon(p, ReasonDeadline, ctx.Err())
+	case <-c.failed:
+		return c.abandon(p, ReasonFailed, c.failureReason())
+	case <-c.ctx.Done():
+		return c.abandon(p, ReasonStopped, errors.New("this member is shutting down"))
+	}
+}
+
+// mayLead refuses early what could only fail.
+func (c *Cluster) mayLead(epoch uint64) error {
+	r, stopped := c.running()
+	if stopped != nil {
+		return stopped
+	}
+	if c.stalled() {
+		return refused(ReasonDiskStalled, "the disk of member %s is stuck", c.cfg.ID)
+	}
+	if r.State() != raft.Leader {
+		return c.notLeader()
+	}
+	if term := r.CurrentTerm(); epoch != 0 && epoch != term {
+		return refused(ReasonStaleEpoch, "the command was planned in term %d, this is term %d: plan again", epoch, term)
+	}
+	return nil
+}
+
+// abandon gives up a command: what never left the queue did not happen.
+func (c *Cluster) abandon(p *pending, reason Reason, cause error) (*internalv1.CommandResult, uint64, error) {
+	if c.queue.remove(p) {
+		return nil, 0, refused(reason, "the command was still queued: %w", cause)
+	}
+	select {
+	case out := <-p.done: // it ended at the same moment
+		return out.result, out.index, out.failure()
+	default:
+	}
+	return nil, 0, unknown(reason, "the command was on its way to the log: %w", cause)
+}
+
+type pending struct {
+	command *internalv1.Command
+	size    int
+	done    chan outcome // holds one
+}
+
+type outcome struct {
+	result *internalv1.CommandResult
+	index  uint64
+	err    *Error
+}
+
+func (o outcome) failure() error {
+	if o.err == nil {
+		return nil
+	}
+	return o.err
+}
+
+// queue gathers commands while the entry before them is on its way.
+type queue struct {
+	limits Limits
+	wake   chan struct{}
+
+	mu       sync.Mutex
+	waiting  []*pending // guarded by mu
+	bytes    int        // guarded by mu; of those waiting
+	inFlight int        // guarded by mu; entries on their way
+	closed   *Error     // guarded by mu
+}
+
+func newQueue(limits Limits) *queue {
+	return &queue{limits: limits, wake: make(chan struct{}, 1)}
+}
+
+func (q *queue) push(p *pending) error {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	switch {
+	case q.closed != nil:
+		return q.closed
+	case len(q.waiting) >= q.limits.QueueCommands:
+		return refused(ReasonQueueFull, "%d commands wait, QueueCommands allows %d: try again later", len(q.waiting), q.limits.QueueCommands)
+	case q.bytes+p.size > q.limits.QueueBytes:
+		return refused(ReasonQueueFull, "%d bytes wait, QueueBytes allows %d: try again later", q.bytes, q.limits.QueueBytes)
+	}
+	q.waiting = append(q.waiting, p)
+	q.bytes += p.size
+	q.kick()
+	return nil
+}
+
+func (q *queue) kick() {
+	select {
+	case q.wake <- struct{}{}:
+	default:
+	}
+}
+
+// remove takes a command back; false when it has left the queue.
+func (q *queue) remove(p *pending) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	i := slices.Index(q.waiting, p)
+	if i < 0 {
+		return false
+	}
+	q.waiting = slices.Delete(q.waiting, i, i+1)
+	q.bytes -= p.size
+	return true
+}
+
+// take returns the commands of the next entry, or none while as many entries as
+// allowed are on their way.
+func (q *queue) take() []*pending {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.inFlight >= q.limits.BatchesInFlight || len(q.waiting) == 0 {
+		return nil
+	}
+	n, size := 0, 0
+	for n < len(q.waiting) && n < q.limits.BatchCommands && (n == 0 || size+q.waiting[n].size <= q.limits.BatchBytes) {
+		size += q.waiting[n].size
+		n++
+	}
+	batch := slices.Clone(q.waiting[:n])
+	q.waiting = slices.Delete(q.waiting, 0, n)
+	q.bytes -= size
+	q.inFlight++
+	return batch
+}
+
+func (q *queue) landed() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.inFlight--
+	q.kick()
+}
+
+func (q *queue) depth() (commands, bytes int) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return len(q.waiting), q.bytes
+}
+
+func (q *queue) close(why *Error) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.closed = why
+	for _, p := range q.waiting {
+		p.done <- outcome{err: why}
+	}
+	q.waiting, q.bytes = nil, 0
+}
+
+// sendBatches turns the queue into entries.
+func (c *Cluster) sendBatches() {
+	for {
+		select {
+		case <-c.queue.wake:
+		case <-c.ctx.Done():
+			return
+		}
+		for batch := c.queue.take(); batch != nil; batch = c.queue.take() {
+			c.goTask(func() { c.sendBatch(batch) })
+		}
+	}
+}
+
+func (c *Cluster) sendBatch(batch []*pending) {
+	defer c.queue.landed()
+	commands := make([]*internalv1.Command, len(batch))
+	for i, p := range batch {
+		commands[i] = p.command
+	}
+	results, index, err := c.commit(commands)
+	for i, p := range batch {
+		out := outcome{index: index, err: err}
+		if err == nil {
+			out.result = results[i]
+		}
+		p.done <- out
+	}
+}
+
+// commit takes one entry through raft.
+func (c *Cluster) commit(commands []*internalv1.Command) ([]*internalv1.CommandResult, uint64, *Error) {
+	data, err := proto.Marshal(&internalv1.Batch{Version: batchVersion, Commands: commands})
+	if err != nil {
+		return nil, 0, refused(ReasonInvalid, "encode the batch: %w", err)
+	}
+	start := c.cfg.Clock.Now()
+	future := c.raft.Load().Apply(data, c.cfg.Timing.Propose)
+	if err := future.Error(); err != nil {
+		return nil, 0, c.classify(err)
+	}
+	c.cfg.Metrics.Observe("cluster_batch_commands", float64(len(commands)))
+	c.cfg.Metrics.Observe("cluster_commit_seconds", c.cfg.Clock.Now().Sub(start).Seconds())
+	return future.Response().(*applied).results, future.Index(), nil
+}
+
+// classify knows which of the library's errors mean that nothing was appended.
+// Everything else, and every error of the log store, is unknown: the entry may
+// be on disk here, and may yet be committed.
+func (c *Cluster) classify(err error) *Error {
+	switch {
+	case errors.Is(err, raft.ErrNotLeader):
+		e := c.notLeader()
+		e.Class = NotApplied
+		return e
+	case errors.Is(err, raft.ErrLeadershipTransferInProgress):
+		return refused(ReasonTransfer, "leadership is being handed over")
+	case errors.Is(err, raft.ErrEnqueueTimeout):
+		return refused(ReasonDeadline, "raft took no entry for %v", c.cfg.Timing.Propose)
+	case errors.Is(err, raft.ErrLeadershipLost):
+		return unknown(ReasonLeadershipLost, "leadership was lost while the command was on its way")
+	case errors.Is(err, raft.ErrRaftShutdown):
+		return unknown(ReasonStopped, "this member stopped while the command was on its way")
+	}
+	return unknown(ReasonFailed, "%w", err)
+}

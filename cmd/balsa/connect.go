@@ -1,0 +1,102 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"connectrpc.com/connect"
+	"github.com/spf13/cobra"
+
+	balsav1 "github.com/balsa-run/balsa/gen/balsa/v1"
+
+	"github.com/balsa-run/balsa/client"
+	"github.com/balsa-run/balsa/pki"
+)
+
+// manager is who the command line applies as.
+const manager = "balsa-cli"
+
+// configFile finds the client configuration.
+func (a *app) configFile() (string, error) {
+	if a.configPath != "" {
+		return a.configPath, nil
+	}
+	if path := os.Getenv("BALSA_CONFIG"); path != "" {
+		return path, nil
+	}
+	places := []string{filepath.Join("balsa-dev", "admin.yaml")}
+	if home, err := os.UserHomeDir(); err == nil {
+		places = append(places, filepath.Join(home, ".balsa", "admin.yaml"))
+	}
+	for _, path := range places {
+		if _, err := os.Stat(path); !errors.Is(err, fs.ErrNotExist) {
+			return path, nil
+		}
+	}
+	return "", fmt.Errorf("no client configuration: none of %s exists and $BALSA_CONFIG is not set; give one with --config (a server's --data-dir has admin.yaml, and balsa user create makes others)", strings.Join(places, ", "))
+}
+
+func (a *app) connect() (*client.Client, error) {
+	path, err := a.configFile()
+	if err != nil {
+		return nil, err
+	}
+	return client.FromFile(path)
+}
+
+// explain prints an error as a person wants it: what the server said, every
+// field it refused, whether a write took place, and what to try.
+func (a *app) explain(err error) {
+	text := err.Error()
+	detail := client.Detail(err)
+	var failure *connect.Error
+	if errors.As(err, &failure) {
+		// Keep what we said around it, without the protocol's code.
+		text = strings.Replace(text, failure.Error(), failure.Message(), 1)
+	}
+	fmt.Fprintf(a.errOut, "error: %s\n", text)
+	if detail == nil {
+		return
+	}
+	for _, violation := range detail.GetViolations() {
+		if !strings.Contains(text, violation.GetField()) {
+			fmt.Fprintf(a.errOut, "  %s: %s\n", violation.GetField(), violation.GetMessage())
+		}
+	}
+	if detail.GetApplied() == balsav1.ErrorDetail_APPLIED_UNKNOWN {
+		fmt.Fprintln(a.errOut, "  it is not known whether this took place: look before you repeat it")
+	}
+	if hint := detail.GetHint(); hint != "" && !strings.Contains(text, hint) {
+		fmt.Fprintf(a.errOut, "  hint: %s\n", hint)
+	}
+}
+
+func (a *app) configCommand() *cobra.Command {
+	command := &cobra.Command{Use: "config", Short: "Show which cluster this program talks to, and as whom"}
+	command.AddCommand(&cobra.Command{
+		Use: "view", Short: "Show the client configuration, without its key", Args: cobra.NoArgs,
+		Example: "  balsa config view\n  balsa --config prod.yaml config view",
+		RunE: func(*cobra.Command, []string) error {
+			path, err := a.configFile()
+			if err != nil {
+				return err
+			}
+			config, err := pki.ReadConfigFile(path)
+			if err != nil {
+				return err
+			}
+			credential, err := config.Credential()
+			if err != nil {
+				return err
+			}
+			fmt.Fprintf(a.out, "file:     %s\nservers:  %s\ncluster:  %s\nidentity: %s\nexpires:  %s\n", path,
+				strings.Join(config.Servers, ", "), config.ClusterID, credential.Identity(), credential.Expires().Format("2006-01-02 15:04:05 MST"))
+			return nil
+		},
+	})
+	return command
+}

@@ -1,0 +1,116 @@
+// Balsa is the whole orchestrator in one program: a server of the control
+// plane, the agent of a node, and the command line that talks to them. This
+// package parses and prints; what is done is done elsewhere.
+package main
+
+import (
+	"context"
+	"errors"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/spf13/cobra"
+)
+
+// Exit codes.
+const (
+	exitOK     = 0
+	exitFailed = 1 // what was asked for did not come about
+	exitUsage  = 2 // the command line itself is wrong; nothing was tried
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	code := run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr)
+	stop()
+	os.Exit(code)
+}
+
+// run is the program without the process around it.
+func run(ctx context.Context, args []string, in io.Reader, out, errOut io.Writer) int {
+	a := &app{in: in, out: out, errOut: errOut}
+	root := a.command()
+	root.SetArgs(args)
+	root.SetIn(in)
+	root.SetOut(out)
+	root.SetErr(errOut)
+	err := root.ExecuteContext(ctx)
+	if err == nil {
+		return exitOK
+	}
+	a.explain(err)
+	var usage *usageError
+	if errors.As(err, &usage) {
+		return exitUsage
+	}
+	return exitFailed
+}
+
+// usageError is a mistake in the command line.
+type usageError struct{ err error }
+
+func (e *usageError) Error() string { return e.err.Error() }
+func (e *usageError) Unwrap() error { return e.err }
+
+// app is one run of the program.
+type app struct {
+	in          io.Reader
+	out, errOut io.Writer
+	configPath  string
+	namespace   string
+}
+
+func (a *app) command() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "balsa",
+		Short: "A container orchestrator in one binary",
+		Long: `Balsa runs containers on a cluster of machines: three servers keep the state in
+a raft group, agents run the pods. This program is all of them.
+
+  balsa dev                        a cluster of one, for trying things
+  balsa server, balsa agent        the parts of a real one
+  balsa apply, get, describe ...   to work with it
+
+Exit codes: 0 done, 1 not done, 2 the command line is wrong.`,
+		SilenceUsage: true, SilenceErrors: true,
+	}
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &usageError{err} })
+	flags := root.PersistentFlags()
+	flags.StringVar(&a.configPath, "config", "", "client configuration (default $BALSA_CONFIG, ./balsa-dev/admin.yaml, ~/.balsa/admin.yaml)")
+	flags.StringVarP(&a.namespace, "namespace", "n", "default", "namespace")
+	root.AddGroup(
+		&cobra.Group{ID: "work", Title: "Work with objects:"},
+		&cobra.Group{ID: "cluster", Title: "Look after the cluster:"},
+		&cobra.Group{ID: "run", Title: "Run Balsa:"},
+	)
+	a.add(root, "work", a.applyCommand(), a.getCommand(), a.describeCommand(), a.deleteCommand(), a.scaleCommand(),
+		a.logsCommand(), a.eventsCommand(), a.imageCommand())
+	a.add(root, "cluster", a.clusterCommand(), a.nodeCommand(), a.tokenCommand(), a.userCommand(), a.configCommand(), a.versionCommand())
+	a.add(root, "run", a.serverCommand(), a.agentCommand(), a.devCommand())
+	return root
+}
+
+func (a *app) add(root *cobra.Command, group string, commands ...*cobra.Command) {
+	for _, command := range commands {
+		command.GroupID = group
+		wrapArgs(command)
+		root.AddCommand(command)
+	}
+}
+
+// wrapArgs makes refused arguments usage errors, in every command.
+func wrapArgs(command *cobra.Command) {
+	if check := command.Args; check != nil {
+		command.Args = func(command *cobra.Command, args []string) error {
+			if err := check(command, args); err != nil {
+				return &usageError{err}
+			}
+			return nil
+		}
+	}
+	for _, child := range command.Commands() {
+		wrapArgs(child)
+	}
+}

@@ -1,0 +1,66 @@
+package daemon
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path/filepath"
+	"time"
+
+	"github.com/balsa-run/balsa/cluster"
+	"github.com/balsa-run/balsa/pki"
+)
+
+func (s *server) adminPath() string { return filepath.Join(s.DataDir, adminFile) }
+
+// admin makes the first user of a new cluster, with a configuration on disk, or
+// finds it again after a crash. It returns nil when the cluster is not new and
+// the file is gone: whoever took it had a reason, and it is not made twice.
+func (s *server) admin() (*pki.Credential, error) {
+	config, err := pki.ReadConfigFile(s.adminPath())
+	if err == nil {
+		return config.Credential()
+	}
+	if !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	if s.core.Cluster().Phase() != cluster.PhaseUninitialised {
+		return nil, nil
+	}
+	credential, err := s.signAdmin()
+	if err != nil {
+		return nil, fmt.Errorf("sign the first user's certificate: %w", err)
+	}
+	if config, err = pki.NewConfig(credential, []string{s.Advertise}); err != nil {
+		return nil, err
+	}
+	return credential, pki.WriteConfigFile(s.adminPath(), config)
+}
+
+func (s *server) signAdmin() (*pki.Credential, error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, err
+	}
+	csr, err := pki.NewCSR(adminName, key)
+	if err != nil {
+		return nil, err
+	}
+	ca := s.identity.Bundle.CA
+	leaf, err := ca.Sign(pki.SignRequest{CSR: csr, Role: pki.RoleAdmin, Name: adminName}, time.Now())
+	if err != nil {
+		return nil, err
+	}
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		return nil, err
+	}
+	return pki.NewCredential(ca.CertPEM(),
+		pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: leaf.Raw}),
+		pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}))
+}

@@ -1,0 +1,365 @@
+package daemon
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	mathrand "math/rand/v2"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/balsa-run/balsa/client"
+	"github.com/balsa-run/balsa/cluster"
+	"github.com/balsa-run/balsa/cluster/gossip"
+	"github.com/balsa-run/balsa/dns"
+	"github.com/balsa-run/balsa/internal/clock"
+	"github.com/balsa-run/balsa/internal/helpers"
+	"github.com/balsa-run/balsa/internal/version"
+	"github.com/balsa-run/balsa/netproxy/apply"
+	"github.com/balsa-run/balsa/node"
+	"github.com/balsa-run/balsa/node/image"
+	"github.com/balsa-run/balsa/node/podnet"
+	"github.com/balsa-run/balsa/node/runtime/runc"
+	"github.com/balsa-run/balsa/pki"
+)
+
+const (
+	agentGossipSuffix = ".node"
+	dnsPort           = 53
+	bindRetries       = 20
+	bindPause         = 250 * time.Millisecond
+)
+
+// RunAgent runs the agent of a node until ctx ends. Its pods live on.
+func RunAgent(ctx context.Context, options AgentOptions) error {
+	if err := options.complete(); err != nil {
+		return err
+	}
+	if err := checkMachine(); err != nil {
+		return err
+	}
+	a := &agent{AgentOptions: options, dir: filepath.Join(options.DataDir, "agent")}
+	unlock, err := lockDir(a.dir)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	a.Logger = a.Logger.With("node", a.Name)
+	return errors.Join(a.run(ctx), a.close())
+}
+
+// agent is a running agent and what it stands on.
+type agent struct {
+	AgentOptions
+	dir    string
+	keeper *pki.Credentials
+	guard  *pki.Guard
+	client *client.Client
+	ip     netip.Addr
+
+	gossip  *gossip.Gossip
+	runtime *runc.Runtime
+	applier *apply.Applier
+	podnet  *podnet.Linux
+	peers   []string // gossip addresses that the join told
+}
+
+func (a *agent) identityDir() pki.Dir { return pki.OSDir(filepath.Join(a.dir, "identity")) }
+func (a *agent) serversFile() string  { return filepath.Join(a.dir, "servers.json") }
+
+func (a *agent) run(ctx context.Context) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	files, err := a.identify(ctx)
+	if err != nil {
+		return err
+	}
+	if a.client, err = client.FromCredentials(a.keeper, a.servers(), a.Logger); err != nil {
+		return err
+	}
+	if err := a.findAddress(); err != nil {
+		return err
+	}
+	made, err := a.makeNode(ctx)
+	if err != nil {
+		return err
+	}
+	serving, err := a.serve(made.Handler(), cancel)
+	if err != nil {
+		return err
+	}
+	defer serving.Close()
+	if err := a.startGossip(files.GossipKey); err != nil {
+		return err
+	}
+	go a.renew(ctx)
+	go a.joinGossip(ctx)
+	a.Logger.Info("agent runs", "address", a.ip, "version", version.Version())
+	err = made.Run(ctx)
+	if cause := context.Cause(ctx); errors.Is(cause, errServe) {
+		return cause
+	}
+	return err
+}
+
+// identify loads who the agent is, or joins a cluster.
+func (a *agent) identify(ctx context.Context) (*pki.AgentFiles, error) {
+	files, err := pki.OpenAgent(a.identityDir())
+	if errors.Is(err, pki.ErrNoMaterial) {
+		files, err = a.join(ctx)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if have := files.Credential.Identity().Name; have != a.Name {
+		return nil, fmt.Errorf("%s belongs to node %q, but --name is %q: use the old name, or another --data-dir", a.dir, have, a.Name)
+	}
+	a.keeper = pki.NewCredentials(files.Credential)
+	removed, err := pki.NewRemoved(nil)
+	if err != nil {
+		return nil, err
+	}
+	a.guard = pki.NewGuard(clock.Real{}, removed)
+	return files, nil
+}
+
+func (a *agent) join(ctx context.Context) (*pki.AgentFiles, error) {
+	j := &joiner{role: pki.RoleAgent, name: a.Name, token: a.Token, servers: a.Join, dir: a.identityDir()}
+	result, err := j.join(ctx)
+	if err != nil {
+		return nil, err
+	}
+	key, err := pki.ParseGossipKey(result.response.GetGossipKey())
+	if err != nil {
+		return nil, err
+	}
+	if err := writeServers(a.serversFile(), result.response.GetServers()); err != nil {
+		return nil, err
+	}
+	a.peers = result.response.GetGossipPeers()
+	files := &pki.AgentFiles{Credential: result.credential, GossipKey: key}
+	return files, pki.SaveAgent(a.identityDir(), files)
+}
+
+// servers are those that were told last, and those of the command line.
+func (a *agent) servers() []string {
+	servers := readServers(a.serversFile())
+	for _, server := range a.Join {
+		if !slices.Contains(servers, server) {
+			servers = append(servers, server)
+		}
+	}
+	return servers
+}
+
+func (a *agent) findAddress() (err error) {
+	if a.NodeIP != "" {
+		a.ip, err = netip.ParseAddr(a.NodeIP)
+		return err
+	}
+	a.ip, err = ownAddress(a.servers()[0])
+	return err
+}
+
+// makeNode opens the container runtime and the images; what belongs to the
+// cluster's addresses is opened when they are known.
+func (a *agent) makeNode(ctx context.Context) (*node.Agent, error) {
+	programs, err := helpers.Extract(filepath.Join(a.dir, "bin"))
+	if err != nil {
+		return nil, err
+	}
+	a.runtime, err = runc.Open(ctx, runc.Options{
+		Dir: filepath.Join(a.RunDir, "pods"), CgroupPrefix: a.CgroupPrefix, Helpers: programs, Log: a.Logger,
+	})
+	if err != nil {
+		return nil, err
+	}
+	store, err := image.Open(image.Options{Dir: filepath.Join(a.dir, "images"), Log: a.Logger})
+	if err != nil {
+		return nil, err
+	}
+	port, err := strconv.Atoi(a.Port)
+	if err != nil {
+		return nil, fmt.Errorf("--port %q is no port: %w", a.Port, err)
+	}
+	return node.New(node.Config{
+		Name: a.Name, NodeIP: a.ip, AgentPort: port, Labels: a.Labels, Version: version.Version(),
+		Disk: node.Dir(filepath.Join(a.dir, "state")), RunDisk: node.Dir(filepath.Join(a.RunDir, "state")),
+		Clock: clock.Real{}, Rand: mathrand.New(mathrand.NewPCG(mathrand.Uint64(), mathrand.Uint64())), Logger: a.Logger,
+		Metrics: prometheus.NewRegistry(),
+		API:     node.FromClient(a.client.Nodes), Machine: thisMachine{}, Runtime: a.runtime,
+		Images: &images{store: store, api: a.client.Nodes}, Open: a.openPlant, OnServers: a.onServers,
+	})
+}
+
+// openPlant makes network, proxy and resolver.
+func (a *agent) openPlant(ctx context.Context, facts node.ClusterFacts) (node.Plant, error) {
+	var err error
+	a.podnet, err = podnet.NewLinux(podnet.Options{
+		Dir: filepath.Join(a.RunDir, "network"), PodCIDR: facts.PodCIDR, ClusterCIDR: facts.ClusterCIDR, NodeIP: a.ip,
+		LocalAddress: node.DefaultDNSAddress(), Logger: a.Logger,
+	})
+	if err != nil {
+		return node.Plant{}, err
+	}
+	if err := a.podnet.Prepare(ctx); err != nil {
+		return node.Plant{}, err
+	}
+	if a.applier, err = apply.New(apply.Options{Logger: a.Logger}); err != nil {
+		return node.Plant{}, err
+	}
+	resolver, err := a.openResolver(ctx, facts.DNSDomain)
+	return node.Plant{Network: a.podnet, Proxy: a.applier, Resolver: resolver}, err
+}
+
+func (a *agent) openResolver(ctx context.Context, domain string) (*dns.Server, error) {
+	own := netip.AddrPortFrom(node.DefaultDNSAddress(), dnsPort)
+	server, err := dns.NewServer(dns.Options{Domain: domain, Self: []netip.AddrPort{own}, Logger: a.Logger})
+	if err != nil {
+		return nil, err
+	}
+	server.SetUpstreams(upstreams(a.Logger))
+	udp, tcp, err := bindDNS(ctx, own.String())
+	if err != nil {
+		return nil, err
+	}
+	go func() {
+		if err := server.Serve(ctx, udp, tcp); err != nil && ctx.Err() == nil {
+			a.Logger.Error("the resolver has stopped", "error", err)
+		}
+	}()
+	return server, nil
+}
+
+// bindDNS opens the resolver's sockets; an agent that has just been replaced may
+// hold them a moment longer.
+func bindDNS(ctx context.Context, address string) (net.PacketConn, net.Listener, error) {
+	var failed error
+	for range bindRetries {
+		udp, err := new(net.ListenConfig).ListenPacket(ctx, "udp4", address)
+		if err == nil {
+			tcp, err := new(net.ListenConfig).Listen(ctx, "tcp4", address)
+			if err == nil {
+				return udp, tcp, nil
+			}
+			failed = errors.Join(err, udp.Close())
+		} else {
+			failed = err
+		}
+		if err := sleep(ctx, bindPause); err != nil {
+			return nil, nil, err
+		}
+	}
+	return nil, nil, fmt.Errorf("the resolver cannot listen on %s: %w; does another agent run on this host?", address, failed)
+}
+
+func upstreams(logger *slog.Logger) []netip.AddrPort {
+	file, err := os.Open("/etc/resolv.conf")
+	if err != nil {
+		logger.Warn("no upstream name servers", "error", err)
+		return nil
+	}
+	defer file.Close()
+	servers, err := dns.ParseResolvConf(file)
+	if err != nil {
+		logger.Warn("no upstream name servers", "error", err)
+	}
+	return servers
+}
+
+// onServers keeps the addresses for the next start.
+func (a *agent) onServers(addresses []string) {
+	a.client.SetServers(addresses)
+	if err := writeServers(a.serversFile(), addresses); err != nil {
+		a.Logger.Error("the servers' addresses cannot be kept", "error", err)
+	}
+}
+
+var errServe = errors.New("the agent's port failed")
+
+// serve answers servers, and nobody else, on the agent's port.
+func (a *agent) serve(handler http.Handler, fail context.CancelCauseFunc) (*http.Server, error) {
+	address := net.JoinHostPort(a.ip.String(), a.Port)
+	raw, err := net.Listen("tcp4", address)
+	if err != nil {
+		return nil, fmt.Errorf("listen on %s: %w; does another agent run on this host?", address, err)
+	}
+	config := pki.AgentTLS(pki.TLSOptions{Credentials: a.keeper, Guard: a.guard, Clock: clock.Real{}, Log: a.Logger})
+	server := &http.Server{
+		Handler: handler, ReadHeaderTimeout: startTimeout,
+		ErrorLog: slog.NewLogLogger(a.Logger.Handler(), slog.LevelDebug),
+	}
+	go func() {
+		if err := server.Serve(tls.NewListener(raw, config)); !errors.Is(err, http.ErrServerClosed) {
+			fail(fmt.Errorf("%w: %w", errServe, err))
+		}
+	}()
+	return server, nil
+}
+
+func (a *agent) startGossip(key pki.GossipKey) (err error) {
+	a.gossip, err = gossip.Start(gossip.Options{
+		Name: a.Name + agentGossipSuffix, Bind: net.JoinHostPort(a.ip.String(), a.Gossip), Key: key[:], Logger: quiet(a.Logger),
+		Tags:         cluster.GossipTags{ID: a.Name, Role: "agent", Address: net.JoinHostPort(a.ip.String(), a.Port), Version: version.Version()},
+		SnapshotPath: filepath.Join(a.dir, "gossip.snapshot"),
+	})
+	return err
+}
+
+func (a *agent) joinGossip(ctx context.Context) {
+	for {
+		peers := slices.Clone(a.peers)
+		for _, server := range a.client.Servers() {
+			peers = append(peers, withPort(server, ":"+a.Gossip))
+		}
+		attempt, cancel := context.WithTimeout(ctx, gossipTimeout)
+		reached, err := a.gossip.Join(attempt, peers)
+		cancel()
+		if reached > 0 || ctx.Err() != nil {
+			return
+		}
+		a.Logger.Warn("no server answers in the gossip", "tried", peers, "error", err)
+		if sleep(ctx, gossipTimeout) != nil {
+			return
+		}
+	}
+}
+
+// renew keeps the certificate fresh by proof of its key, also after it expired.
+func (a *agent) renew(ctx context.Context) {
+	pki.NewRenewer(pki.RenewerOptions{
+		Credentials: a.keeper,
+		Source:      pki.RemoteSource{Client: &renewer{trust: a.keeper.Current().Trust(), servers: a.client.Servers}},
+		Save:        func(c *pki.Credential) error { return pki.SaveCredential(a.identityDir(), c) },
+		Clock:       clock.Real{}, Jitter: mathrand.Float64, Log: a.Logger,
+	}).Run(ctx)
+}
+
+func (a *agent) close() error {
+	var failed []error
+	if a.gossip != nil {
+		// Without a good-bye: the node's pods go on, and an agent that is gone for
+		// a moment is not a node that has left.
+		failed = append(failed, a.gossip.Shutdown())
+	}
+	if a.applier != nil {
+		failed = append(failed, a.applier.Close())
+	}
+	if a.podnet != nil {
+		failed = append(failed, a.podnet.Close())
+	}
+	if a.runtime != nil {
+		failed = append(failed, a.runtime.Close())
+	}
+	return errors.Join(failed...)
+}

@@ -1,0 +1,117 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"time"
+
+	balsav1 "github.com/balsa-run/balsa/gen/balsa/v1"
+
+	"github.com/balsa-run/balsa/client"
+	"github.com/balsa-run/balsa/object"
+	"github.com/balsa-run/balsa/pki"
+)
+
+const devName = "dev"
+
+// DevOptions say how a cluster of one runs.
+type DevOptions struct {
+	DataDir string
+	Listen  string
+	// Out gets a line when the node is Ready.
+	Out    io.Writer
+	Logger *slog.Logger
+}
+
+// RunDev runs a server and an agent in this process until ctx ends.
+func RunDev(ctx context.Context, options DevOptions) error {
+	started := time.Now()
+	if err := checkMachine(); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	server := ServerOptions{
+		Name: devName, DataDir: options.DataDir, Listen: options.Listen, Init: true, Logger: options.Logger.With("part", "server"),
+	}
+	ended := make(chan error, 2)
+	go func() { ended <- RunServer(ctx, server) }()
+	go func() { ended <- runDevAgent(ctx, options) }()
+	go tellReady(ctx, options, started)
+	first := <-ended
+	cancel()
+	return errors.Join(first, <-ended)
+}
+
+func adminOf(dataDir string) string { return filepath.Join(dataDir, adminFile) }
+
+// runDevAgent waits until the server can let an agent in.
+func runDevAgent(ctx context.Context, options DevOptions) error {
+	host, _, err := net.SplitHostPort(options.Listen)
+	if err != nil {
+		return fmt.Errorf("--listen %q is not host:port: %w", options.Listen, err)
+	}
+	agent := AgentOptions{
+		Name: devName, DataDir: options.DataDir, NodeIP: host, Gossip: devGossipPort, Join: []string{options.Listen},
+		CgroupPrefix: "/balsa-dev", Logger: options.Logger.With("part", "agent"),
+	}
+	if _, err := pki.OpenAgent(pki.OSDir(filepath.Join(options.DataDir, "agent", "identity"))); err != nil {
+		if agent.Token, err = devToken(ctx, options.DataDir); err != nil {
+			return err
+		}
+	}
+	return RunAgent(ctx, agent)
+}
+
+// devGossipPort is the agent's, since the server of the same host has the usual.
+const devGossipPort = "7447"
+
+// devToken makes a join token as soon as the server can.
+func devToken(ctx context.Context, dataDir string) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	c, err := devClient(ctx, dataDir)
+	if err != nil {
+		return "", err
+	}
+	defer c.Close()
+	response, err := c.Cluster.CreateToken(ctx, &balsav1.CreateTokenRequest{Role: string(pki.RoleAgent), Description: "balsa dev"})
+	if err != nil {
+		return "", fmt.Errorf("make a token for the agent: %w", err)
+	}
+	return response.GetToken(), nil
+}
+
+// devClient waits for the configuration that the server writes when it makes its
+// cluster.
+func devClient(ctx context.Context, dataDir string) (*client.Client, error) {
+	for {
+		_, err := os.Stat(adminOf(dataDir))
+		if err == nil {
+			return client.FromFile(adminOf(dataDir))
+		}
+		if err := sleep(ctx, 20*time.Millisecond); err != nil {
+			return nil, fmt.Errorf("the server has not written %s: %w", adminOf(dataDir), err)
+		}
+	}
+}
+
+func tellReady(ctx context.Context, options DevOptions, started time.Time) {
+	c, err := devClient(ctx, options.DataDir)
+	if err != nil {
+		return
+	}
+	defer c.Close()
+	_, err = client.Wait(ctx, c, "", devName, func(node *balsav1.Node, exists bool) (bool, string) {
+		return exists && object.NodeReady(node), "the node is not Ready"
+	})
+	if err == nil && options.Out != nil {
+		fmt.Fprintf(options.Out, "balsa dev is ready after %v; in this folder: balsa get nodes\n", time.Since(started).Round(time.Millisecond))
+	}
+}

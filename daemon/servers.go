@@ -1,0 +1,68 @@
+package daemon
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/balsa-run/balsa/internal/atomicfile"
+)
+
+// writeServers keeps the servers' addresses for the next start.
+func writeServers(path string, addresses []string) error {
+	text, err := json.Marshal(addresses)
+	if err != nil {
+		return fmt.Errorf("encode the servers' addresses: %w", err)
+	}
+	return atomicfile.Write(path, append(text, '\n'), 0o600)
+}
+
+// readServers returns none where none were kept, or nothing readable: the
+// command line then has to tell.
+func readServers(path string) []string {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return nil
+	}
+	var addresses []string
+	if err := json.Unmarshal(text, &addresses); err != nil {
+		return nil
+	}
+	return addresses
+}
+
+// checkMachine refuses early, and in one message, what an agent cannot do
+// without.
+func checkMachine() error {
+	var missing []error
+	if os.Geteuid() != 0 {
+		missing = append(missing, errors.New("an agent makes namespaces, mounts and cgroups: run it as root"))
+	}
+	if err := unix.Access("/proc/sys/net/netfilter", unix.F_OK); err != nil {
+		missing = append(missing, errors.New("the kernel has no netfilter (CONFIG_NF_TABLES, CONFIG_NF_CONNTRACK): services cannot be routed"))
+	}
+	if err := knowsFilesystem("overlay"); err != nil {
+		missing = append(missing, err)
+	}
+	if err := unix.Access("/sys/fs/cgroup", unix.F_OK); err != nil {
+		missing = append(missing, errors.New("/sys/fs/cgroup is not there: mount the cgroup file systems"))
+	}
+	return errors.Join(missing...)
+}
+
+func knowsFilesystem(name string) error {
+	text, err := os.ReadFile("/proc/filesystems")
+	if err != nil {
+		return fmt.Errorf("see which file systems the kernel knows: %w", err)
+	}
+	for _, word := range strings.Fields(string(text)) {
+		if word == name {
+			return nil
+		}
+	}
+	return fmt.Errorf("the kernel does not know the file system %q (CONFIG_OVERLAY_FS, or modprobe overlay): images cannot be mounted", name)
+}

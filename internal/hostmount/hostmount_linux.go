@@ -1,0 +1,247 @@
+// Package hostmount wraps the mounts that a pod needs on its node: pinned
+// namespaces, overlays, a tmpfs, and taking everything below a directory away
+// again. It mounts nothing inside containers; libcontainer does.
+package hostmount
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// Overlay describes one overlay file system.
+type Overlay struct {
+	// Layers, lowest first, as images list them.
+	Layers []string
+	// Upper takes the changes, Work is the file system's own; both on the same
+	// file system and not used by another overlay.
+	Upper, Work string
+	Target      string
+}
+
+// Mount mounts the overlay with the new mount API, one option a layer: the
+// options of mount(2) are cut at 4096 bytes, which some thirty layers fill.
+// The overlay is volatile: it never syncs, since nobody mounts its upper
+// directory again.
+func (o Overlay) Mount() error {
+	if err := o.mount(); err != nil {
+		return fmt.Errorf("mount overlay at %s: %w", o.Target, err)
+	}
+	return nil
+}
+
+func (o Overlay) mount() error {
+	fd, err := unix.Fsopen("overlay", unix.FSOPEN_CLOEXEC)
+	if err != nil {
+		return fmt.Errorf("fsopen: %w", err)
+	}
+	defer func() { _ = unix.Close(fd) }()
+	for _, layer := range slices.Backward(o.Layers) {
+		if err := unix.FsconfigSetString(fd, "lowerdir+", layer); err != nil {
+			return fmt.Errorf("layer %s: %w", layer, err)
+		}
+	}
+	for key, value := range map[string]string{"upperdir": o.Upper, "workdir": o.Work} {
+		if err := unix.FsconfigSetString(fd, key, value); err != nil {
+			return fmt.Errorf("%s %s: %w", key, value, err)
+		}
+	}
+	if err := unix.FsconfigSetFlag(fd, "volatile"); err != nil {
+		return fmt.Errorf("volatile: %w", err)
+	}
+	if err := unix.FsconfigCreate(fd); err != nil {
+		return fmt.Errorf("create: %w%s", err, kernelMessage(fd))
+	}
+	return attach(fd, o.Target)
+}
+
+// kernelMessage is what the kernel says about a failed mount.
+func kernelMessage(fd int) string {
+	const maxMessage = 1024
+	b := make([]byte, maxMessage)
+	n, err := unix.Read(fd, b)
+	if err != nil || n <= 0 {
+		return ""
+	}
+	return " (" + strings.TrimSpace(string(b[:n])) + ")"
+}
+
+func attach(fd int, target string) error {
+	mount, err := unix.Fsmount(fd, unix.FSMOUNT_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("fsmount: %w", err)
+	}
+	defer func() { _ = unix.Close(mount) }()
+	if err := unix.MoveMount(mount, "", unix.AT_FDCWD, target, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
+		return fmt.Errorf("move mount: %w", err)
+	}
+	return nil
+}
+
+// Tmpfs mounts a tmpfs that everybody may write to, for /dev/shm.
+func Tmpfs(target string, size int64) error {
+	data := "mode=1777,size=" + strconv.FormatInt(size, 10)
+	if err := unix.Mount("shm", target, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, data); err != nil {
+		return fmt.Errorf("mount tmpfs at %s: %w", target, err)
+	}
+	return nil
+}
+
+// Namespaces are new ones to pin; empty paths are left out.
+type Namespaces struct {
+	Net, UTS, IPC string // files that must exist
+	Hostname      string
+}
+
+// Pin makes the namespaces and binds them to their files, where they live
+// without any process. The loopback of a new network namespace is up.
+func (n Namespaces) Pin() error {
+	done := make(chan error, 1)
+	go onThreadOfItsOwn(n.pin, done)
+	if err := <-done; err != nil {
+		return fmt.Errorf("pin namespaces: %w", err)
+	}
+	return nil
+}
+
+// onThreadOfItsOwn runs f on a thread that dies with it. The main thread cannot
+// die: it would stay in the new namespaces, keep them alive, and show them in
+// /proc/self. When this goroutine finds itself there, it holds the thread back
+// until f has run on another one.
+func onThreadOfItsOwn(f func() error, done chan<- error) {
+	runtime.LockOSThread() // never unlocked, except on the main thread
+	if unix.Gettid() != unix.Getpid() {
+		done <- f()
+		return
+	}
+	defer runtime.UnlockOSThread()
+	other := make(chan error, 1)
+	go onThreadOfItsOwn(f, other)
+	done <- <-other
+}
+
+func (n Namespaces) pin() error {
+	flags := 0
+	targets := map[string]string{}
+	for _, ns := range []struct {
+		path, name string
+		flag       int
+	}{{n.Net, "net", unix.CLONE_NEWNET}, {n.UTS, "uts", unix.CLONE_NEWUTS}, {n.IPC, "ipc", unix.CLONE_NEWIPC}} {
+		if ns.path != "" {
+			flags |= ns.flag
+			targets[ns.name] = ns.path
+		}
+	}
+	if err := unix.Unshare(flags); err != nil {
+		return fmt.Errorf("unshare: %w", err)
+	}
+	if err := n.prepare(); err != nil {
+		return err
+	}
+	for name, target := range targets {
+		if err := unix.Mount("/proc/thread-self/ns/"+name, target, "", unix.MS_BIND, ""); err != nil {
+			return fmt.Errorf("bind %s at %s: %w", name, target, err)
+		}
+	}
+	return nil
+}
+
+func (n Namespaces) prepare() error {
+	if n.UTS != "" {
+		if err := unix.Sethostname([]byte(n.Hostname)); err != nil {
+			return fmt.Errorf("host name %q: %w", n.Hostname, err)
+		}
+	}
+	if n.Net == "" {
+		return nil
+	}
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("loopback: %w", err)
+	}
+	defer func() { _ = unix.Close(fd) }()
+	lo, err := unix.NewIfreq("lo")
+	if err != nil {
+		return fmt.Errorf("loopback: %w", err)
+	}
+	lo.SetUint16(unix.IFF_UP | unix.IFF_RUNNING)
+	if err := unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, lo); err != nil {
+		return fmt.Errorf("loopback: %w", err)
+	}
+	return nil
+}
+
+// IsMounted tells whether something is mounted exactly at path.
+func IsMounted(path string) (bool, error) {
+	mounts, err := Under(path)
+	return slices.Contains(mounts, path), err
+}
+
+// Under lists the mount points at dir and below it, in the order of mounting.
+func Under(dir string) ([]string, error) {
+	content, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return nil, fmt.Errorf("list mounts: %w", err)
+	}
+	return under(string(content), filepath.Clean(dir)), nil
+}
+
+func under(content, dir string) []string {
+	var mounts []string
+	for line := range strings.Lines(content) {
+		fields := strings.Fields(line)
+		if len(fields) < 5 {
+			continue
+		}
+		if path := unescape(fields[4]); path == dir || strings.HasPrefix(path, dir+"/") {
+			mounts = append(mounts, path)
+		}
+	}
+	return mounts
+}
+
+// unescape undoes mountinfo's \ooo for blanks and backslashes.
+func unescape(s string) string {
+	var b strings.Builder
+	for i := 0; i < len(s); i++ {
+		if s[i] == '\\' && i+3 < len(s) {
+			if n, err := strconv.ParseUint(s[i+1:i+4], 8, 8); err == nil {
+				b.WriteByte(byte(n))
+				i += 3
+				continue
+			}
+		}
+		b.WriteByte(s[i])
+	}
+	return b.String()
+}
+
+// UnmountUnder takes away every mount at dir and below it, the last one first,
+// and makes sure that none is left: only then may dir be removed.
+func UnmountUnder(dir string) error {
+	mounts, err := Under(dir)
+	if err != nil {
+		return err
+	}
+	for _, path := range slices.Backward(mounts) {
+		err := unix.Unmount(path, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
+		if err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
+			return fmt.Errorf("unmount %s: %w", path, err)
+		}
+	}
+	left, err := Under(dir)
+	if err != nil {
+		return err
+	}
+	if len(left) > 0 {
+		return fmt.Errorf("unmount %s: %s is still mounted", dir, strings.Join(left, ", "))
+	}
+	return nil
+}

@@ -1,0 +1,148 @@
+// Package runcwire is what the agent and the helper program balsa-runc say to
+// each other: how an exec is asked for and how both subcommands report. It
+// holds the words only, no system calls.
+package runcwire
+
+import (
+	"encoding/json"
+	"fmt"
+	"strconv"
+	"strings"
+)
+
+// AnnotationSeccomp in a container's config.json chooses the system call
+// filter: SeccompDefault or SeccompUnconfined.
+const (
+	AnnotationSeccomp = "run.balsa.seccomp"
+	SeccompDefault    = "default"
+	SeccompUnconfined = "unconfined"
+)
+
+// StateRoot is where balsa-runc keeps libcontainer's state, relative to the
+// pod's directory, in which it is started.
+const StateRoot = "runc"
+
+// SpecFile is the container's OCI configuration in its directory.
+const SpecFile = "config.json"
+
+// Descriptors that the agent passes to "balsa-runc exec".
+const (
+	ExecControlFD = 3
+	ExecReportFD  = 4
+)
+
+// RunReportFD is the descriptor on which "balsa-runc run" reports to the shim.
+const RunReportFD = 3
+
+// MaxExecRequestBytes bounds an exec's arguments and environment.
+const MaxExecRequestBytes = 1 << 20
+
+// ExecRequest is the first line on the control descriptor. Each later line is
+// a Resize; the end of the descriptor kills the process.
+type ExecRequest struct {
+	Args   []string `json:"args"`
+	Env    []string `json:"env,omitempty"`
+	Cwd    string   `json:"cwd,omitempty"`
+	TTY    bool     `json:"tty,omitempty"`
+	Width  uint16   `json:"width,omitempty"`
+	Height uint16   `json:"height,omitempty"`
+}
+
+// Resize changes the size of the terminal.
+type Resize struct {
+	Width  uint16 `json:"width"`
+	Height uint16 `json:"height"`
+}
+
+// Line encodes a message as one line.
+func Line(message any) ([]byte, error) {
+	b, err := json.Marshal(message)
+	if err != nil {
+		return nil, fmt.Errorf("encode control line: %w", err)
+	}
+	return append(b, '\n'), nil
+}
+
+// Report lines.
+
+// PIDReport tells that the container's process exists.
+func PIDReport(pid int) string { return "pid=" + strconv.Itoa(pid) + "\n" }
+
+// OKReport tells that the program was executed.
+func OKReport() string { return "ok\n" }
+
+// maxErrorBytes keeps a report below what the shim reads.
+const maxErrorBytes = 1 << 10
+
+// ErrorReport tells on one line why nothing runs.
+func ErrorReport(err error) string {
+	text := err.Error()
+	if len(text) > maxErrorBytes {
+		text = text[:maxErrorBytes] + "..."
+	}
+	return "error=" + Escape(text) + "\n"
+}
+
+// ExitReport tells how an exec's process ended.
+func ExitReport(code, signal int) string {
+	return fmt.Sprintf("exit code=%d signal=%d\n", code, signal)
+}
+
+// ParseExecReport reads what "balsa-runc exec" reported.
+func ParseExecReport(report string) (code, signal int, err error) {
+	for line := range strings.Lines(report) {
+		line = strings.TrimSuffix(line, "\n")
+		if text, ok := strings.CutPrefix(line, "error="); ok {
+			text, err := Unescape(text)
+			if err != nil {
+				return 0, 0, err
+			}
+			return 0, 0, fmt.Errorf("balsa-runc: %s", text)
+		}
+		if n, _ := fmt.Sscanf(line, "exit code=%d signal=%d", &code, &signal); n == 2 {
+			return code, signal, nil
+		}
+	}
+	return 0, 0, fmt.Errorf("balsa-runc ended without a report")
+}
+
+const hexDigits = "0123456789ABCDEF"
+
+// Escape writes a value of the shim's line protocol: bytes up to 0x20, 0x7f,
+// "%" and "=" become %XX.
+func Escape(s string) string {
+	var b strings.Builder
+	for i := range len(s) {
+		c := s[i]
+		if c <= ' ' || c == '%' || c == '=' || c == 0x7f {
+			b.Write([]byte{'%', hexDigits[c>>4], hexDigits[c&15]})
+			continue
+		}
+		b.WriteByte(c)
+	}
+	return b.String()
+}
+
+// Unescape undoes Escape and refuses what it never writes.
+func Unescape(s string) (string, error) {
+	var b strings.Builder
+	for i := 0; i < len(s); i++ {
+		if s[i] == '=' {
+			return "", fmt.Errorf("value %q: an unescaped '='", s)
+		}
+		if s[i] != '%' {
+			b.WriteByte(s[i])
+			continue
+		}
+		if i+2 >= len(s) {
+			return "", fmt.Errorf("value %q: a cut escape", s)
+		}
+		high, low := strings.IndexByte(hexDigits, s[i+1]), strings.IndexByte(hexDigits, s[i+2])
+		if high < 0 || low < 0 {
+			return "", fmt.Errorf("value %q: escape %q", s, s[i:i+3])
+		}
+		b.WriteByte(byte(high<<4 | low))
+		i += 2
+	}
+	return b.String(), nil
+}

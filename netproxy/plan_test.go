@@ -1,0 +1,295 @@
+package netproxy_test
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"golang.org/x/tools/txtar"
+	"pgregory.net/rapid"
+
+	balsav1 "github.com/balsa-run/balsa/gen/balsa/v1"
+	"github.com/balsa-run/balsa/netproxy"
+)
+
+var update = flag.Bool("update", false, "rewrite the golden files")
+
+// TestGolden reads a history of views from each testdata/*.txtar, one file a
+// step, and compares plans and differences with the recorded ones. A step has
+// lines "VIP proto port [name] endpoint[:state]…".
+func TestGolden(t *testing.T) {
+	files, err := filepath.Glob("testdata/*.txtar")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("golden files: %v, %v", files, err)
+	}
+	for _, file := range files {
+		t.Run(filepath.Base(file), func(t *testing.T) { golden(t, file) })
+	}
+}
+
+func golden(t *testing.T, file string) {
+	archive, err := txtar.ParseFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := &txtar.Archive{Comment: archive.Comment}
+	var old netproxy.Ruleset
+	for i, f := range archive.Files {
+		if !strings.HasSuffix(f.Name, ".view") {
+			continue
+		}
+		plan := netproxy.Plan(parse(t, string(f.Data)))
+		change := netproxy.Full(plan)
+		if i > 0 {
+			change = netproxy.Diff(old, plan)
+		}
+		name := strings.TrimSuffix(f.Name, ".view")
+		got.Files = append(got.Files, f, txtar.File{Name: name + ".plan", Data: []byte(plan.String())},
+			txtar.File{Name: name + ".change", Data: []byte(change.String())})
+		old = plan
+	}
+	if *update {
+		if err := os.WriteFile(file, txtar.Format(got), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
+	if d := cmp.Diff(string(txtar.Format(archive)), string(txtar.Format(got))); d != "" {
+		t.Errorf("recorded and planned differ (run with -update to accept):\n%s", d)
+	}
+}
+
+func parse(t *testing.T, text string) netproxy.View {
+	t.Helper()
+	v := emptyView()
+	for line := range strings.Lines(text) {
+		fields := strings.Fields(line)
+		if len(fields) < 4 {
+			t.Fatalf("line %q: want VIP proto port name endpoints…", line)
+		}
+		s := netproxy.ServicePort{Namespace: "default", Name: fields[3], VIP: netip.MustParseAddr(fields[0])}
+		s.Protocol = map[string]netproxy.Protocol{"tcp": netproxy.TCP, "udp": netproxy.UDP}[fields[1]]
+		if _, err := fmt.Sscan(fields[2], &s.Port); err != nil {
+			t.Fatalf("line %q: %v", line, err)
+		}
+		for _, e := range fields[4:] {
+			ip, state, _ := strings.Cut(e, "/")
+			s.Endpoints = append(s.Endpoints, netproxy.Endpoint{IP: netip.MustParseAddr(ip), Port: 8080, Ready: state == "", Serving: state == "serving"})
+		}
+		v.Services = append(v.Services, s)
+	}
+	return v
+}
+
+func emptyView() netproxy.View {
+	return netproxy.View{PodCIDR: netip.MustParsePrefix("10.244.1.0/24"),
+		ServiceCIDR: netip.MustParsePrefix("10.96.0.0/12"), NodeIP: netip.MustParseAddr("192.168.77.1")}
+}
+
+func drawView(t *rapid.T) netproxy.View {
+	v := emptyView()
+	if rapid.IntRange(0, 9).Draw(t, "other pod CIDR") == 0 {
+		v.PodCIDR = netip.MustParsePrefix("10.244.2.0/24")
+	}
+	for i := range rapid.IntRange(0, 8).Draw(t, "services") {
+		s := netproxy.ServicePort{
+			Namespace: "default", Name: fmt.Sprint("s", i),
+			VIP:      netip.AddrFrom4([4]byte{10, 96, 0, rapid.ByteRange(1, 4).Draw(t, "vip")}),
+			Protocol: rapid.SampledFrom([]netproxy.Protocol{netproxy.TCP, netproxy.UDP, 132}).Draw(t, "protocol"),
+			Port:     rapid.SampledFrom([]uint16{0, 80, 443}).Draw(t, "port"),
+		}
+		for range rapid.IntRange(0, 5).Draw(t, "endpoints") {
+			s.Endpoints = append(s.Endpoints, netproxy.Endpoint{
+				IP:   netip.AddrFrom4([4]byte{10, 244, rapid.ByteRange(1, 2).Draw(t, "node"), rapid.ByteRange(1, 5).Draw(t, "pod")}),
+				Port: rapid.SampledFrom([]uint16{0, 8080, 8081}).Draw(t, "endpoint port"), Ready: rapid.Bool().Draw(t, "ready"),
+				Serving: rapid.Bool().Draw(t, "serving"),
+			})
+		}
+		v.Services = append(v.Services, s)
+	}
+	return v
+}
+
+// naive is the dumb twin of Plan: where may a connection to k go?
+func naive(v netproxy.View, k netproxy.Key) (targets map[netproxy.Target]bool, known bool) {
+	for _, s := range v.Services { // names ascend, so the first one wins
+		if s.VIP != k.VIP || s.Protocol != k.Protocol || s.Port != k.Port || k.Port == 0 || k.Protocol.String() == "protocol-132" {
+			continue
+		}
+		ready, serving := map[netproxy.Target]bool{}, map[netproxy.Target]bool{}
+		for _, e := range s.Endpoints {
+			if e.Port == 0 {
+				continue
+			}
+			if e.Ready {
+				ready[netproxy.Target{IP: e.IP, Port: e.Port}] = true
+			} else if e.Serving {
+				serving[netproxy.Target{IP: e.IP, Port: e.Port}] = true
+			}
+		}
+		if len(ready) > 0 {
+			return ready, true
+		}
+		return serving, true
+	}
+	return nil, false
+}
+
+func TestKernelSendsWhereTheViewSays(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		var kernel netproxy.Fake
+		for range rapid.IntRange(1, 5).Draw(t, "steps") {
+			v := drawView(t)
+			if rapid.IntRange(0, 4).Draw(t, "fail") == 0 {
+				kernel.FailNext(errors.New("injected"))
+				if _, err := kernel.Sync(t.Context(), netproxy.Plan(drawView(t))); err == nil {
+					t.Fatal("the injected error was lost")
+				}
+			}
+			if _, err := kernel.Sync(t.Context(), netproxy.Plan(v)); err != nil {
+				t.Fatal(err)
+			}
+			for last := range byte(4) {
+				for _, p := range []netproxy.Protocol{netproxy.TCP, netproxy.UDP, 132} {
+					for _, port := range []uint16{0, 80, 443} {
+						check(t, &kernel, v, netproxy.Key{VIP: netip.AddrFrom4([4]byte{10, 96, 0, last + 1}), Protocol: p, Port: port})
+					}
+				}
+			}
+		}
+	})
+}
+
+func check(t *rapid.T, kernel *netproxy.Fake, v netproxy.View, k netproxy.Key) {
+	want, wantKnown := naive(v, k)
+	got, known := kernel.Lookup(k)
+	if known != wantKnown || len(got) != len(want) {
+		t.Fatalf("%s: kernel has %v (known %v), the view says %v (known %v)", k, got, known, want, wantKnown)
+	}
+	for _, target := range got {
+		if !want[target] {
+			t.Fatalf("%s: kernel sends to %s, the view allows %v", k, target, want)
+		}
+	}
+}
+
+// Applying differences equals building from nothing, and a difference to
+// itself is empty.
+func TestDiffEqualsFull(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		var stepwise netproxy.Fake
+		old := netproxy.Plan(drawView(t))
+		if err := stepwise.Apply(netproxy.Full(old)); err != nil {
+			t.Fatal(err)
+		}
+		for range rapid.IntRange(1, 5).Draw(t, "steps") {
+			next := netproxy.Plan(drawView(t))
+			if err := stepwise.Apply(netproxy.Diff(old, next)); err != nil {
+				t.Fatalf("%v\napplying\n%v", err, netproxy.Diff(old, next))
+			}
+			var fresh netproxy.Fake
+			if err := fresh.Apply(netproxy.Full(next)); err != nil {
+				t.Fatal(err)
+			}
+			if !stepwise.Equal(&fresh) {
+				t.Fatalf("after\n%v\nthe kernel differs from one built from nothing for\n%v", netproxy.Diff(old, next), next)
+			}
+			if c := netproxy.Diff(next, next); !c.Empty() {
+				t.Fatalf("difference of a plan to itself: %v", c)
+			}
+			old = next
+		}
+	})
+}
+
+// The order of services and endpoints in a view changes nothing.
+func TestPlanIgnoresOrder(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		v := drawView(t)
+		a := netproxy.Plan(v)
+		v.Services = rapid.Permutation(v.Services).Draw(t, "services")
+		for i := range v.Services {
+			slices.Reverse(v.Services[i].Endpoints)
+		}
+		b := netproxy.Plan(v)
+		a.Problems, b.Problems = nil, nil
+		if d := cmp.Diff(a.String(), b.String()); d != "" {
+			t.Fatal(d)
+		}
+	})
+}
+
+func TestLimits(t *testing.T) {
+	v := emptyView()
+	s := netproxy.ServicePort{Namespace: "default", Name: "big", VIP: netip.MustParseAddr("10.96.0.1"), Protocol: netproxy.TCP, Port: 80}
+	for i := range netproxy.MaxEndpoints + 1 {
+		s.Endpoints = append(s.Endpoints, netproxy.Endpoint{IP: netip.AddrFrom4([4]byte{10, 244, byte(i >> 8), byte(i)}), Port: 80, Ready: true})
+	}
+	v.Services = []netproxy.ServicePort{s}
+	r := netproxy.Plan(v)
+	if r.Services[0].Class() != netproxy.MaxEndpoints || len(r.Problems) != 1 {
+		t.Errorf("class %d, problems %v", r.Services[0].Class(), r.Problems)
+	}
+	v.Services = nil
+	for i := range netproxy.MaxServicePorts + 1 {
+		v.Services = append(v.Services, netproxy.ServicePort{VIP: netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)}), Protocol: netproxy.TCP, Port: 80})
+	}
+	if r := netproxy.Plan(v); len(r.Services) != netproxy.MaxServicePorts || len(r.Problems) != 1 {
+		t.Errorf("%d services, problems %v", len(r.Services), r.Problems)
+	}
+}
+
+// How long planning takes before the kernel is asked: from objects to change,
+// with one endpoint changed.
+func BenchmarkPlan(b *testing.B) {
+	for _, n := range []int{1000, 10_000} {
+		services, slices := manyObjects(n, 3)
+		params := netproxy.NodeParams{PodCIDR: emptyView().PodCIDR, ServiceCIDR: emptyView().ServiceCIDR, NodeIP: emptyView().NodeIP}
+		view := netproxy.FromObjects(1, params, services, slices)
+		old := netproxy.Plan(view)
+		slices[n/2].Endpoints[0].Addresses[0] = "10.245.0.1"
+		next := netproxy.Plan(netproxy.FromObjects(2, params, services, slices))
+		b.Run(fmt.Sprint("from-objects/", n), func(b *testing.B) {
+			for b.Loop() {
+				netproxy.FromObjects(1, params, services, slices)
+			}
+		})
+		b.Run(fmt.Sprint("plan/", n), func(b *testing.B) {
+			for b.Loop() {
+				netproxy.Plan(view)
+			}
+		})
+		b.Run(fmt.Sprint("diff/", n), func(b *testing.B) {
+			for b.Loop() {
+				if c := netproxy.Diff(old, next); c.Elements() == 0 {
+					b.Fatal("no difference")
+				}
+			}
+		})
+	}
+}
+
+func manyObjects(services, endpoints int) ([]*balsav1.Service, []*balsav1.EndpointSlice) {
+	var out []*balsav1.Service
+	var slices []*balsav1.EndpointSlice
+	for i := range services {
+		name := fmt.Sprint("s", i)
+		out = append(out, &balsav1.Service{Metadata: &balsav1.ObjectMeta{Namespace: "default", Name: name},
+			Spec: &balsav1.ServiceSpec{ClusterIp: netip.AddrFrom4([4]byte{10, 96, byte(i >> 8), byte(i)}).String(), Ports: []*balsav1.ServicePort{{Port: 80}}}})
+		slice := &balsav1.EndpointSlice{Metadata: &balsav1.ObjectMeta{Namespace: "default", Name: name, Labels: map[string]string{netproxy.ServiceNameLabel: name}},
+			Ports: []*balsav1.EndpointPort{{Port: 8080}}}
+		for j := range endpoints {
+			k := i*endpoints + j
+			slice.Endpoints = append(slice.Endpoints, &balsav1.Endpoint{Addresses: []string{netip.AddrFrom4([4]byte{10, 244, byte(k >> 8), byte(k)}).String()}})
+		}
+		slices = append(slices, slice)
+	}
+	return out, slices
+}

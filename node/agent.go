@@ -1,0 +1,321 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	balsav1 "github.com/balsa-run/balsa/gen/balsa/v1"
+	"github.com/balsa-run/balsa/internal/clock"
+	"github.com/balsa-run/balsa/node/pod"
+	"github.com/balsa-run/balsa/object"
+)
+
+// ErrFactsChanged ends Run: the node has got another pod CIDR, since its Node
+// was deleted and made again, so that network, proxy and resolver have to be
+// made anew. Call Run of a new Agent.
+var ErrFactsChanged = errors.New("the cluster gave this node other addresses")
+
+// Agent runs the pods of one node.
+type Agent struct {
+	cfg     Config
+	log     *slog.Logger
+	metrics *metrics
+	random  *lockedRand
+
+	journal  journal
+	set      *set
+	images   *imageCache
+	probes   *probeRunner
+	reports  *reporter
+	machine  MachineFacts
+	logSlots chan struct{}
+
+	// plant and facts are set before anything uses them.
+	plant Plant
+	facts ClusterFacts
+	// wires keeps the network from being cleaned up while a pod is connected.
+	wires sync.RWMutex
+
+	registerAgain chan struct{}
+	synced        chan struct{} // closed with the first whole set
+	syncedOnce    sync.Once
+	toSync        signal
+	toClean       signal
+	toSave        signal
+	toBeat        signal
+
+	registered atomic.Bool
+	applied    atomic.Int64
+
+	mu       sync.Mutex
+	workers  map[string]*worker      // guarded by mu; by uid
+	admitted map[string]bool         // guarded by mu; uids that were given room
+	refused  map[string]pod.Refusal  // guarded by mu
+	serving  map[string]bool         // guarded by mu; addresses that services send to
+	heartbeat time.Duration          // guarded by mu
+	lease    time.Duration           // guarded by mu
+	unsaved  bool                    // guarded by mu; the set could not be saved
+}
+
+// Status is what the agent says of itself.
+type Status struct {
+	// Registered: a server has taken this node since the start.
+	Registered bool
+	// Synced: a whole set is known; FromServer: a server has confirmed it.
+	Synced     bool
+	FromServer bool
+	// Revision is that of the set, AppliedRevision what proxy and resolver have
+	// both applied.
+	Revision        int64
+	AppliedRevision int64
+	Pods            int
+	// PendingReports have not been taken by a server yet.
+	PendingReports int
+	// Unsaved: the set could not be written to disk.
+	Unsaved bool
+}
+
+// New makes an agent; it does nothing before Run.
+func New(cfg Config) (*Agent, error) {
+	if err := cfg.check(); err != nil {
+		return nil, err
+	}
+	cfg = cfg.withDefaults()
+	m, err := newMetrics(cfg.Metrics)
+	if err != nil {
+		return nil, fmt.Errorf("node: %w", err)
+	}
+	a := &Agent{
+		cfg: cfg, log: cfg.Logger, metrics: m, random: &lockedRand{r: cfg.Rand},
+		journal: journal{cfg.Disk, cfg.RunDisk}, set: newSet(),
+		logSlots:      make(chan struct{}, cfg.MaxLogStreams),
+		registerAgain: make(chan struct{}, 1), synced: make(chan struct{}),
+		toSync: newSignal(), toClean: newSignal(), toSave: newSignal(), toBeat: newSignal(),
+		workers: map[string]*worker{}, admitted: map[string]bool{}, refused: map[string]pod.Refusal{},
+		serving: map[string]bool{}, heartbeat: heartbeatDefault,
+	}
+	if a.cfg.Prober == nil {
+		a.cfg.Prober = HTTPProber{}
+	}
+	a.images = newImageCache(a)
+	a.probes = newProbeRunner(a)
+	a.reports = newReporter(a)
+	return a, nil
+}
+
+// Run works until ctx ends, and returns why; containers go on. It may be called
+// once.
+func (a *Agent) Run(ctx context.Context) error {
+	facts, err := a.cfg.Machine.Facts(ctx)
+	if err != nil {
+		return fmt.Errorf("node %s: learn what the machine is: %w", a.cfg.Name, err)
+	}
+	a.machine = facts
+	if err := a.recover(ctx); err != nil {
+		return err
+	}
+	if err := a.learnCluster(ctx); err != nil {
+		return err
+	}
+	if a.plant, err = a.cfg.Open(ctx, a.facts); err != nil {
+		return fmt.Errorf("node %s: open the network: %w", a.cfg.Name, err)
+	}
+	return a.serve(ctx)
+}
+
+// recover reads the set from disk. What cannot be read is as good as absent: a
+// server tells it again, and nothing is removed meanwhile.
+func (a *Agent) recover(ctx context.Context) error {
+	saved, err := a.journal.load()
+	if err != nil {
+		a.log.Warn("the saved assignments cannot be read whole", "error", err)
+	}
+	if saved == nil {
+		return nil
+	}
+	if err := a.settle(ctx); err != nil {
+		return err
+	}
+	if _, err := a.set.commit(saved, false); err != nil {
+		return err
+	}
+	a.syncedOnce.Do(func() { close(a.synced) })
+	return nil
+}
+
+// settle counts what already runs as admitted.
+func (a *Agent) settle(ctx context.Context) error {
+	pods, err := a.cfg.Runtime.Pods(ctx)
+	if err != nil {
+		return fmt.Errorf("node %s: list what runs: %w", a.cfg.Name, err)
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, p := range pods {
+		a.admitted[string(p.UID)] = true
+	}
+	return nil
+}
+
+// learnCluster takes what is on disk, or registers until a server answers.
+func (a *Agent) learnCluster(ctx context.Context) error {
+	saved, err := a.journal.loadCluster()
+	if err == nil && saved != nil {
+		a.facts, err = factsOf(saved)
+		if err == nil {
+			a.cfg.OnServers(a.facts.Servers)
+			a.takePace(saved.GetCluster())
+			a.askToRegister()
+			return nil
+		}
+	}
+	if err != nil {
+		a.log.Warn("what the node knew of its cluster cannot be read; asking a server", "error", err)
+	}
+	response, err := a.registerUntilDone(ctx)
+	if err != nil {
+		return err
+	}
+	a.facts, err = factsOf(response)
+	return err
+}
+
+// serve runs everything that goes on for as long as the agent does.
+func (a *Agent) serve(ctx context.Context) error {
+	group, ctx := errgroup.WithContext(ctx)
+	for _, part := range []func(context.Context) error{
+		a.registerLoop, a.heartbeatLoop, a.assignLoop, a.syncLoop, a.cleanLoop, a.saveLoop, a.watchRuntime, a.reports.run, a.pruneLoop,
+	} {
+		group.Go(func() error { return part(ctx) })
+	}
+	group.Go(func() error {
+		a.runWorkers(ctx)
+		return context.Cause(ctx)
+	})
+	err := group.Wait()
+	a.waitForWorkers()
+	a.probes.wait()
+	a.images.wait()
+	return err
+}
+
+// runWorkers starts looking after the pods that are known from the start.
+func (a *Agent) runWorkers(ctx context.Context) {
+	select {
+	case <-a.synced:
+	case <-ctx.Done():
+		return
+	}
+	if err := a.settle(ctx); err != nil {
+		a.log.Warn("what runs cannot be listed; it is found pod by pod", "error", err)
+	}
+	a.admit()
+	for _, p := range a.set.allPods() {
+		a.look(ctx, p.GetMetadata().GetUid())
+	}
+	a.toSync.raise()
+	a.toClean.raise()
+	<-ctx.Done()
+}
+
+// admit decides anew which pods there is room for.
+func (a *Agent) admit() {
+	pods := a.set.allPods()
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	settled := map[string]bool{}
+	for _, p := range pods {
+		uid := p.GetMetadata().GetUid()
+		settled[uid] = a.admitted[uid] || p.GetStatus().GetPhase() == object.PodRunning
+	}
+	a.refused = pod.Admit(pods, func(uid string) bool { return settled[uid] }, a.room())
+	a.admitted = map[string]bool{}
+	for uid := range settled {
+		if _, refused := a.refused[uid]; !refused {
+			a.admitted[uid] = true
+		}
+	}
+}
+
+// room is what pods may ask for.
+func (a *Agent) room() pod.Capacity {
+	return pod.Capacity{
+		MilliCPU:    max(a.machine.MilliCPU-a.cfg.ReservedMilliCPU, 0),
+		MemoryBytes: max(a.machine.MemoryBytes-a.cfg.ReservedMemoryBytes, 0),
+		Pods:        a.cfg.MaxPods,
+	}
+}
+
+// Handler serves AgentService. The caller mounts it where only servers come in;
+// it looks at the identity itself as well.
+func (a *Agent) Handler() http.Handler { return newLogHandler(a) }
+
+// Status tells how far the agent is.
+func (a *Agent) Status() Status {
+	s := Status{Registered: a.registered.Load(), AppliedRevision: a.applied.Load(), PendingReports: a.reports.pending()}
+	s.Synced, s.FromServer, s.Revision = a.set.known()
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	s.Pods, s.Unsaved = len(a.workers), a.unsaved
+	return s
+}
+
+// Ready tells whether the agent looks after its pods: it knows a whole set.
+func (a *Agent) Ready() bool { return a.Status().Synced }
+
+// event tells the user something about a pod.
+func (a *Agent) event(p *balsav1.Pod, e pod.Event) {
+	meta := p.GetMetadata()
+	ref := &balsav1.ObjectReference{ApiVersion: "v1", Kind: "Pod", Namespace: meta.GetNamespace(), Name: meta.GetName(), Uid: meta.GetUid()}
+	if e.Container != "" {
+		ref.FieldPath = "spec.containers{" + e.Container + "}"
+	}
+	a.reports.event(ref, e, a.cfg.Clock.Now())
+}
+
+// nodeEvent tells the user something about the node.
+func (a *Agent) nodeEvent(e pod.Event) {
+	a.reports.event(&balsav1.ObjectReference{ApiVersion: "v1", Kind: "Node", Name: a.cfg.Name}, e, a.cfg.Clock.Now())
+}
+
+// living lists the pods whose network must stay: those that were assigned and
+// have not ended, and what else exists.
+func (a *Agent) living(existing []string) []string {
+	var out []string
+	for _, p := range a.set.allPods() {
+		if !object.PodFinished(p) {
+			out = append(out, p.GetMetadata().GetUid())
+		}
+	}
+	for _, uid := range existing {
+		if p := a.set.pod(uid); p == nil || !object.PodFinished(p) {
+			out = append(out, uid)
+		}
+	}
+	slices.Sort(out)
+	return slices.Compact(out)
+}
+
+// sleep waits; it returns the context's error when that ends first.
+func sleep(ctx context.Context, c clock.Clock, d time.Duration) error {
+	if d <= 0 {
+		return context.Cause(ctx)
+	}
+	timer := c.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-timer.C():
+		return nil
+	}
+}

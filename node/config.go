@@ -1,0 +1,162 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"net/netip"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/balsa-run/balsa/internal/clock"
+)
+
+// Config says who the agent is and what it acts through. Name, NodeIP, Disk,
+// RunDisk, Clock, Rand, Logger, API, Machine, Runtime, Images and Open are
+// required.
+type Config struct {
+	// Name of the node, as in the agent's certificate.
+	Name string
+	// NodeIP is where other nodes and the servers reach this one.
+	NodeIP netip.Addr
+	// AgentPort is where Handler is served.
+	AgentPort int
+	Labels    map[string]string
+	// Version of the program, for the Node's status.
+	Version string
+
+	// Disk survives a reboot; RunDisk need not, and is the place of opened
+	// secrets: put it on a tmpfs.
+	Disk    Disk
+	RunDisk Disk
+
+	Clock  clock.Clock
+	Rand   *rand.Rand
+	Logger *slog.Logger
+	// Metrics may be nil.
+	Metrics prometheus.Registerer
+
+	API     API
+	Machine Machine
+	Runtime Runtime
+	Images  Images
+	// Prober asks readiness; nil: by HTTP over the network.
+	Prober Prober
+	// Open makes network, proxy and resolver. It is called once in each Run,
+	// when the cluster is known, from a server or from disk.
+	Open func(ctx context.Context, facts ClusterFacts) (Plant, error)
+	// OnServers hears of the servers' addresses, for instance to give them to
+	// the client; it may be nil.
+	OnServers func(addresses []string)
+
+	// DNSAddress is the name server of the pods; DefaultDNSAddress if not given.
+	DNSAddress netip.Addr
+	// ReservedMilliCPU and ReservedMemoryBytes are kept from pods.
+	ReservedMilliCPU    int64
+	ReservedMemoryBytes int64
+	// MaxPods bounds the pods that have not ended; DefaultMaxPods if 0.
+	MaxPods int
+	// MaxContainerLogs bounds open log streams; DefaultLogStreams if 0.
+	MaxLogStreams int
+}
+
+// Defaults of a Config.
+const (
+	DefaultMaxPods    = 110
+	DefaultLogStreams = 64
+)
+
+// Limits and paces of the agent.
+const (
+	// maxWorkers bounds the pods that are looked after at once, ended and
+	// orphaned ones included.
+	maxWorkers = 4096
+	// parallelTurns bounds the pods that act on the runtime at once.
+	parallelTurns = 16
+	// parallelProbes and parallelFetches bound those.
+	parallelProbes  = 32
+	parallelFetches = 2
+	// stepsPerTurn bounds the steps that a pod takes without a pause.
+	stepsPerTurn = 16
+	turnPause    = time.Second
+	// actionTimeout bounds one call of the runtime or the network.
+	actionTimeout = 2 * time.Minute
+	// fetchTimeout bounds the transfer of one image.
+	fetchTimeout = 30 * time.Minute
+	// resyncEvery is how often a pod is looked at without a reason.
+	resyncEvery = time.Minute
+
+	// reportSettle is how long a report waits for others, reportPods and
+	// reportEvents how many of them go together, maxEvents how many wait.
+	reportSettle = 50 * time.Millisecond
+	reportPods   = 200
+	reportEvents = 100
+	maxEvents    = 1000
+	// reportAgain is when a report that was taken, but does not show in the
+	// assignments, is sent again.
+	reportAgain = 15 * time.Second
+
+	// retryMin and retryMax bound the pause after a failure of a loop.
+	retryMin = 200 * time.Millisecond
+	retryMax = 10 * time.Second
+	// callTimeout bounds one unary call of the API.
+	callTimeout = 20 * time.Second
+	// streamSilence is how long a stream of assignments may be silent: servers
+	// tell their progress every second or so.
+	streamSilence = 30 * time.Second
+	// olderPatience is how long servers must insist on a set that is older than
+	// ours: only a cluster that was restored from a backup does that.
+	olderPatience = time.Minute
+
+	// syncSettle is how long proxy and resolver wait for further changes.
+	syncSettle = 20 * time.Millisecond
+	scrubEvery = time.Minute
+	// cleanEvery is how often leftovers are looked for.
+	cleanEvery = time.Minute
+	// imagesEvery is how often unused images are removed; imageGrace is how long
+	// the agent must have had a set from a server before it does.
+	imagesEvery = 30 * time.Minute
+	// saveSettle is how long the services of the set may wait to be saved.
+	saveSettle = time.Second
+
+	// heartbeatDefault is the pace until a server says another, and
+	// beatsPerInterval how much faster it gets when a revision was applied.
+	heartbeatDefault = time.Second
+	beatsPerInterval = 5
+)
+
+// DefaultDNSAddress is the resolver's link-local address on every node.
+func DefaultDNSAddress() netip.Addr { return netip.AddrFrom4([4]byte{169, 254, 20, 10}) }
+
+func (c Config) withDefaults() Config {
+	if c.MaxPods == 0 {
+		c.MaxPods = DefaultMaxPods
+	}
+	if c.MaxLogStreams == 0 {
+		c.MaxLogStreams = DefaultLogStreams
+	}
+	if !c.DNSAddress.IsValid() {
+		c.DNSAddress = DefaultDNSAddress()
+	}
+	if c.OnServers == nil {
+		c.OnServers = func([]string) {}
+	}
+	return c
+}
+
+func (c Config) check() error {
+	missing := func(name string, absent bool) error {
+		if absent {
+			return fmt.Errorf("node: Config.%s is required", name)
+		}
+		return nil
+	}
+	return errors.Join(
+		missing("Name", c.Name == ""), missing("NodeIP", !c.NodeIP.Is4()), missing("Disk", c.Disk == nil),
+		missing("RunDisk", c.RunDisk == nil), missing("Clock", c.Clock == nil), missing("Rand", c.Rand == nil),
+		missing("Logger", c.Logger == nil), missing("API", c.API == nil), missing("Machine", c.Machine == nil),
+		missing("Runtime", c.Runtime == nil), missing("Images", c.Images == nil), missing("Open", c.Open == nil))
+}

@@ -1,0 +1,341 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"strconv"
+	"time"
+
+	balsav1 "github.com/balsa-run/balsa/gen/balsa/v1"
+	"github.com/balsa-run/balsa/internal/clock"
+	"github.com/balsa-run/balsa/object"
+)
+
+func (a *Agent) askToRegister() {
+	select {
+	case a.registerAgain <- struct{}{}:
+	default:
+	}
+}
+
+// registerLoop registers whenever somebody asks for it.
+func (a *Agent) registerLoop(ctx context.Context) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-a.registerAgain:
+		}
+		response, err := a.registerUntilDone(ctx)
+		if err != nil {
+			return err
+		}
+		facts, err := factsOf(response)
+		if err != nil {
+			return err
+		}
+		if facts.PodCIDR != a.facts.PodCIDR || facts.ServiceCIDR != a.facts.ServiceCIDR ||
+			facts.ClusterCIDR != a.facts.ClusterCIDR || facts.DNSDomain != a.facts.DNSDomain {
+			return fmt.Errorf("node %s: pod CIDR %s was %s: %w", a.cfg.Name, facts.PodCIDR, a.facts.PodCIDR, ErrFactsChanged)
+		}
+	}
+}
+
+// registerUntilDone registers, however long it takes, and keeps the answer.
+func (a *Agent) registerUntilDone(ctx context.Context) (*balsav1.RegisterResponse, error) {
+	pause := a.newRetry()
+	for {
+		response, err := a.register(ctx)
+		if err == nil {
+			return response, nil
+		}
+		a.log.Warn("registering failed; trying again", "node", a.cfg.Name, "error", err)
+		if err := pause.pause(ctx); err != nil {
+			return nil, err
+		}
+	}
+}
+
+func (a *Agent) register(ctx context.Context) (*balsav1.RegisterResponse, error) {
+	call, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	response, err := a.cfg.API.Register(call, &balsav1.RegisterRequest{Node: a.nodeObject()})
+	if err != nil {
+		return nil, err
+	}
+	if _, err := factsOf(response); err != nil {
+		return nil, fmt.Errorf("the server's answer cannot be used: %w", err)
+	}
+	if err := a.journal.saveCluster(response); err != nil {
+		a.log.Warn("what the node knows of its cluster is not on disk: it cannot start without a server", "error", err)
+	}
+	a.cfg.OnServers(response.GetCluster().GetServers())
+	a.takePace(response.GetCluster())
+	a.registered.Store(true)
+	a.log.Info("registered", "node", a.cfg.Name, "podCIDR", response.GetNode().GetSpec().GetPodCidr())
+	return response, nil
+}
+
+func (a *Agent) takePace(c *balsav1.ClusterInfo) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if ms := c.GetHeartbeatIntervalMs(); ms > 0 {
+		a.heartbeat = time.Duration(ms) * time.Millisecond
+	}
+	if ms := c.GetLeaseDurationMs(); ms > 0 {
+		a.lease = time.Duration(ms) * time.Millisecond
+	}
+}
+
+// hostnameLabel is Kubernetes' name of the label that every node has.
+const hostnameLabel = "kubernetes.io/hostname"
+
+// nodeObject is what the node says of itself.
+func (a *Agent) nodeObject() *balsav1.Node {
+	labels := map[string]string{hostnameLabel: a.cfg.Name, "kubernetes.io/os": a.machine.Info.GetOperatingSystem(), "kubernetes.io/arch": a.machine.Info.GetArchitecture()}
+	maps.Copy(labels, a.cfg.Labels)
+	maps.DeleteFunc(labels, func(_, value string) bool { return value == "" })
+	info := object.Clone(&balsav1.Node{Status: &balsav1.NodeStatus{NodeInfo: a.machine.Info}}).Status.NodeInfo
+	if info == nil {
+		info = &balsav1.NodeSystemInfo{}
+	}
+	info.KubeletVersion = a.cfg.Version
+	room := a.room()
+	return &balsav1.Node{
+		ApiVersion: "v1", Kind: "Node",
+		Metadata: &balsav1.ObjectMeta{Name: a.cfg.Name, Labels: labels},
+		Status: &balsav1.NodeStatus{
+			Capacity:    quantities(a.machine.MilliCPU, a.machine.MemoryBytes, a.cfg.MaxPods),
+			Allocatable: quantities(room.MilliCPU, room.MemoryBytes, room.Pods),
+			Addresses: []*balsav1.NodeAddress{
+				{Type: "InternalIP", Address: a.cfg.NodeIP.String()}, {Type: "Hostname", Address: a.cfg.Name},
+			},
+			DaemonEndpoints: &balsav1.NodeDaemonEndpoints{KubeletEndpoint: &balsav1.DaemonEndpoint{Port: int32(a.cfg.AgentPort)}},
+			NodeInfo:        info,
+		},
+	}
+}
+
+func quantities(milliCPU, memory int64, pods int) map[string]*balsav1.Quantity {
+	cpu := strconv.FormatInt(milliCPU, 10) + "m"
+	if milliCPU%1000 == 0 {
+		cpu = strconv.FormatInt(milliCPU/1000, 10)
+	}
+	return map[string]*balsav1.Quantity{
+		object.ResourceCPU: object.NewQuantity(cpu), object.ResourceMemory: object.NewQuantity(strconv.FormatInt(memory, 10)),
+		object.ResourcePods: object.NewQuantity(strconv.Itoa(pods)),
+	}
+}
+
+// heartbeatLoop keeps the lease. It beats sooner when a revision was applied: a
+// rollout may be waiting to hear of it.
+func (a *Agent) heartbeatLoop(ctx context.Context) error {
+	var sequence uint64
+	down := false
+	for {
+		a.mu.Lock()
+		interval, lease := a.heartbeat, a.lease
+		a.mu.Unlock()
+		sequence++
+		err := a.beat(ctx, sequence, max(lease/2, interval, time.Second))
+		switch {
+		case ctx.Err() != nil:
+			return context.Cause(ctx)
+		case err != nil && !down:
+			a.log.Warn("no server takes the heartbeat; pods go on without", "error", err)
+		case err == nil && down:
+			a.log.Info("servers take the heartbeat again")
+		}
+		down = err != nil
+		a.metrics.beat(err)
+		if err := a.restBetweenBeats(ctx, interval); err != nil {
+			return err
+		}
+	}
+}
+
+func (a *Agent) restBetweenBeats(ctx context.Context, interval time.Duration) error {
+	least := interval / beatsPerInterval
+	if err := sleep(ctx, a.cfg.Clock, least); err != nil {
+		return err
+	}
+	return a.toBeat.wait(ctx, a.cfg.Clock, interval-least)
+}
+
+func (a *Agent) beat(ctx context.Context, sequence uint64, timeout time.Duration) error {
+	call, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	response, err := a.cfg.API.Heartbeat(call, &balsav1.HeartbeatRequest{
+		NodeName: a.cfg.Name, BootId: a.machine.Info.GetBootId(), AppliedRevision: a.applied.Load(), Sequence: sequence,
+	})
+	if err != nil {
+		return err
+	}
+	if len(response.GetServers()) > 0 {
+		a.cfg.OnServers(response.GetServers())
+	}
+	if response.GetRegister() {
+		a.askToRegister()
+	}
+	return nil
+}
+
+var (
+	errSilent = errors.New("the stream of assignments has gone silent")
+	errOlder  = errors.New("the server's set is older than ours")
+)
+
+// assignLoop follows the assignments, from one server to the next.
+func (a *Agent) assignLoop(ctx context.Context) error {
+	pause := a.newRetry()
+	var older time.Time // when servers began to insist on an older set
+	for {
+		err := a.follow(ctx, &older, pause)
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		a.log.Info("assignments ended; subscribing again", "error", err)
+		a.metrics.streams.Inc()
+		if err := pause.pause(ctx); err != nil {
+			return err
+		}
+	}
+}
+
+// follow reads one stream to its end.
+func (a *Agent) follow(ctx context.Context, older *time.Time, pause *retry) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	watchdog := a.cfg.Clock.NewTimer(streamSilence)
+	defer watchdog.Stop()
+	go watch(ctx, watchdog, cancel)
+	stream, err := a.cfg.API.Assignments(ctx, &balsav1.AssignmentsRequest{NodeName: a.cfg.Name})
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err := stream.Close(); err != nil {
+			a.log.Debug("closing the stream of assignments", "error", err)
+		}
+	}()
+	next := &step{}
+	for {
+		message, err := stream.Recv()
+		if err != nil {
+			return errors.Join(err, context.Cause(ctx))
+		}
+		watchdog.Reset(streamSilence)
+		complete, unknown := next.add(message)
+		for _, what := range unknown {
+			a.log.Warn("a server sent what this agent does not know", "what", what)
+		}
+		if !complete {
+			continue
+		}
+		if err := a.take(ctx, next, older); err != nil {
+			return err
+		}
+		pause.reset()
+	}
+}
+
+// watch ends the stream when the timer was not put back in time.
+func watch(ctx context.Context, timer clock.Timer, cancel context.CancelCauseFunc) {
+	select {
+	case <-ctx.Done():
+	case <-timer.C():
+		cancel(errSilent)
+	}
+}
+
+// take makes a complete step the state: first on disk, so that an agent that is
+// killed right after acting on it knows what it acted on.
+func (a *Agent) take(ctx context.Context, next *step, older *time.Time) error {
+	if err := a.refuseOlder(next, older); err != nil {
+		return err
+	}
+	e, err := a.set.commit(next, true)
+	if err != nil {
+		return err
+	}
+	if e.pods {
+		a.save(a.journal.savePods)
+	}
+	if len(e.uids) > 0 || e.services {
+		a.toSave.raise()
+	}
+	if len(e.uids) > 0 {
+		a.admit()
+	}
+	a.syncedOnce.Do(func() { close(a.synced) })
+	for _, uid := range e.uids {
+		a.look(ctx, uid)
+	}
+	if next.full {
+		a.toClean.raise()
+	}
+	a.toSync.raise()
+	a.metrics.revision.Set(float64(next.revision))
+	return nil
+}
+
+// refuseOlder: a set that is older than ours comes from a server that lags, and
+// another will do better. Only when the servers insist, after a restore from a
+// backup for example, it is taken.
+func (a *Agent) refuseOlder(next *step, older *time.Time) error {
+	_, _, have := a.set.known()
+	now := a.cfg.Clock.Now()
+	if !next.full || next.revision >= have {
+		*older = time.Time{}
+		return nil
+	}
+	if older.IsZero() {
+		*older = now
+	}
+	if now.Sub(*older) < olderPatience {
+		return fmt.Errorf("%w: %d, ours is %d", errOlder, next.revision, have)
+	}
+	a.log.Warn("taking an older set, since the servers insist: were they restored from a backup?", "revision", next.revision, "was", have)
+	*older = time.Time{}
+	return nil
+}
+
+// save writes a part of the set. A full disk does not stop the node: the state
+// is in memory, a server knows it, and what is too old on disk is told by its
+// revision.
+func (a *Agent) save(part func(*set) error) bool {
+	err := part(a.set)
+	a.metrics.saved(err)
+	a.mu.Lock()
+	was := a.unsaved
+	a.unsaved = err != nil
+	a.mu.Unlock()
+	if err != nil && !was {
+		a.log.Error("the assignments cannot be saved; going on with them in memory", "error", err)
+		a.toSave.raise()
+	}
+	return err == nil
+}
+
+// saveLoop saves what need not be saved at once, and what could not be.
+func (a *Agent) saveLoop(ctx context.Context) error {
+	pause := a.newRetry()
+	for {
+		if err := a.toSave.wait(ctx, a.cfg.Clock, 0); err != nil {
+			return err
+		}
+		if err := sleep(ctx, a.cfg.Clock, saveSettle); err != nil {
+			return err
+		}
+		if a.save(func(s *set) error { return errors.Join(a.journal.savePods(s), a.journal.saveServices(s)) }) {
+			pause.reset()
+			continue
+		}
+		if err := pause.pause(ctx); err != nil {
+			return err
+		}
+		a.toSave.raise()
+	}
+}

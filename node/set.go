@@ -1,0 +1,277 @@
+package node
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+
+	balsav1 "github.com/balsa-run/balsa/gen/balsa/v1"
+	"github.com/balsa-run/balsa/node/pod"
+	"github.com/balsa-run/balsa/object"
+)
+
+// errProtocol: a server sent what this agent cannot follow; it subscribes anew.
+var errProtocol = errors.New("assignments make no sense")
+
+// set is what the node was given, at one revision. Objects in it are frozen.
+type set struct {
+	mu       sync.RWMutex
+	objects  map[string]object.Message // guarded by mu; by key
+	pods     map[string]*balsav1.Pod   // guarded by mu; by uid
+	revision int64                     // guarded by mu
+	// synced: the set is whole; fromServer: a server said so, not the disk.
+	// Guarded by mu.
+	synced     bool
+	fromServer bool
+	// services counts the changes of Services, EndpointSlices and Nodes, so that
+	// proxy and resolver can tell whether they have work; guarded by mu.
+	services int64
+}
+
+func newSet() *set {
+	return &set{objects: map[string]object.Message{}, pods: map[string]*balsav1.Pod{}}
+}
+
+// step collects messages until they make a consistent state.
+type step struct {
+	open     bool
+	full     bool
+	revision int64
+	changes  map[string]object.Message // nil: deleted
+}
+
+// add takes a message in, and tells whether the step is complete. What this
+// agent does not know, a newer server's, is left out and returned.
+func (s *step) add(m *balsav1.AssignmentsResponse) (complete bool, unknown []string) {
+	if !s.open || m.GetFull() {
+		*s = step{open: true, full: m.GetFull(), changes: map[string]object.Message{}}
+	}
+	for _, o := range m.GetUpserts() {
+		message, err := object.Unwrap(o)
+		if err != nil {
+			unknown = append(unknown, "an object of an unknown kind")
+			continue
+		}
+		s.changes[object.KeyOf(message)] = message
+	}
+	for _, k := range m.GetDeletes() {
+		kind, ok := object.KindByName(k.GetKind())
+		if !ok {
+			unknown = append(unknown, "the deletion of an unknown kind "+k.GetKind())
+			continue
+		}
+		s.changes[object.Key(kind, k.GetNamespace(), k.GetName())] = nil
+	}
+	if !m.GetSynced() {
+		return false, unknown
+	}
+	s.open, s.revision = false, m.GetRevision()
+	return true, unknown
+}
+
+// effect is what a step changed.
+type effect struct {
+	// uids of pods to look at.
+	uids []string
+	// pods: the pods or what they use are worth saving at once; services: the
+	// rest changed.
+	pods     bool
+	services bool
+}
+
+// commit makes a complete step the state. A delta before any full set is an
+// error, and so is one that goes back in time.
+func (s *set) commit(next *step, fromServer bool) (effect, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case !next.full && !(s.synced && s.fromServer):
+		return effect{}, fmt.Errorf("%w: changes came before a full set", errProtocol)
+	case !next.full && next.revision < s.revision:
+		return effect{}, fmt.Errorf("%w: changes at revision %d after %d", errProtocol, next.revision, s.revision)
+	}
+	changes := next.changes
+	if next.full {
+		for key := range s.objects {
+			if _, kept := changes[key]; !kept {
+				changes[key] = nil
+			}
+		}
+	}
+	var e effect
+	for key, message := range changes {
+		s.changeLocked(key, message, &e)
+	}
+	s.synced, s.fromServer, s.revision = true, s.fromServer || fromServer, next.revision
+	if e.services {
+		s.services++
+	}
+	slices.Sort(e.uids)
+	e.uids = slices.Compact(e.uids)
+	return e, nil
+}
+
+func (s *set) changeLocked(key string, next object.Message, e *effect) {
+	old := s.objects[key]
+	if next == nil {
+		delete(s.objects, key)
+	} else {
+		s.objects[key] = next
+	}
+	kind, namespace, _, _ := object.ParseKey(key)
+	switch kind.Name {
+	case "Pod":
+		s.podLocked(asPod(old), asPod(next), e)
+	case "ConfigMap", "Secret":
+		e.pods = true
+		e.uids = append(e.uids, s.podsInLocked(namespace)...)
+	default:
+		e.services = e.services || old != next && !sameRevision(old, next)
+	}
+}
+
+func asPod(m object.Message) *balsav1.Pod {
+	p, _ := m.(*balsav1.Pod)
+	return p
+}
+
+func (s *set) podLocked(old, next *balsav1.Pod, e *effect) {
+	if uid := old.GetMetadata().GetUid(); old != nil {
+		delete(s.pods, uid)
+		e.uids = append(e.uids, uid)
+	}
+	if uid := next.GetMetadata().GetUid(); next != nil {
+		s.pods[uid] = next
+		e.uids = append(e.uids, uid)
+	}
+	// Our own status coming back is no reason to wait for the disk.
+	same := old != nil && next != nil && old.GetMetadata().GetUid() == next.GetMetadata().GetUid() &&
+		object.IsTerminating(old) == object.IsTerminating(next)
+	e.pods = e.pods || !same
+}
+
+// sameRevision tells whether two objects are the same state of one; a full set
+// repeats what is known.
+func sameRevision(a, b object.Message) bool {
+	return a != nil && b != nil && a.GetMetadata().GetUid() == b.GetMetadata().GetUid() &&
+		a.GetMetadata().GetResourceVersion() != "" && a.GetMetadata().GetResourceVersion() == b.GetMetadata().GetResourceVersion()
+}
+
+func (s *set) podsInLocked(namespace string) []string {
+	var uids []string
+	for uid, p := range s.pods {
+		if p.GetMetadata().GetNamespace() == namespace {
+			uids = append(uids, uid)
+		}
+	}
+	return uids
+}
+
+// known tells whether a whole set is there, who said so and at what revision.
+func (s *set) known() (synced, fromServer bool, revision int64) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.synced, s.fromServer, s.revision
+}
+
+func (s *set) pod(uid string) *balsav1.Pod {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.pods[uid]
+}
+
+func (s *set) allPods() []*balsav1.Pod {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	out := make([]*balsav1.Pod, 0, len(s.pods))
+	for _, p := range s.pods {
+		out = append(out, p)
+	}
+	return out
+}
+
+// sources collects the ConfigMaps and Secrets that a pod refers to.
+func (s *set) sources(p *balsav1.Pod) pod.Sources {
+	out := pod.Sources{ConfigMaps: map[string]*balsav1.ConfigMap{}, Secrets: map[string]*balsav1.Secret{}}
+	namespace := p.GetMetadata().GetNamespace()
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	configMap := func(name string) {
+		if m, ok := s.objects["configmaps/"+namespace+"/"+name].(*balsav1.ConfigMap); ok {
+			out.ConfigMaps[name] = m
+		}
+	}
+	secret := func(name string) {
+		if m, ok := s.objects["secrets/"+namespace+"/"+name].(*balsav1.Secret); ok {
+			out.Secrets[name] = m
+		}
+	}
+	for _, c := range p.GetSpec().GetContainers() {
+		for _, from := range c.GetEnvFrom() {
+			configMap(from.GetConfigMapRef().GetName())
+			secret(from.GetSecretRef().GetName())
+		}
+		for _, env := range c.GetEnv() {
+			configMap(env.GetValueFrom().GetConfigMapKeyRef().GetName())
+			secret(env.GetValueFrom().GetSecretKeyRef().GetName())
+		}
+	}
+	return out
+}
+
+// wiring is what proxy, resolver and routes are made from, at one revision.
+type wiring struct {
+	revision int64
+	changes  int64
+	services []*balsav1.Service
+	slices   []*balsav1.EndpointSlice
+	nodes    []*balsav1.Node
+}
+
+func (s *set) wiring() wiring {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	w := wiring{revision: s.revision, changes: s.services}
+	for _, key := range sortedKeys(s.objects) {
+		switch m := s.objects[key].(type) {
+		case *balsav1.Service:
+			w.services = append(w.services, m)
+		case *balsav1.EndpointSlice:
+			w.slices = append(w.slices, m)
+		case *balsav1.Node:
+			w.nodes = append(w.nodes, m)
+		}
+	}
+	return w
+}
+
+// position is the revision and how often services changed, without the lists.
+func (s *set) position() (revision, changes int64, synced bool) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.revision, s.services, s.synced
+}
+
+// part lists objects for the disk: those whose key the filter takes.
+func (s *set) part(take func(plural string) bool) (*balsav1.AssignmentsResponse, bool) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	out := &balsav1.AssignmentsResponse{Full: true, Synced: true, Revision: s.revision}
+	for _, key := range sortedKeys(s.objects) {
+		if plural, _, _ := strings.Cut(key, "/"); take(plural) {
+			out.Upserts = append(out.Upserts, object.Wrap(s.objects[key]))
+		}
+	}
+	return out, s.synced
+}
+
+func sortedKeys[V any](m map[string]V) []string {
+	keys := make([]string, 0, len(m))
+	for key := range m {
+		keys = append(keys, key)
+	}
+	slices.Sort(keys)
+	return keys
+}

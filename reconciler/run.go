@@ -1,0 +1,205 @@
+package reconciler
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"math/rand/v2"
+
+	"github.com/balsa-run/balsa/internal/clock"
+	"github.com/balsa-run/balsa/internal/loop"
+	"github.com/balsa-run/balsa/reconciler/compaction"
+	"github.com/balsa-run/balsa/reconciler/control"
+	"github.com/balsa-run/balsa/reconciler/endpoints"
+	"github.com/balsa-run/balsa/reconciler/events"
+	"github.com/balsa-run/balsa/reconciler/gc"
+	"github.com/balsa-run/balsa/reconciler/namespaces"
+	"github.com/balsa-run/balsa/reconciler/nodes"
+	"github.com/balsa-run/balsa/reconciler/placement"
+	"github.com/balsa-run/balsa/reconciler/rollout"
+	"github.com/balsa-run/balsa/reconciler/workload"
+	"github.com/balsa-run/balsa/store"
+)
+
+const (
+	// watchBuffer is how many revisions the feed may fall behind before it reads
+	// on from history.
+	watchBuffer = 4096
+	// queueLimit bounds the keys that wait in a concern's queue; of more, it looks
+	// at everything.
+	queueLimit = 20_000
+)
+
+// Deps are what Run works with. All but Hosts and Explanations are required.
+type Deps struct {
+	Store    *store.Store
+	Proposer control.Proposer
+	Clock    clock.Clock
+	// Rand seeds uids, names and back-offs; read once, at the start.
+	Rand   io.Reader
+	Logger *slog.Logger
+	// Epoch is the raft term in which this member leads. Every command carries it.
+	Epoch uint64
+	// Leases are made anew for each term, and also given to what takes heartbeats.
+	Leases *nodes.Leases
+	// Hosts is what gossip knows; nil: nothing.
+	Hosts nodes.Hosts
+	// Explanations, if not nil, is where the verdicts on waiting pods can be read.
+	Explanations *placement.Explanations
+}
+
+// Run reconciles until ctx ends or the term is over; then it returns ctx's cause,
+// or an error that wraps loop.ErrStop. It is started once a term, when this
+// member leads and has applied all that came before.
+func Run(ctx context.Context, d Deps) error {
+	r, err := newRunner(d)
+	if err != nil {
+		return err
+	}
+	watch, err := r.watch(ctx) // before the loops look for the first time
+	if err != nil {
+		return err
+	}
+	run := []func(context.Context) error{
+		func(ctx context.Context) error { return r.feed(ctx, watch) },
+		func(ctx context.Context) error {
+			return r.recorder.Run(ctx, r.writer(store.SpaceEvents), r.random())
+		},
+	}
+	for _, c := range r.concerns {
+		run = append(run, func(ctx context.Context) error { return loop.Run(ctx, r.options(c)) })
+		if c.Woken != nil {
+			run = append(run, func(ctx context.Context) error { return r.wake(ctx, c) })
+		}
+	}
+	return loop.Group(ctx, run...)
+}
+
+type runner struct {
+	Deps
+	space    *store.Space
+	seeds    *rand.ChaCha8
+	recorder *events.Recorder
+	concerns []control.Concern
+	queues   map[string]*loop.Queue
+}
+
+func newRunner(d Deps) (*runner, error) {
+	var seed [32]byte
+	if _, err := io.ReadFull(d.Rand, seed[:]); err != nil {
+		return nil, fmt.Errorf("reconciler: draw a seed: %w", err)
+	}
+	r := &runner{
+		Deps: d, space: d.Store.Space(store.SpaceObjects), seeds: rand.NewChaCha8(seed),
+		recorder: events.NewRecorder(d.Clock, d.Logger), queues: map[string]*loop.Queue{},
+	}
+	if r.space == nil || d.Store.Space(store.SpaceEvents) == nil {
+		return nil, fmt.Errorf("reconciler: the store has no space %q or %q", store.SpaceObjects, store.SpaceEvents)
+	}
+	writers := map[string]*control.Writer{}
+	for _, s := range d.Store.Spaces() {
+		writers[s.Name()] = r.writer(s.Name())
+	}
+	r.concerns = []control.Concern{
+		nodes.New(r.kit("nodes"), d.Leases, d.Hosts),
+		endpoints.New(r.kit("endpoints")),
+		workload.New(r.kit("workload")),
+		rollout.New(r.kit("rollout")),
+		placement.New(r.kit("placement"), d.Explanations),
+		gc.New(r.kit("gc")),
+		namespaces.New(r.kit("namespaces"), r.writer(store.SpaceEvents)),
+		compaction.New(writers, d.Store.Spaces()),
+	}
+	for _, c := range r.concerns {
+		r.queues[c.Name] = loop.NewQueue(d.Clock, queueLimit)
+	}
+	return r, nil
+}
+
+func (r *runner) writer(space string) *control.Writer {
+	return control.NewWriter(r.Proposer, r.Store.Space(space), r.Clock, r.Epoch)
+}
+
+// random is a source of its own: they are drawn in a fixed order, and no two
+// goroutines share one.
+func (r *runner) random() *rand.ChaCha8 {
+	var seed [32]byte
+	_, _ = r.seeds.Read(seed[:]) // never fails
+	return rand.NewChaCha8(seed)
+}
+
+func (r *runner) kit(name string) *control.Kit {
+	return &control.Kit{
+		Writer: r.writer(store.SpaceObjects), Clock: r.Clock, Rand: r.random(),
+		Logger: r.Logger.With("concern", name), Events: r.recorder,
+	}
+}
+
+func (r *runner) options(c control.Concern) loop.Options {
+	o := loop.Options{
+		Name: c.Name, Queue: r.queues[c.Name], Clock: r.Clock, Rand: rand.New(r.random()),
+		Logger: r.Logger, Step: c.Step, Settle: c.Settle, Batch: c.Batch,
+	}
+	if c.List != nil {
+		o.List = func() []string { return c.List(r.space.View()) }
+	}
+	return o
+}
+
+func (r *runner) wake(ctx context.Context, c control.Concern) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-c.Woken:
+			r.queues[c.Name].Add("")
+		}
+	}
+}
+
+func (r *runner) watch(ctx context.Context) (*store.Watcher, error) {
+	w, err := r.space.Watch(ctx, store.WatchOptions{PrevKV: true, Buffer: watchBuffer})
+	if err != nil {
+		return nil, fmt.Errorf("reconciler: watch the space of objects: %w", err)
+	}
+	return w, nil
+}
+
+// feed tells every concern what to look at. When the watch was cut, because it
+// fell behind or the store was restored, everything is looked at.
+func (r *runner) feed(ctx context.Context, w *store.Watcher) error {
+	for {
+		for batch := range w.Events() {
+			r.spread(batch)
+		}
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		if err := w.Err(); !errors.Is(err, store.ErrCompacted) && !errors.Is(err, store.ErrResync) {
+			return fmt.Errorf("reconciler: watch ended: %w", err)
+		}
+		var err error
+		if w, err = r.watch(ctx); err != nil {
+			return err
+		}
+		for _, c := range r.concerns {
+			r.queues[c.Name].AddAll()
+		}
+	}
+}
+
+func (r *runner) spread(batch store.Batch) {
+	v := r.space.View()
+	for _, ev := range batch.Events {
+		for _, c := range r.concerns {
+			if c.Keys == nil {
+				continue
+			}
+			if keys := c.Keys(v, ev); len(keys) > 0 {
+				r.queues[c.Name].Add(keys...)
+			}
+		}
+	}
+}

@@ -1,0 +1,156 @@
+package scheduler
+
+import (
+	"fmt"
+	"strconv"
+)
+
+// Filter is a reason for which a node refuses a pod.
+type Filter uint8
+
+// The filters, in the order in which a node that fails several is counted: by
+// the first.
+const (
+	NotReady Filter = iota
+	Cordoned
+	NodeSelector
+	CPU
+	Memory
+	PodSlots
+	Spread
+	filters
+)
+
+// word is the filter's name in the compact form.
+func (f Filter) word() string {
+	return [filters]string{"notready", "cordoned", "selector", "cpu", "memory", "pods", "spread"}[f]
+}
+
+// phrase is how a sentence counts the nodes that fail the filter.
+func (f Filter) phrase() string {
+	return [filters]string{
+		"not ready", "cordoned", "not matching nodeSelector", "too little cpu", "too little memory",
+		"no free pod slot", "breaking topologySpreadConstraints",
+	}[f]
+}
+
+// Reason is one filter that a node fails.
+type Reason struct {
+	Filter Filter
+	// Short is by how much: milli-cpus, bytes, pods, or matching pods beyond
+	// maxSkew. 0 for filters without a measure.
+	Short int64
+	// Detail names the label or the domain, where there is one.
+	Detail string
+}
+
+// amount prints Short in the filter's unit.
+func (r Reason) amount() string {
+	switch r.Filter {
+	case CPU:
+		return formatMilliCPU(r.Short)
+	case Memory:
+		return formatBytes(r.Short)
+	default:
+		return strconv.FormatInt(r.Short, 10)
+	}
+}
+
+// String says what is wrong, and so what would help.
+func (r Reason) String() string {
+	switch r.Filter {
+	case NodeSelector:
+		return "label " + r.Detail + " missing"
+	case CPU, Memory:
+		return r.amount() + " " + r.Filter.word() + " short"
+	case PodSlots:
+		return "pod slots short by " + r.amount()
+	case Spread:
+		if r.Short == 0 {
+			return "label " + r.Detail + " missing"
+		}
+		return fmt.Sprintf("%s %d over maxSkew", r.Detail, r.Short)
+	default:
+		return r.Filter.phrase()
+	}
+}
+
+func (r Reason) compact() string {
+	if r.Short > 0 {
+		return r.Filter.word() + "-" + r.amount()
+	}
+	return r.Filter.word()
+}
+
+// refusals lists what the node itself fails: all but spreading, which depends on
+// the other nodes. It appends to reasons.
+func refusals(reasons []Reason, n *Node, used Resources, p *Pod) []Reason {
+	if !n.Ready {
+		reasons = append(reasons, Reason{Filter: NotReady})
+	}
+	if n.Cordoned {
+		reasons = append(reasons, Reason{Filter: Cordoned})
+	}
+	for _, k := range sortedKeys(p.NodeSelector) {
+		if got, ok := n.Labels[k]; !ok || got != p.NodeSelector[k] {
+			reasons = append(reasons, Reason{Filter: NodeSelector, Detail: k + "=" + p.NodeSelector[k]})
+		}
+	}
+	short := func(f Filter, want, used, have int64) {
+		if want > 0 && used+want > have {
+			reasons = append(reasons, Reason{Filter: f, Short: used + want - have})
+		}
+	}
+	short(CPU, p.Requests.MilliCPU, used.MilliCPU, n.Allocatable.MilliCPU)
+	short(Memory, p.Requests.Memory, used.Memory, n.Allocatable.Memory)
+	short(PodSlots, p.Requests.Pods, used.Pods, n.Allocatable.Pods)
+	return reasons
+}
+
+// fits is refusals for the hot path: the answer only.
+func fits(n *Node, used Resources, p *Pod) bool {
+	if !n.Ready || n.Cordoned || !selects(p.NodeSelector, n.Labels) {
+		return false
+	}
+	room := func(want, used, have int64) bool { return want <= 0 || used+want <= have }
+	return room(p.Requests.MilliCPU, used.MilliCPU, n.Allocatable.MilliCPU) &&
+		room(p.Requests.Memory, used.Memory, n.Allocatable.Memory) &&
+		room(p.Requests.Pods, used.Pods, n.Allocatable.Pods)
+}
+
+func selects(selector, labels map[string]string) bool {
+	for k, v := range selector {
+		if got, ok := labels[k]; !ok || got != v {
+			return false
+		}
+	}
+	return true
+}
+
+// eligible nodes make the domains of a pod's spread constraints. A node that
+// could not take the pod anyway, because it is not ready, cordoned or not
+// selected, must not hold the skew of the others down: its domain would stay
+// the emptiest for ever.
+func eligible(n *Node, p *Pod) bool {
+	return n.Ready && !n.Cordoned && selects(p.NodeSelector, n.Labels)
+}
+
+func formatMilliCPU(m int64) string {
+	if m%1000 == 0 {
+		return strconv.FormatInt(m/1000, 10)
+	}
+	return strconv.FormatInt(m, 10) + "m"
+}
+
+// formatBytes rounds up, so that a shortage it prints is always enough.
+func formatBytes(n int64) string {
+	for _, u := range []struct {
+		size int64
+		name string
+	}{{1 << 30, "Gi"}, {1 << 20, "Mi"}, {1 << 10, "Ki"}} {
+		if n%u.size == 0 || (n >= u.size && u.size < 1<<30) {
+			return strconv.FormatInt((n+u.size-1)/u.size, 10) + u.name
+		}
+	}
+	return strconv.FormatInt(n, 10)
+}

@@ -1,0 +1,126 @@
+package storetest
+
+import (
+	"strings"
+
+	"pgregory.net/rapid"
+
+	internalv1 "github.com/balsa-run/balsa/gen/balsainternal/v1"
+	"github.com/balsa-run/balsa/store"
+)
+
+// Generator draws commands that are likely to meet each other: few keys, few
+// leases, revisions near those that exist.
+type Generator struct {
+	Spaces []string
+	// Revision is the newest revision of a space.
+	Revision func(space string) int64
+}
+
+var keys = []string{"a", "a/1", "a/2", "b", "b\x00", "c", "c/\xff", "\xff\xff", "\x00"}
+
+func drawKey(t *rapid.T) string { return rapid.SampledFrom(keys).Draw(t, "key") }
+
+func drawEnd(t *rapid.T) string {
+	return rapid.SampledFrom([]string{"", "", "", "\x00", "a/2", "b", "c", "d", "\xff\xff\xff"}).Draw(t, "end")
+}
+
+// DrawRange draws start <= k < end as views and watches have it.
+func DrawRange(t *rapid.T) (start, end string) {
+	r := rapid.SampledFrom([][2]string{{"", ""}, {"a", "a\x00"}, {"a/", "a0"}, {"b", ""}, {"a", "c"}, {"zz", "zzz"}}).Draw(t, "span")
+	return r[0], r[1]
+}
+
+// Command draws any command.
+func (g Generator) Command(t *rapid.T) *internalv1.Command {
+	space := rapid.SampledFrom(g.Spaces).Draw(t, "space")
+	cmd := g.operation(t, space)
+	cmd.TimeNs = rapid.Int64Range(0, 1000).Draw(t, "time")
+	if rapid.IntRange(0, 30).Draw(t, "epoch?") == 0 {
+		cmd.Epoch = rapid.Uint64Range(1, 3).Draw(t, "epoch")
+	}
+	return cmd
+}
+
+func (g Generator) operation(t *rapid.T, space string) *internalv1.Command {
+	switch k := rapid.IntRange(0, 40).Draw(t, "operation"); {
+	case k == 0:
+		return Compact(space, g.Revision(space)+rapid.Int64Range(-6, 1).Draw(t, "revision"))
+	case k == 1:
+		return Compact(space, g.Revision(space))
+	case k <= 4:
+		return Grant(space, drawLease(t), rapid.SampledFrom([]int64{-1, 0, 5, 60, store.MaxLeaseTTLSeconds + 1}).Draw(t, "ttl"))
+	case k <= 6:
+		return Revoke(space, drawLease(t))
+	case k == 7:
+		return Compact("nowhere", 1)
+	case k <= 20:
+		return Do(space, drawPut(t))
+	case k <= 25:
+		return Do(space, Delete(drawKey(t), drawEnd(t)))
+	}
+	return Txn(space, drawTxn(t, 2))
+}
+
+func drawLease(t *rapid.T) int64 {
+	return rapid.SampledFrom([]int64{1, 2, 3, -4}).Draw(t, "lease")
+}
+
+func drawPut(t *rapid.T) *internalv1.Op {
+	p := &internalv1.Put{Key: drawKey(t), PrevKv: rapid.Bool().Draw(t, "prev")}
+	switch rapid.IntRange(0, 7).Draw(t, "put") {
+	case 0:
+		p.IgnoreValue = true
+	case 1:
+		p.IgnoreLease = true
+	case 2, 3:
+		p.Lease = drawLease(t)
+	}
+	if !p.IgnoreValue {
+		n := rapid.SampledFrom([]int{1, 1, 1, 2, 30, 300}).Draw(t, "size")
+		p.Value = []byte(strings.Repeat(rapid.SampledFrom([]string{"x", "y"}).Draw(t, "value"), n))
+	}
+	return PutOp(p)
+}
+
+func drawTxn(t *rapid.T, depth int) *internalv1.Txn {
+	txn := &internalv1.Txn{}
+	for range rapid.IntRange(0, 2).Draw(t, "compares") {
+		txn.Compares = append(txn.Compares, drawCompare(t))
+	}
+	for range rapid.IntRange(0, 4).Draw(t, "success") {
+		txn.Success = append(txn.Success, drawOp(t, depth))
+	}
+	for range rapid.IntRange(0, 2).Draw(t, "failure") {
+		txn.Failure = append(txn.Failure, drawOp(t, depth))
+	}
+	return txn
+}
+
+func drawCompare(t *rapid.T) *internalv1.Compare {
+	return &internalv1.Compare{
+		Key:      drawKey(t),
+		RangeEnd: drawEnd(t),
+		Target:   internalv1.Compare_Target(rapid.IntRange(1, 5).Draw(t, "target")),
+		Result:   internalv1.Compare_Result(rapid.IntRange(1, 4).Draw(t, "result")),
+		Number:   rapid.Int64Range(0, 4).Draw(t, "number"),
+		Value:    []byte(rapid.SampledFrom([]string{"", "x", "y"}).Draw(t, "value")),
+	}
+}
+
+func drawOp(t *rapid.T, depth int) *internalv1.Op {
+	switch k := rapid.IntRange(0, 9).Draw(t, "op"); {
+	case k <= 3:
+		return drawPut(t)
+	case k <= 5:
+		return Delete(drawKey(t), drawEnd(t))
+	case k == 6 || depth == 0:
+		return Get(&internalv1.Range{
+			Key: drawKey(t), RangeEnd: drawEnd(t),
+			Limit:     rapid.Int64Range(0, 3).Draw(t, "limit"),
+			KeysOnly:  rapid.Bool().Draw(t, "keys only"),
+			CountOnly: rapid.Bool().Draw(t, "count only"),
+		})
+	}
+	return Nested(drawTxn(t, depth-1))
+}
