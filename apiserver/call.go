@@ -20,7 +20,6 @@ type call struct {
 	procedure string
 	start     time.Time
 	identity  pki.Identity
-	admitted  bool
 	stream    bool
 	served    bool   // an interceptor saw the outcome
 	code      string // of the outcome
@@ -138,7 +137,6 @@ func (s *Server) gate(ctx context.Context, spec connect.Spec, _ connect.Peer, _ 
 		c.code, c.reason = ce.Code().String(), toProblem(err).reason
 		return nil, ce
 	}
-	c.admitted = true
 	return ctx, nil
 }
 

@@ -10,6 +10,7 @@ import (
 
 	"connectrpc.com/connect"
 
+	"github.com/balsa-run/balsa/apiserver/blobs"
 	balsav1 "github.com/balsa-run/balsa/gen/balsa/v1"
 	"github.com/balsa-run/balsa/object"
 	"github.com/balsa-run/balsa/pki"
@@ -92,7 +93,7 @@ func toProblem(err error) *problem {
 		dup.err = err // with what was wrapped round it
 		return &dup
 	}
-	for _, classify := range []func(error) *problem{ofObject, ofConnect, ofContext, ofStore, ofPKI} {
+	for _, classify := range []func(error) *problem{ofObject, ofConnect, ofContext, ofStore, ofPKI, ofBlobs} {
 		if p := classify(err); p != nil {
 			return p
 		}
@@ -181,6 +182,17 @@ func pkiCodes() []pkiCode {
 		{pki.ErrBadRequest, connect.CodeInvalidArgument, "BadRequest"},
 		{pki.ErrTooMany, connect.CodeResourceExhausted, "LimitReached"},
 	}
+}
+
+// ofBlobs covers digests and blobs that are not what they should be.
+func ofBlobs(err error) *problem {
+	switch {
+	case errors.Is(err, blobs.ErrDigest):
+		return &problem{code: connect.CodeInvalidArgument, reason: "BadDigest", err: err}
+	case errors.Is(err, blobs.ErrTooLarge):
+		return &problem{code: connect.CodeResourceExhausted, reason: "LimitReached", err: err}
+	}
+	return nil
 }
 
 // ofConnect keeps what connect refuses by itself, such as a message that is too

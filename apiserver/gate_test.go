@@ -55,7 +55,7 @@ func TestRolesGolden(t *testing.T) {
 		if role == roleNone {
 			name = "(join)"
 		}
-		fmt.Fprintf(&b, " %-24s", name)
+		fmt.Fprintf(&b, " %-28s", name)
 	}
 	b.WriteString("\n")
 	for _, r := range matrix() {
@@ -70,7 +70,7 @@ func TestRolesGolden(t *testing.T) {
 					}
 				}
 			}
-			fmt.Fprintf(&b, " %-24s", cell)
+			fmt.Fprintf(&b, " %-28s", cell)
 		}
 		b.WriteString("\n")
 	}
@@ -376,11 +376,30 @@ func TestProtocols(t *testing.T) {
 			wa := startWatch(t, c, &balsav1.WatchRequest{Kind: "cm", FieldSelector: "metadata.name=" + name, Namespace: "default"})
 			wa.expect(t, "ADDED "+name, "BOOKMARK")
 		}
+	})
+}
+
+// A server that has lost its cluster does not say that it serves.
+func TestHealth(t *testing.T) {
+	run(t, func(t *testing.T, w *world) {
 		health := grpchealth.NewClient(w.admin().http, base)
-		res, err := health.Check(t.Context(), &grpchealth.CheckRequest{Service: "balsa.v1.ObjectService"})
-		must(t, err)
-		if res.Status != grpchealth.StatusServing {
-			t.Errorf("health: %v", res.Status)
+		check := func(service string) (grpchealth.Status, error) {
+			res, err := health.Check(t.Context(), &grpchealth.CheckRequest{Service: service})
+			if err != nil {
+				return grpchealth.StatusUnknown, err
+			}
+			return res.Status, nil
+		}
+		for _, service := range []string{"", "balsa.v1.ObjectService"} {
+			if status, err := check(service); err != nil || status != grpchealth.StatusServing {
+				t.Errorf("%q: %v, %v", service, status, err)
+			}
+		}
+		_, err := check("no.such.Service")
+		refused(t, err, connect.CodeNotFound, "NotFound")
+		w.backend.barrier = func() error { return classed{notApplied: true} }
+		if status, err := check(""); err != nil || status != grpchealth.StatusNotServing {
+			t.Errorf("without a leader: %v, %v", status, err)
 		}
 	})
 }

@@ -74,12 +74,12 @@ func (i imageService) archive(stream *connect.ClientStream[balsav1.ImportRequest
 	}
 	name := stream.Msg().GetName()
 	body := &chunkReader{first: stream.Msg().GetData(), next: func() ([]byte, error) {
-		switch {
-		case stream.Receive() && stream.Msg().GetName() != "":
+		switch more := stream.Receive(); {
+		case more && stream.Msg().GetName() != "":
 			return nil, invalid("name", "send it in the first message", "found in a later message")
-		case stream.Err() != nil:
+		case !more && stream.Err() != nil:
 			return nil, stream.Err()
-		case stream.Msg() == nil:
+		case !more:
 			return nil, io.EOF
 		}
 		return stream.Msg().GetData(), nil

@@ -194,6 +194,12 @@ func (a *assignments) note(touched map[string]*store.KV, e store.Event) {
 	}
 }
 
+// isRef tells the keys of what pods refer to.
+func isRef(key string) bool {
+	kind, _, _, ok := object.ParseKey(key)
+	return ok && (kind.Plural == "configmaps" || kind.Plural == "secrets")
+}
+
 func stateAfter(e store.Event) *store.KV {
 	if e.Type == store.EventDelete {
 		return nil
@@ -227,6 +233,12 @@ func (a *assignments) changedRefs(touched map[string]*store.KV, before map[strin
 	for key := range before {
 		if a.refs[key] == 0 {
 			touched[key] = nil
+		}
+	}
+	for key := range touched {
+		// Used and changed within the step, but by its end not used any more.
+		if isRef(key) && a.refs[key] == 0 && !before[key] {
+			delete(touched, key)
 		}
 	}
 	if len(begun) == 0 {

@@ -92,7 +92,7 @@ func (n nodeService) recordPods(ctx context.Context, node string, reports []*bal
 		return nil, err
 	}
 	for _, r := range reports {
-		n.reports.took(r)
+		n.reports.took(node, r)
 	}
 	return rejected, nil
 }
@@ -119,19 +119,19 @@ func (n nodeService) planReport(c *change, view store.View, node string, r *bals
 		c.remove(kv.Key)
 		return "", nil
 	}
-	if reason := n.stale(live, r); reason != "" {
+	if reason := n.stale(node, live, r); reason != "" {
 		return reason, nil
 	}
 	return n.planStatusReport(c, kv, live, r)
 }
 
 // stale refuses what would take a pod's status back in time.
-func (n nodeService) stale(live *balsav1.Pod, r *balsav1.PodReport) string {
+func (n nodeService) stale(node string, live *balsav1.Pod, r *balsav1.PodReport) string {
 	said, have := r.GetStatus(), live.GetStatus()
 	switch {
 	case said == nil:
 		return rejectNoStatus
-	case n.reports.older(r), said.GetObservedGeneration() < have.GetObservedGeneration():
+	case n.reports.older(node, r), said.GetObservedGeneration() < have.GetObservedGeneration():
 		return rejectOlder
 	case object.PodFinished(live) && said.GetPhase() != have.GetPhase():
 		return rejectFinal
@@ -165,31 +165,35 @@ func (n nodeService) planStatusReport(c *change, kv store.KV, live *balsav1.Pod,
 // reports again.
 type reportOrder struct {
 	mu   sync.Mutex
-	seen map[string]int64 // guarded by mu; by uid
+	seen map[reported]int64 // guarded by mu
 }
+
+// reported is a pod as one node speaks of it: no node can age another's reports.
+type reported struct{ node, uid string }
 
 // reportOrderMax bounds the memory; beyond it everything is forgotten.
 const reportOrderMax = 100_000
 
-func newReportOrder() *reportOrder { return &reportOrder{seen: map[string]int64{}} }
+func newReportOrder() *reportOrder { return &reportOrder{seen: map[reported]int64{}} }
 
-func (o *reportOrder) older(r *balsav1.PodReport) bool {
+func (o *reportOrder) older(node string, r *balsav1.PodReport) bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	return r.GetObservedRevision() < o.seen[r.GetUid()]
+	return r.GetObservedRevision() < o.seen[reported{node, r.GetUid()}]
 }
 
-func (o *reportOrder) took(r *balsav1.PodReport) {
+func (o *reportOrder) took(node string, r *balsav1.PodReport) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	key := reported{node, r.GetUid()}
 	if r.GetRemoved() {
-		delete(o.seen, r.GetUid())
+		delete(o.seen, key)
 		return
 	}
 	if len(o.seen) >= reportOrderMax {
 		clear(o.seen)
 	}
-	o.seen[r.GetUid()] = max(o.seen[r.GetUid()], r.GetObservedRevision())
+	o.seen[key] = max(o.seen[key], r.GetObservedRevision())
 }
 
 // recordEvents counts events that say the same into one.

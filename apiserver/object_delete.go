@@ -45,8 +45,14 @@ func (o objectService) Delete(ctx context.Context, req *balsav1.DeleteRequest) (
 	if _, err := o.finishWrite(ctx, c, req.GetDryRun()); err != nil {
 		return nil, err
 	}
-	shown, err := o.shown(ctx, c.result)
-	return &balsav1.DeleteResponse{Object: shown, Deleted: c.outcome == outcomeDeleted}, err
+	res := &balsav1.DeleteResponse{Deleted: c.outcome == outcomeDeleted}
+	if res.Object, err = o.shown(ctx, c.result); err != nil {
+		// A Secret that cannot be opened can be deleted all the same.
+		if secret, ok := c.result.(*balsav1.Secret); ok {
+			res.Object, err = object.Wrap(withheld(secret)), nil
+		}
+	}
+	return res, err
 }
 
 func checkDelete(kind object.Kind, req *balsav1.DeleteRequest) error {

@@ -22,7 +22,8 @@ type Backend interface {
 	ReadBarrier(ctx context.Context) error
 }
 
-// Heartbeats renews a node's lease, on this server or through the leader.
+// Heartbeats renews a node's lease, on this server or through the leader. Its
+// errors are those of Backend.
 type Heartbeats interface {
 	Beat(ctx context.Context, beat *balsav1.HeartbeatRequest) (*balsav1.HeartbeatResponse, error)
 }
@@ -34,7 +35,7 @@ type Nodes interface {
 	Agent(ctx context.Context, node *balsav1.Node) (internalv1connect.AgentServiceClient, error)
 }
 
-// Members looks after the servers.
+// Members looks after the servers. Its errors are those of Backend.
 type Members interface {
 	Status(ctx context.Context) (*balsav1.GetStatusResponse, error)
 	// TransferLeadership hands over to a member, or to the best if it is empty.
@@ -65,7 +66,8 @@ type Peer interface {
 	ServeState(ctx context.Context, req *internalv1.StateRequest) (*internalv1.StateResponse, error)
 }
 
-// Blobs keeps image blobs by their digest on this server.
+// Blobs keeps image blobs by their digest on this server; *blobs.Dir does. A bad
+// digest is a blobs.ErrDigest, one beyond the limit a blobs.ErrTooLarge.
 type Blobs interface {
 	// Stat tells the size of a blob, and whether it is here.
 	Stat(digest string) (size int64, ok bool, err error)

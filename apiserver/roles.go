@@ -54,6 +54,7 @@ const (
 	onlyOwnNode  = "own node"
 	onlyNoValues = "no Secret values"
 	onlyUserKind = "not EndpointSlice, Node"
+	onlyNotSlice = "not EndpointSlice"
 )
 
 // matrix is who may call what: the only place that says so. The order is the
@@ -64,15 +65,16 @@ func matrix() []rule {
 	readerBlind := grant{role: pki.RoleReader, only: onlyNoValues}
 	agentOwn := grant{role: pki.RoleAgent, only: onlyOwnNode}
 	adminMakes := grant{role: pki.RoleAdmin, only: onlyUserKind}
+	adminChanges := grant{role: pki.RoleAdmin, only: onlyNotSlice}
 	return []rule{
 		{balsav1connect.ObjectServiceGetProcedure, reads, []grant{server, admin, readerBlind}},
 		{balsav1connect.ObjectServiceListProcedure, reads, []grant{server, admin, readerBlind}},
 		{balsav1connect.ObjectServiceWatchProcedure, reads, []grant{server, admin, readerBlind}},
 		{balsav1connect.ObjectServiceCreateProcedure, writes, []grant{server, adminMakes}},
-		{balsav1connect.ObjectServiceUpdateProcedure, writes, []grant{server, admin}},
+		{balsav1connect.ObjectServiceUpdateProcedure, writes, []grant{server, adminChanges}},
 		{balsav1connect.ObjectServiceApplyProcedure, writes, []grant{server, adminMakes}},
-		{balsav1connect.ObjectServiceUpdateStatusProcedure, writes, []grant{server, admin}},
-		{balsav1connect.ObjectServiceDeleteProcedure, writes, []grant{server, admin}},
+		{balsav1connect.ObjectServiceUpdateStatusProcedure, writes, []grant{server, adminChanges}},
+		{balsav1connect.ObjectServiceDeleteProcedure, writes, []grant{server, adminChanges}},
 
 		{balsav1connect.NodeServiceRegisterProcedure, machineWrites, []grant{server, agentOwn}},
 		{balsav1connect.NodeServiceHeartbeatProcedure, machineReads, []grant{server, agentOwn}},

@@ -68,6 +68,6 @@ func withheld(secret *balsav1.Secret) *balsav1.Secret {
 	if meta.Annotations == nil {
 		meta.Annotations = map[string]string{}
 	}
-	meta.Annotations[annotationWithheld] = "role reader does not read the values of secrets"
+	meta.Annotations[annotationWithheld] = "only admins read the values of secrets"
 	return dup
 }

@@ -155,7 +155,7 @@ func (s *Server) API() http.Handler {
 		balsav1connect.ImageServiceName, balsav1connect.NodeServiceName, internalv1connect.PeerServiceName,
 	}
 	reflector := grpcreflect.NewStaticReflector(names...)
-	mount(grpchealth.NewHandler(grpchealth.NewStaticChecker(names...), strict...))
+	mount(grpchealth.NewHandler(health{Server: s, services: names}, strict...))
 	mount(grpcreflect.NewHandlerV1(reflector, strict...))
 	mount(grpcreflect.NewHandlerV1Alpha(reflector, strict...))
 	return s.wrap(mux)

@@ -36,11 +36,11 @@ type Dialer func(ctx context.Context, address string) (net.Conn, error)
 type Config struct {
 	// Addresses of the API, host:port. At least one.
 	Servers []string
-	// Dial opens TLS connections with ALPN h2 (see FromFile), or plain ones when
-	// Plain is set.
+	// Dial opens TLS connections with ALPN h2 (see FromFile). Others are refused
+	// unless Plain is set.
 	Dial Dialer
-	// Plain speaks HTTP/2 without TLS: for connections that are inside one
-	// process, where Dial vouches for both ends.
+	// Plain takes connections without TLS: those inside one process, where Dial
+	// vouches for both ends.
 	Plain bool
 	// RetryFor bounds how long a call is repeated; 0: DefaultRetryFor; negative:
 	// never repeated.
@@ -64,6 +64,7 @@ type Client struct {
 	servers   *pool
 	transport *http.Transport
 	clock     clock.Clock
+	retryFor  time.Duration
 }
 
 // New makes a Client. It dials nothing yet.
@@ -100,10 +101,7 @@ func (cfg Config) withDefaults() Config {
 
 func assemble(cfg Config, servers *pool, transport *http.Transport) *Client {
 	doer := &http.Client{Transport: &balancer{servers: servers, next: transport}}
-	base := "https://" + anyServer
-	if cfg.Plain {
-		base = "http://" + anyServer
-	}
+	base := "http://" + anyServer // what Dial returns is encrypted already
 	options := []connect.ClientOption{
 		connect.WithGRPC(),
 		connect.WithReadMaxBytes(MaxMessageBytes),
@@ -118,6 +116,7 @@ func assemble(cfg Config, servers *pool, transport *http.Transport) *Client {
 		servers:   servers,
 		transport: transport,
 		clock:     cfg.Clock,
+		retryFor:  cfg.RetryFor,
 	}
 }
 

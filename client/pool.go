@@ -2,7 +2,6 @@ package client
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -57,6 +56,12 @@ func (p *pool) set(addresses []string) {
 	p.current = max(0, slices.Index(p.addresses, inUse))
 }
 
+func (p *pool) size() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.addresses)
+}
+
 func (p *pool) all() []string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -88,48 +93,24 @@ func (b *balancer) RoundTrip(request *http.Request) (*http.Response, error) {
 	routed := request.Clone(request.Context())
 	routed.URL.Host, routed.Host = address, address
 	response, err := b.next.RoundTrip(routed)
-	if err != nil && request.Context().Err() == nil {
-		b.servers.failed(address, err)
+	if err == nil || request.Context().Err() != nil {
+		return response, err
 	}
-	return response, err
-}
-
-// dialError marks a request that never left: whatever it asked for was not done.
-type dialError struct {
-	address string
-	err     error
-}
-
-func (e *dialError) Error() string {
-	return fmt.Sprintf("server %s cannot be reached: %v", e.address, e.err)
-}
-func (e *dialError) Unwrap() error { return e.err }
-
-func neverSent(err error) bool {
-	var dial *dialError
-	return errors.As(err, &dial)
+	b.servers.failed(address, err)
+	if neverSent(err) {
+		return nil, err
+	}
+	return nil, fmt.Errorf("the connection to server %s broke: %w", address, err)
 }
 
 func newTransport(cfg Config) *http.Transport {
-	dial := func(ctx context.Context, _, address string) (net.Conn, error) {
-		ctx, cancel := context.WithTimeout(ctx, dialTimeout)
-		defer cancel()
-		conn, err := cfg.Dial(ctx, address)
-		if err != nil {
-			return nil, &dialError{address: address, err: err}
-		}
-		return conn, nil
-	}
 	transport := &http.Transport{
-		ForceAttemptHTTP2: true,
-		HTTP2:             &http.HTTP2Config{SendPingTimeout: pingAfter, PingTimeout: pingTimeout},
+		Protocols:   new(http.Protocols),
+		HTTP2:       &http.HTTP2Config{SendPingTimeout: pingAfter, PingTimeout: pingTimeout},
+		DialContext: func(ctx context.Context, _, address string) (net.Conn, error) { return dial(ctx, cfg, address) },
 	}
-	if cfg.Plain {
-		transport.DialContext = dial
-		transport.Protocols = new(http.Protocols)
-		transport.Protocols.SetUnencryptedHTTP2(true)
-	} else {
-		transport.DialTLSContext = dial
-	}
+	// TLS is dialled by cfg.Dial, so to the transport this is HTTP/2 on a
+	// connection without any. Its own TLS would hide why a server hung up.
+	transport.Protocols.SetUnencryptedHTTP2(true)
 	return transport
 }

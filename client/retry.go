@@ -3,6 +3,7 @@ package client
 import (
 	"context"
 	"errors"
+	"io"
 	"math/rand/v2"
 	"time"
 
@@ -22,29 +23,39 @@ type retrier struct {
 
 func (r *retrier) WrapUnary(next connect.UnaryFunc) connect.UnaryFunc {
 	return func(ctx context.Context, request connect.AnyRequest) (connect.AnyResponse, error) {
-		deadline := r.clock.Now().Add(r.retryFor)
-		wait := backoffFirst
-		for {
+		began := r.clock.Now()
+		tried, wait := trials{began: began}, backoffFirst
+		for count := 1; ; count++ {
 			tracked, made := withAttempt(ctx)
 			response, err := next(tracked, request)
-			if err == nil || !mayRepeat(request, err) {
-				return response, err
+			if err == nil {
+				return response, nil
+			}
+			tried.note(err)
+			if ctx.Err() != nil {
+				return nil, err
+			}
+			if !mayRepeat(request, err) || hopeless(err) && count >= r.servers.size() {
+				return nil, tried.conclude(request.Spec(), err, r.clock.Now())
 			}
 			r.servers.failed(made.address, err)
-			if r.clock.Now().Add(wait).After(deadline) || !r.pause(ctx, wait) {
-				return nil, err
+			if r.clock.Now().Add(wait).After(began.Add(r.retryFor)) || !r.pause(ctx, wait) {
+				return nil, tried.conclude(request.Spec(), err, r.clock.Now())
 			}
 			wait = min(2*wait, backoffMax)
 		}
 	}
 }
 
-// WrapStreamingClient leaves streams alone: whoever reads one knows where to
+// hopeless tells that the same server would say the same again.
+func hopeless(err error) bool { return refusedUs(err) || strange(err) }
+
+// WrapStreamingClient does not repeat streams: whoever reads one knows where to
 // resume it.
 func (r *retrier) WrapStreamingClient(next connect.StreamingClientFunc) connect.StreamingClientFunc {
 	return func(ctx context.Context, spec connect.Spec) connect.StreamingClientConn {
 		tracked, made := withAttempt(ctx)
-		return &watchedStream{StreamingClientConn: next(tracked, spec), servers: r.servers, made: made}
+		return &watchedStream{StreamingClientConn: next(tracked, spec), ctx: ctx, retrier: r, made: made, began: r.clock.Now()}
 	}
 }
 
@@ -67,28 +78,35 @@ func (r *retrier) pause(ctx context.Context, d time.Duration) bool {
 // watchedStream tells the pool when a stream broke because of its server.
 type watchedStream struct {
 	connect.StreamingClientConn
-	servers *pool
+	ctx     context.Context
+	retrier *retrier
 	made    *attempt
+	began   time.Time
 }
 
 func (s *watchedStream) Receive(message any) error {
 	err := s.StreamingClientConn.Receive(message)
-	if err != nil && connect.CodeOf(err) == connect.CodeUnavailable && s.made.address != "" {
-		s.servers.failed(s.made.address, err)
+	if err == nil || errors.Is(err, io.EOF) || s.ctx.Err() != nil {
+		return err
 	}
-	return err
+	if connect.CodeOf(err) == connect.CodeUnavailable && s.made.address != "" {
+		s.retrier.servers.failed(s.made.address, err)
+	}
+	tried := trials{began: s.began}
+	tried.note(err)
+	return tried.conclude(s.Spec(), err, s.retrier.clock.Now())
 }
 
 // mayRepeat tells whether a failed call may be made again. Only a server that
 // was not to be reached, or said that it cannot serve now, is worth it.
 func mayRepeat(request connect.AnyRequest, err error) bool {
+	if neverSent(err) {
+		return true
+	}
 	if connect.CodeOf(err) != connect.CodeUnavailable {
 		return false
 	}
-	if neverSent(err) || request.Spec().IdempotencyLevel == connect.IdempotencyNoSideEffects {
-		return true
-	}
-	if Applied(err) == balsav1.ErrorDetail_APPLIED_NOT_APPLIED {
+	if reads(request.Spec()) || Applied(err) == balsav1.ErrorDetail_APPLIED_NOT_APPLIED {
 		return true
 	}
 	return sameTwice(request)

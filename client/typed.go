@@ -2,6 +2,7 @@ package client
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"iter"
 
@@ -44,15 +45,19 @@ func newOf[T object.Message]() T {
 
 func kindOf[T object.Message]() object.Kind { return object.KindOf(newOf[T]()) }
 
+// errForeign marks an answer that holds something else than was asked for; asking
+// again does not change that.
+var errForeign = errors.New("client: the answer does not fit the question")
+
 func as[T object.Message](envelope *balsav1.Object) (T, error) {
 	var none T
 	message, err := object.Unwrap(envelope)
 	if err != nil {
-		return none, fmt.Errorf("client: the server sent an empty object: %w", err)
+		return none, fmt.Errorf("%w: the server sent an empty object: %w", errForeign, err)
 	}
 	typed, ok := message.(T)
 	if !ok {
-		return none, fmt.Errorf("client: asked for %s, the server sent %s", kindOf[T]().Name, object.KindOf(message).Name)
+		return none, fmt.Errorf("%w: asked for a %T, the server sent a %s", errForeign, none, object.KindOf(message).Name)
 	}
 	return typed, nil
 }

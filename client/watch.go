@@ -42,13 +42,23 @@ type WatchOptions struct {
 }
 
 // Watch tells every change of a kind, in order, each once, across broken
-// connections and changes of server. It ends when ctx does, or with an error
-// that repeating cannot mend; IsCompacted then means that history no longer
-// reaches back to where it was: watch again from the start.
+// connections and changes of server. It ends when ctx does, with the error of a
+// watch that no server took up within Config.RetryFor, or with one that
+// repeating cannot mend; IsCompacted then means that history no longer reaches
+// back to where it was: watch again from the start.
 func Watch[T object.Message](ctx context.Context, c *Client, namespace string, options WatchOptions) iter.Seq2[Event[T], error] {
+	return watchOf[T](ctx, c, kindOf[T](), namespace, options)
+}
+
+// WatchKind is Watch for programs that learn the kind when they run.
+func WatchKind(ctx context.Context, c *Client, kind object.Kind, namespace string, options WatchOptions) iter.Seq2[Event[object.Message], error] {
+	return watchOf[object.Message](ctx, c, kind, namespace, options)
+}
+
+func watchOf[T object.Message](ctx context.Context, c *Client, kind object.Kind, namespace string, options WatchOptions) iter.Seq2[Event[T], error] {
 	return func(yield func(Event[T], error) bool) {
 		w := &watch[T]{client: c, yield: yield, request: &balsav1.WatchRequest{
-			Kind: kindOf[T]().Name, Namespace: namespace, LabelSelector: options.LabelSelector,
+			Kind: kind.Name, Namespace: namespace, LabelSelector: options.LabelSelector,
 			FieldSelector: options.FieldSelector, ResourceVersion: options.ResourceVersion,
 		}}
 		w.run(ctx)
@@ -59,24 +69,34 @@ type watch[T object.Message] struct {
 	client  *Client
 	yield   func(Event[T], error) bool
 	request *balsav1.WatchRequest
-	// initial is true until the objects at the start have all been told. Before
+	// known is not nil until the objects at the start have all been told. Before
 	// that a broken stream begins anew, and tells them again: known holds those
 	// that were told at which revision, so that none is told twice.
 	known map[string]string
+	// told holds what was told of changes after request's resource version. A
+	// revision may be many changes, and only the last of them moves the place
+	// where the next stream begins: the others come again.
+	told map[change]bool
 }
+
+// change is one event, as far as it can come twice.
+type change struct{ eventType, key, revision string }
 
 // run reads one stream after the other until there is nothing more to tell.
 func (w *watch[T]) run(ctx context.Context) {
+	w.told = map[change]bool{}
 	if w.request.GetResourceVersion() == "" {
 		w.known = map[string]string{}
 	}
-	wait := backoffFirst
+	began, begun, wait := w.client.clock.Now(), false, backoffFirst
 	for {
 		progressed, err := w.stream(ctx)
 		if err == nil || ctx.Err() != nil {
 			return
 		}
-		if !resumable(err) {
+		begun = begun || progressed
+		late := !begun && w.client.clock.Since(began) >= w.client.retryFor
+		if !resumable(err) || late {
 			w.yield(Event[T]{}, err)
 			return
 		}
@@ -124,25 +144,43 @@ func (w *watch[T]) tell(response *balsav1.WatchResponse, seen map[string]bool) (
 	}
 	event := Event[T]{Type: EventType(response.GetType()), Object: typed, ResourceVersion: response.GetResourceVersion()}
 	if w.known != nil {
-		key := object.KeyOf(typed)
-		seen[key] = true
-		revision := typed.GetMetadata().GetResourceVersion()
-		if before, told := w.known[key]; told && before == revision {
-			return true, nil
-		} else if told {
-			event.Type = Modified
-		}
-		w.known[key] = revision
-		return w.yield(event, nil), nil
+		return w.tellFirst(event, seen), nil
 	}
-	w.request.ResourceVersion = response.GetResourceVersion()
-	return w.yield(event, nil), nil
+	c := change{response.GetType(), object.KeyOf(typed), typed.GetMetadata().GetResourceVersion()}
+	again := w.told[c]
+	w.told[c] = true
+	w.resumeAt(response.GetResourceVersion())
+	return again || w.yield(event, nil), nil
 }
 
-// bookmark moves the place where the next stream would resume.
+// tellFirst tells an object that existed at the start.
+func (w *watch[T]) tellFirst(event Event[T], seen map[string]bool) (more bool) {
+	key, revision := object.KeyOf(event.Object), event.Object.GetMetadata().GetResourceVersion()
+	seen[key] = true
+	before, told := w.known[key]
+	if told && before == revision {
+		return true
+	}
+	if told {
+		event.Type = Modified
+	}
+	w.known[key] = revision
+	return w.yield(event, nil)
+}
+
+// resumeAt moves the place where the next stream begins.
+func (w *watch[T]) resumeAt(revision string) {
+	if revision != w.request.GetResourceVersion() {
+		w.request.ResourceVersion = revision
+		clear(w.told)
+	}
+}
+
+// bookmark tells how far the stream has come, and once that it has told all that
+// there was.
 func (w *watch[T]) bookmark(response *balsav1.WatchResponse, seen map[string]bool) (more bool) {
 	if w.known == nil {
-		w.request.ResourceVersion = response.GetResourceVersion()
+		w.resumeAt(response.GetResourceVersion())
 		return true
 	}
 	if !response.GetInitialEventsEnd() {
@@ -154,7 +192,7 @@ func (w *watch[T]) bookmark(response *balsav1.WatchResponse, seen map[string]boo
 		}
 	}
 	w.known = nil
-	w.request.ResourceVersion = response.GetResourceVersion()
+	w.resumeAt(response.GetResourceVersion())
 	return w.yield(Event[T]{Type: Synced, ResourceVersion: response.GetResourceVersion()}, nil)
 }
 
@@ -185,7 +223,10 @@ func (w *watch[T]) pause(ctx context.Context, d time.Duration) bool {
 
 // resumable tells whether a stream that ended so may be resumed where it was.
 func resumable(err error) bool {
-	if errors.Is(err, io.ErrUnexpectedEOF) {
+	switch {
+	case errors.Is(err, errForeign):
+		return false
+	case errors.Is(err, io.ErrUnexpectedEOF):
 		return true
 	}
 	switch connect.CodeOf(err) {

@@ -55,10 +55,10 @@ type Cluster struct {
 	tasks  sync.WaitGroup
 
 	mu       sync.Mutex
-	phase    Phase // guarded by mu
-	failure  error // guarded by mu; set once
-	lowSpace bool  // guarded by mu
-	free     uint64
+	phase    Phase  // guarded by mu
+	failure  error  // guarded by mu; set once
+	lowSpace bool   // guarded by mu
+	free     uint64 // guarded by mu; bytes left when last asked
 }
 
 // New opens the member's stores. A member that has state starts to take part at
@@ -311,12 +311,9 @@ func (c *Cluster) Shutdown(ctx context.Context) error {
 	c.cancel()
 	done := make(chan error, 1)
 	go func() {
-		var err error
-		if r := c.raft.Load(); r != nil {
-			err = r.Shutdown().Error()
-		}
+		err := c.stopRaft()
 		c.tasks.Wait()
-		done <- err
+		done <- errors.Join(err, c.stopRaft()) // a wait for room may just have ended
 	}()
 	select {
 	case err := <-done:
@@ -324,6 +321,13 @@ func (c *Cluster) Shutdown(ctx context.Context) error {
 	case <-ctx.Done():
 		return fmt.Errorf("cluster: member %s did not stop in time: %w", c.cfg.ID, ctx.Err())
 	}
+}
+
+func (c *Cluster) stopRaft() error {
+	if r := c.raft.Load(); r != nil {
+		return r.Shutdown().Error()
+	}
+	return nil
 }
 
 func (c *Cluster) handOver(ctx context.Context) {

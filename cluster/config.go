@@ -47,8 +47,17 @@ type StableStore interface {
 	SetVote(term uint64, candidate []byte) error
 }
 
-// Machinery that the daemon may leave out has a default or is optional; the rest
-// is required.
+// The library's types that cross this package's border, so that nobody else needs
+// to import it.
+type (
+	LogStore      = raft.LogStore
+	SnapshotStore = raft.SnapshotStore
+	StreamLayer   = raft.StreamLayer
+	ServerAddress = raft.ServerAddress
+)
+
+// Config is what a member is made of. Fields that are not said to be optional are
+// required.
 type Config struct {
 	// ID names this server for ever and on this disk only: it is made with the
 	// data directory. Name is what people call it, Address where other servers
@@ -58,12 +67,12 @@ type Config struct {
 	Version string
 
 	Machine       Machine
-	LogStore      raft.LogStore
+	LogStore      LogStore
 	StableStore   StableStore
-	SnapshotStore raft.SnapshotStore
+	SnapshotStore SnapshotStore
 	// Stream carries raft's connections, already authenticated: it accepts role
 	// server only.
-	Stream raft.StreamLayer
+	Stream StreamLayer
 	Peers  Peers
 
 	// Gossip is who seems to be alive. Nil: no server is ever removed for being
@@ -89,6 +98,7 @@ type Config struct {
 	FeatureLevel    func() uint32
 	MaxFeatureLevel uint32
 
+	// Zero fields of these take the defaults below.
 	Timing Timing
 	Limits Limits
 	Disk   DiskLimits

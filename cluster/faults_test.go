@@ -9,7 +9,6 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/hashicorp/raft"
 	"google.golang.org/protobuf/proto"
 
 	internalv1 "github.com/balsa-run/balsa/gen/balsainternal/v1"
@@ -268,7 +267,7 @@ func TestDeposedLeadersEpoch(t *testing.T) {
 			t.Errorf("outcomes %v", results)
 		}
 		w.net.HealAll()
-		w.until("the old leader follows", func() bool { return old.raft.Load().State() == raft.Follower })
+		w.until("the old leader follows", func() bool { _, leader := old.leaderHint(); return leader == next.id })
 		if _, err := old.Propose(context.Background(), planned()); ReasonOf(err) != ReasonNotLeader || IsUnknown(err) {
 			t.Errorf("at the old leader, which must not forward it: %v", err)
 		}

@@ -92,7 +92,7 @@ type Member struct {
 // Members lists the raft configuration with what is known of each.
 func (c *Cluster) Members() []Member {
 	view := c.monitor.view()
-	_, leader := "", ""
+	leader := ""
 	if r := c.raft.Load(); r != nil {
 		_, leader = leaderOf(r)
 	}
@@ -207,23 +207,46 @@ func (c *Cluster) TransferLeadership(ctx context.Context, id string) error {
 	if err != nil {
 		return err
 	}
-	future := raft.Future(nil)
-	if id == "" {
+	target, err := transferTarget(r, id)
+	if err != nil {
+		return err
+	}
+	defer c.queue.pause()()
+	c.drain(ctx)
+	var future raft.Future
+	if target == nil {
 		future = r.LeadershipTransfer()
 	} else {
-		for _, server := range r.GetConfiguration().Configuration().Servers {
-			if string(server.ID) == id && server.Suffrage == raft.Voter {
-				future = r.LeadershipTransferToServer(server.ID, server.Address)
-			}
-		}
-	}
-	if future == nil {
-		return refused(ReasonInvalid, "hand over leadership: %s is no voter", id)
+		future = r.LeadershipTransferToServer(target.ID, target.Address)
 	}
 	if err := await(ctx, future); err != nil {
 		return refused(ReasonTransfer, "hand over leadership: %w", err)
 	}
 	return nil
+}
+
+// transferTarget finds a voter; nil lets the library choose.
+func transferTarget(r *raft.Raft, id string) (*raft.Server, error) {
+	if id == "" {
+		return nil, nil
+	}
+	for _, server := range r.GetConfiguration().Configuration().Servers {
+		if string(server.ID) == id && server.Suffrage == raft.Voter {
+			return &server, nil
+		}
+	}
+	return nil, refused(ReasonInvalid, "hand over leadership: %s is no voter", id)
+}
+
+// drain waits a little until no entry is on its way. One that is when leadership
+// goes has an unknown outcome, although the next leader nearly always has it.
+func (c *Cluster) drain(ctx context.Context) {
+	giveUp := c.cfg.Clock.Now().Add(c.cfg.Timing.Election)
+	for c.queue.busy() && c.cfg.Clock.Now().Before(giveUp) {
+		if !c.pause(ctx, time.Millisecond) {
+			return
+		}
+	}
 }
 
 func (c *Cluster) leaderRaft() (*raft.Raft, error) {

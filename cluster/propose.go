@@ -212,6 +212,7 @@ type queue struct {
 	waiting  []*pending // guarded by mu
 	bytes    int        // guarded by mu; of those waiting
 	inFlight int        // guarded by mu; entries on their way
+	paused   int        // guarded by mu; hand-overs that hold back the next entry
 	closed   *Error     // guarded by mu
 }
 
@@ -261,7 +262,7 @@ func (q *queue) remove(p *pending) bool {
 func (q *queue) take() []*pending {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if q.inFlight >= q.limits.BatchesInFlight || len(q.waiting) == 0 {
+	if q.paused > 0 || q.inFlight >= q.limits.BatchesInFlight || len(q.waiting) == 0 {
 		return nil
 	}
 	n, size := 0, 0
@@ -281,6 +282,25 @@ func (q *queue) landed() {
 	defer q.mu.Unlock()
 	q.inFlight--
 	q.kick()
+}
+
+// pause holds commands back until the result is called.
+func (q *queue) pause() (resume func()) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.paused++
+	return func() {
+		q.mu.Lock()
+		defer q.mu.Unlock()
+		q.paused--
+		q.kick()
+	}
+}
+
+func (q *queue) busy() bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.inFlight > 0
 }
 
 func (q *queue) depth() (commands, bytes int) {

@@ -188,7 +188,7 @@ func TestGracefulStopHandsOver(t *testing.T) {
 		if err := old.Shutdown(context.Background()); err != nil {
 			t.Fatal(err)
 		}
-		delete(w.nodes, old.id)
+		w.forget(old.id)
 		w.leaderBut(old.id).put("k", "1")
 		if took := time.Since(begin); took > 300*time.Millisecond {
 			t.Errorf("the next leader committed after %v", took)

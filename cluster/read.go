@@ -130,7 +130,7 @@ func (c *Cluster) confirm(ctx context.Context, r *raft.Raft, term uint64) error 
 	request := &internalv1.ConfirmRequest{Term: term, Nonce: c.cfg.Rand(), LeaderId: c.cfg.ID}
 	answers := make(chan bool, len(others))
 	for _, other := range others {
-		c.goTask(func() { answers <- c.confirms(ctx, other, request) })
+		go func() { answers <- c.confirms(ctx, other, request) }()
 	}
 	for missing := len(others); need > 0; missing-- {
 		if missing < need {

@@ -188,6 +188,7 @@ type world struct {
 	seed  atomic.Uint64
 	tune  func(*Config)
 	names []string
+	mu    sync.RWMutex // guards writes of nodes against the wire's reads
 }
 
 type node struct {
@@ -240,7 +241,9 @@ func (w *world) tryOpen(id string, disk *memlog.Disk) (*node, error) {
 		return nil, errors.Join(err, host.Close())
 	}
 	n.Cluster = c
+	w.mu.Lock()
 	w.nodes[id] = n
+	w.mu.Unlock()
 	if !slices.Contains(w.names, id) {
 		w.names = append(w.names, id)
 	}
@@ -283,9 +286,11 @@ func (w *world) votersSeen() int {
 func (w *world) stop() {
 	w.t.Helper()
 	w.net.HealAll()
-	for _, n := range w.nodes {
-		n.disk.Release()
-		n.kill()
+	for _, id := range w.names {
+		if n := w.node(id); n != nil {
+			n.disk.Release()
+			n.kill()
+		}
 	}
 }
 
@@ -303,7 +308,19 @@ func (n *node) kill() {
 		n.w.t.Errorf("stop %s: %v", n.id, err)
 	}
 	_ = n.cfg.Stream.Close()
-	delete(n.w.nodes, n.id)
+	n.w.forget(n.id)
+}
+
+func (w *world) forget(id string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	delete(w.nodes, id)
+}
+
+func (w *world) node(id string) *node {
+	w.mu.RLock()
+	defer w.mu.RUnlock()
+	return w.nodes[id]
 }
 
 func (w *world) tryLeader(not string) *node {
@@ -390,7 +407,7 @@ func call[Q, A any](ctx context.Context, p wire, to string, request Q, serve fun
 	if err := p.w.net.Pass(ctx, p.from, to); err != nil {
 		return none, FromConnect(err)
 	}
-	target := p.w.nodes[to]
+	target := p.w.node(to)
 	if target == nil {
 		return none, refused(ReasonPeer, "%s is not there", to)
 	}

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"slices"
 
 	"connectrpc.com/connect"
 
@@ -34,14 +33,8 @@ func (i *images) Fetch(ctx context.Context, name string) (runtime.Image, error) 
 	return found, absent(err)
 }
 
-func (i *images) Retain(ctx context.Context, names, digests []string) ([]string, error) {
-	keep := slices.Clone(digests)
-	for _, name := range names {
-		if found, err := i.store.Resolve(ctx, name); err == nil {
-			keep = append(keep, found.Digest)
-		}
-	}
-	return i.store.Prune(ctx, func(digest string) bool { return slices.Contains(keep, digest) })
+func (i *images) Prune(ctx context.Context, keep func(digest string) bool) ([]string, error) {
+	return i.store.Prune(ctx, keep)
 }
 
 func absent(err error) error {

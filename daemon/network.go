@@ -3,9 +3,11 @@ package daemon
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
+	"syscall"
 	"time"
 
 	"github.com/balsa-run/balsa/pki"
@@ -61,6 +63,14 @@ func (n *network) DialRaft(address string, timeout time.Duration) (net.Conn, err
 
 func (n *network) DialAgent(ctx context.Context, node, address string) (net.Conn, error) {
 	return pki.Dial(ctx, n.dialer, address, pki.AgentClientTLS(n.options, node))
+}
+
+func (n *network) Answers(ctx context.Context, address string) bool {
+	conn, err := n.dialer.DialContext(ctx, "tcp", address)
+	if err == nil {
+		_ = conn.Close()
+	}
+	return err == nil || errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, syscall.ECONNRESET)
 }
 
 func (n *network) Close() error { return n.demux.Close() }

@@ -39,9 +39,11 @@ type Agent struct {
 	machine  MachineFacts
 	logSlots chan struct{}
 
-	// plant and facts are set before anything uses them.
+	// plant, facts and work, the context that workers end with, are set before
+	// anything uses them.
 	plant Plant
 	facts ClusterFacts
+	work  context.Context
 	// wires keeps the network from being cleaned up while a pod is connected.
 	wires sync.RWMutex
 
@@ -53,17 +55,20 @@ type Agent struct {
 	toSave        signal
 	toBeat        signal
 
+	// running counts workers, probes and fetches.
+	running    sync.WaitGroup
+	slots      chan struct{} // one for each pod that acts
 	registered atomic.Bool
 	applied    atomic.Int64
 
-	mu       sync.Mutex
-	workers  map[string]*worker      // guarded by mu; by uid
-	admitted map[string]bool         // guarded by mu; uids that were given room
-	refused  map[string]pod.Refusal  // guarded by mu
-	serving  map[string]bool         // guarded by mu; addresses that services send to
+	mu        sync.Mutex
+	workers   map[string]*worker     // guarded by mu; by uid
+	admitted  map[string]bool        // guarded by mu; uids that were given room
+	refused   map[string]pod.Refusal // guarded by mu
+	serving   map[string]bool        // guarded by mu; addresses that services send to
 	heartbeat time.Duration          // guarded by mu
-	lease    time.Duration           // guarded by mu
-	unsaved  bool                    // guarded by mu; the set could not be saved
+	lease     time.Duration          // guarded by mu
+	unsaved   bool                   // guarded by mu; the set could not be saved
 }
 
 // Status is what the agent says of itself.
@@ -97,7 +102,7 @@ func New(cfg Config) (*Agent, error) {
 	a := &Agent{
 		cfg: cfg, log: cfg.Logger, metrics: m, random: &lockedRand{r: cfg.Rand},
 		journal: journal{cfg.Disk, cfg.RunDisk}, set: newSet(),
-		logSlots:      make(chan struct{}, cfg.MaxLogStreams),
+		logSlots: make(chan struct{}, cfg.MaxLogStreams), slots: make(chan struct{}, parallelTurns),
 		registerAgain: make(chan struct{}, 1), synced: make(chan struct{}),
 		toSync: newSignal(), toClean: newSignal(), toSave: newSignal(), toBeat: newSignal(),
 		workers: map[string]*worker{}, admitted: map[string]bool{}, refused: map[string]pod.Refusal{},
@@ -120,7 +125,10 @@ func (a *Agent) Run(ctx context.Context) error {
 		return fmt.Errorf("node %s: learn what the machine is: %w", a.cfg.Name, err)
 	}
 	a.machine = facts
-	if err := a.recover(ctx); err != nil {
+	if err := a.settle(ctx); err != nil {
+		return err
+	}
+	if err := a.recover(); err != nil {
 		return err
 	}
 	if err := a.learnCluster(ctx); err != nil {
@@ -134,16 +142,13 @@ func (a *Agent) Run(ctx context.Context) error {
 
 // recover reads the set from disk. What cannot be read is as good as absent: a
 // server tells it again, and nothing is removed meanwhile.
-func (a *Agent) recover(ctx context.Context) error {
+func (a *Agent) recover() error {
 	saved, err := a.journal.load()
 	if err != nil {
 		a.log.Warn("the saved assignments cannot be read whole", "error", err)
 	}
 	if saved == nil {
 		return nil
-	}
-	if err := a.settle(ctx); err != nil {
-		return err
 	}
 	if _, err := a.set.commit(saved, false); err != nil {
 		return err
@@ -192,6 +197,7 @@ func (a *Agent) learnCluster(ctx context.Context) error {
 // serve runs everything that goes on for as long as the agent does.
 func (a *Agent) serve(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
+	a.work = ctx
 	for _, part := range []func(context.Context) error{
 		a.registerLoop, a.heartbeatLoop, a.assignLoop, a.syncLoop, a.cleanLoop, a.saveLoop, a.watchRuntime, a.reports.run, a.pruneLoop,
 	} {
@@ -202,9 +208,7 @@ func (a *Agent) serve(ctx context.Context) error {
 		return context.Cause(ctx)
 	})
 	err := group.Wait()
-	a.waitForWorkers()
-	a.probes.wait()
-	a.images.wait()
+	a.running.Wait()
 	return err
 }
 
@@ -215,12 +219,9 @@ func (a *Agent) runWorkers(ctx context.Context) {
 	case <-ctx.Done():
 		return
 	}
-	if err := a.settle(ctx); err != nil {
-		a.log.Warn("what runs cannot be listed; it is found pod by pod", "error", err)
-	}
 	a.admit()
 	for _, p := range a.set.allPods() {
-		a.look(ctx, p.GetMetadata().GetUid())
+		a.look(p.GetMetadata().GetUid())
 	}
 	a.toSync.raise()
 	a.toClean.raise()
@@ -238,7 +239,6 @@ func (a *Agent) admit() {
 		settled[uid] = a.admitted[uid] || p.GetStatus().GetPhase() == object.PodRunning
 	}
 	a.refused = pod.Admit(pods, func(uid string) bool { return settled[uid] }, a.room())
-	a.admitted = map[string]bool{}
 	for uid := range settled {
 		if _, refused := a.refused[uid]; !refused {
 			a.admitted[uid] = true

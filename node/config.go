@@ -116,11 +116,10 @@ const (
 	scrubEvery = time.Minute
 	// cleanEvery is how often leftovers are looked for.
 	cleanEvery = time.Minute
-	// imagesEvery is how often unused images are removed; imageGrace is how long
-	// the agent must have had a set from a server before it does.
+	// imagesEvery is how often unused images are removed.
 	imagesEvery = 30 * time.Minute
-	// saveSettle is how long the services of the set may wait to be saved.
-	saveSettle = time.Second
+	// saveEvery bounds how often services are saved: pods are saved at once.
+	saveEvery = time.Second
 
 	// heartbeatDefault is the pace until a server says another, and
 	// beatsPerInterval how much faster it gets when a revision was applied.

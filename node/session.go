@@ -234,7 +234,7 @@ func (a *Agent) follow(ctx context.Context, older *time.Time, pause *retry) erro
 		if !complete {
 			continue
 		}
-		if err := a.take(ctx, next, older); err != nil {
+		if err := a.take(next, older); err != nil {
 			return err
 		}
 		pause.reset()
@@ -252,7 +252,7 @@ func watch(ctx context.Context, timer clock.Timer, cancel context.CancelCauseFun
 
 // take makes a complete step the state: first on disk, so that an agent that is
 // killed right after acting on it knows what it acted on.
-func (a *Agent) take(ctx context.Context, next *step, older *time.Time) error {
+func (a *Agent) take(next *step, older *time.Time) error {
 	if err := a.refuseOlder(next, older); err != nil {
 		return err
 	}
@@ -271,7 +271,7 @@ func (a *Agent) take(ctx context.Context, next *step, older *time.Time) error {
 	}
 	a.syncedOnce.Do(func() { close(a.synced) })
 	for _, uid := range e.uids {
-		a.look(ctx, uid)
+		a.look(uid)
 	}
 	if next.full {
 		a.toClean.raise()
@@ -319,23 +319,26 @@ func (a *Agent) save(part func(*set) error) bool {
 	return err == nil
 }
 
-// saveLoop saves what need not be saved at once, and what could not be.
+// saveLoop saves what need not be saved at once, and what could not be: the
+// first change soon, then at most once in saveEvery.
 func (a *Agent) saveLoop(ctx context.Context) error {
 	pause := a.newRetry()
+	all := func(s *set) error { return errors.Join(a.journal.savePods(s), a.journal.saveServices(s)) }
+	defer a.save(all)
 	for {
 		if err := a.toSave.wait(ctx, a.cfg.Clock, 0); err != nil {
 			return err
 		}
-		if err := sleep(ctx, a.cfg.Clock, saveSettle); err != nil {
-			return err
-		}
-		if a.save(func(s *set) error { return errors.Join(a.journal.savePods(s), a.journal.saveServices(s)) }) {
-			pause.reset()
+		if !a.save(all) {
+			a.toSave.raise()
+			if err := pause.pause(ctx); err != nil {
+				return err
+			}
 			continue
 		}
-		if err := pause.pause(ctx); err != nil {
+		pause.reset()
+		if err := sleep(ctx, a.cfg.Clock, saveEvery); err != nil {
 			return err
 		}
-		a.toSave.raise()
 	}
 }

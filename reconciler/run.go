@@ -171,9 +171,7 @@ func (r *runner) watch(ctx context.Context) (*store.Watcher, error) {
 // fell behind or the store was restored, everything is looked at.
 func (r *runner) feed(ctx context.Context, w *store.Watcher) error {
 	for {
-		for batch := range w.Events() {
-			r.spread(batch)
-		}
+		r.follow(ctx, w)
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
@@ -187,6 +185,16 @@ func (r *runner) feed(ctx context.Context, w *store.Watcher) error {
 		for _, c := range r.concerns {
 			r.queues[c.Name].AddAll()
 		}
+	}
+}
+
+// follow reads a watch to its end. The watch was opened before ctx was made, and
+// does not end with it by itself.
+func (r *runner) follow(ctx context.Context, w *store.Watcher) {
+	release := context.AfterFunc(ctx, w.Stop)
+	defer release()
+	for batch := range w.Events() {
+		r.spread(batch)
 	}
 }
 

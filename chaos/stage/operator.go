@@ -37,16 +37,33 @@ func (s *Stage) Token(ctx context.Context, role string) (string, error) {
 
 // Status is what `balsa cluster status` tells.
 type Status struct {
-	LeaderID string   `json:"leaderId"`
-	Diverged []string `json:"diverged"`
-	Members  []struct {
-		ID      string `json:"id"`
-		Name    string `json:"name"`
-		Address string `json:"address"`
-		State   string `json:"state"`
-		Voter   bool   `json:"voter"`
-		Version string `json:"version"`
-	} `json:"members"`
+	LeaderID string         `json:"leaderId"`
+	Term     json.Number    `json:"term"`
+	Diverged []string       `json:"diverged"`
+	Members  []StatusMember `json:"members"`
+}
+
+// StatusMember is a server in a Status.
+type StatusMember struct {
+	ID      string `json:"id"`
+	Name    string `json:"name"`
+	Address string `json:"address"`
+	State   string `json:"state"`
+	Voter   bool   `json:"voter"`
+	Version string `json:"version"`
+	Spaces  []struct {
+		Space    string      `json:"space"`
+		Revision json.Number `json:"revision"`
+		Hash     string      `json:"hash"`
+	} `json:"spaces"`
+}
+
+func (s *Status) term() int64 {
+	term, err := s.Term.Int64()
+	if err != nil {
+		return 0
+	}
+	return term
 }
 
 func (s *Status) voters() int {
@@ -65,18 +82,25 @@ func (s *Stage) Status(ctx context.Context) (*Status, error) {
 	return status, s.decode(ctx, status, "cluster", "status")
 }
 
-// Leader is the server that leads.
+// Leader is the server that leads, as the members of the newest term know it:
+// one that is cut off may know nothing, or the past.
 func (s *Stage) Leader(ctx context.Context) (*Member, error) {
-	status, err := s.Status(ctx)
-	if err != nil {
-		return nil, err
-	}
-	for _, member := range status.Members {
-		if member.ID != status.LeaderID || status.LeaderID == "" {
+	var newest Status
+	for _, server := range s.Servers {
+		if !server.Process.Running() {
 			continue
 		}
+		status := Status{}
+		if err := s.decode(ctx, &status, "--config", s.adminAt(server), "cluster", "status"); err != nil {
+			continue
+		}
+		if status.LeaderID != "" && status.term() >= newest.term() {
+			newest = status
+		}
+	}
+	for _, member := range newest.Members {
 		for _, server := range s.Servers {
-			if server.Host.Name == member.Name {
+			if member.ID == newest.LeaderID && server.Host.Name == member.Name {
 				return server, nil
 			}
 		}
@@ -202,4 +226,40 @@ func (s *Stage) Until(ctx context.Context, patience time.Duration, what string, 
 			return fmt.Errorf("waited %v for %s: %w", patience, what, err)
 		}
 	}
+}
+
+// Whole returns which server does not vote or does not answer.
+func (s *Status) Whole(servers int) error {
+	if s.voters() != servers || len(s.Members) != servers {
+		return fmt.Errorf("%d of %d members vote, %d are wanted", s.voters(), len(s.Members), servers)
+	}
+	for _, member := range s.Members {
+		if member.State == "unreachable" {
+			return fmt.Errorf("member %s is unreachable", member.ID)
+		}
+	}
+	return nil
+}
+
+// Agreed returns which member has not the state of the others. While writes go
+// on, some always lag.
+func (s *Status) Agreed() error {
+	if len(s.Diverged) > 0 {
+		return fatal(fmt.Errorf("members disagree: %v", s.Diverged))
+	}
+	for _, member := range s.Members {
+		if objects := member.objects(); objects != s.Members[0].objects() {
+			return fmt.Errorf("member %s is at %s, %s at %s", member.ID, objects, s.Members[0].ID, s.Members[0].objects())
+		}
+	}
+	return nil
+}
+
+func (m *StatusMember) objects() string {
+	for _, space := range m.Spaces {
+		if space.Space == "objects" {
+			return fmt.Sprintf("revision %v hash %s", space.Revision, space.Hash)
+		}
+	}
+	return "no state"
 }

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/balsa-run/balsa/chaos/world/host"
+	"github.com/balsa-run/balsa/pki"
 )
 
 const (
@@ -78,6 +79,9 @@ func (s *Stage) up(ctx context.Context) error {
 			return err
 		}
 	}
+	if err := s.knowAllServers(); err != nil {
+		return err
+	}
 	for number := 1; number <= s.options.Agents; number++ {
 		if err := s.addAgent(ctx, number); err != nil {
 			return err
@@ -133,7 +137,7 @@ func (s *Stage) serverReady(ctx context.Context, number int, m *Member) error {
 			return fatal(fmt.Errorf("server %s ended", m.Host.Name))
 		}
 		if number == 1 {
-			if _, err := os.Stat(s.Admin()); err != nil {
+			if err := s.knowAllServers(); err != nil {
 				return err
 			}
 		}
@@ -182,6 +186,23 @@ func (m *Member) run(name string, args []string) error {
 // Restart starts the member again on the disk it has.
 func (m *Member) Restart() error { return m.run(m.start[0], m.start) }
 
+// Rejoin lets a server in whose disk was lost: it is another one now.
+func (s *Stage) Rejoin(ctx context.Context, m *Member) error {
+	token, err := s.Token(ctx, "server")
+	if err != nil {
+		return err
+	}
+	seed := s.Servers[0]
+	if seed == m {
+		seed = s.Servers[1]
+	}
+	args, err := withToken(m.Host, m.start, seed.Host.Address, token)
+	if err != nil {
+		return err
+	}
+	return m.run(m.start[0], args)
+}
+
 // Upgrade starts the member again with another binary.
 func (m *Member) Upgrade(binary string) error {
 	if err := m.Process.Stop(stopTimeout); err != nil {
@@ -192,7 +213,29 @@ func (m *Member) Upgrade(binary string) error {
 }
 
 // Admin is the client configuration of the operator.
-func (s *Stage) Admin() string { return filepath.Join(s.Lab.Dir, "s1", "data", "admin.yaml") }
+func (s *Stage) Admin() string { return filepath.Join(s.Lab.Dir, "admin.yaml") }
+
+// knowAllServers makes the operator's configuration of the first server's, so
+// that it does not depend on that one.
+func (s *Stage) knowAllServers() error {
+	config, err := pki.ReadConfigFile(filepath.Join(s.Servers[0].Host.Dir, "data", "admin.yaml"))
+	if err != nil {
+		return err
+	}
+	for _, server := range s.Servers {
+		config.Servers = []string{server.Host.Address + ":" + apiPort}
+		if err := pki.WriteConfigFile(s.adminAt(server), config); err != nil {
+			return err
+		}
+	}
+	config.Servers = s.Addresses()
+	return pki.WriteConfigFile(s.Admin(), config)
+}
+
+// adminAt is the operator's configuration for one server alone.
+func (s *Stage) adminAt(server *Member) string {
+	return filepath.Join(s.Lab.Dir, "admin-"+server.Host.Name+".yaml")
+}
 
 // Down stops everything and removes it; leaks are an error.
 func (s *Stage) Down() error {

@@ -11,6 +11,7 @@ import (
 	"io"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/hashicorp/raft"
 )
@@ -30,6 +31,7 @@ type Disk struct {
 	writes  int                  // guarded by mu; synced so far
 	fault   Fault                // guarded by mu
 	hang    chan struct{}        // guarded by mu; non-nil while writes hang
+	latency func() time.Duration // guarded by mu; nil: a write takes no time
 	made    int                  // guarded by mu; names snapshots
 }
 
@@ -93,6 +95,26 @@ func (d *Disk) releaseLocked() {
 	}
 }
 
+// SetLatency makes every write take a while: latency is asked how long before it
+// is on the disk, and once more how long until its writer hears so. A crash may
+// fall into either. Nil: a write takes no time. latency may be called from any
+// goroutine that writes.
+func (d *Disk) SetLatency(latency func() time.Duration) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.latency = latency
+}
+
+// spin waits as long as the disk takes.
+func (d *Disk) spin() {
+	d.mu.Lock()
+	latency := d.latency
+	d.mu.Unlock()
+	if latency != nil {
+		time.Sleep(latency())
+	}
+}
+
 // Writes counts what was synced.
 func (d *Disk) Writes() int {
 	d.mu.Lock()
@@ -102,6 +124,8 @@ func (d *Disk) Writes() int {
 
 // sync carries out one atomic, durable write.
 func (d *Disk) sync(what string, write func()) error {
+	d.spin()
+	defer d.spin()
 	d.mu.Lock()
 	for d.hang != nil {
 		hang := d.hang

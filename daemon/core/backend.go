@@ -2,6 +2,7 @@ package core
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -17,12 +18,44 @@ import (
 	"github.com/balsa-run/balsa/cluster"
 )
 
-// backend is apiserver.Backend over the raft group.
-type backend struct{ *cluster.Cluster }
+// edge is the raft group as the API server sees it: apiserver.Backend and
+// apiserver.Peer. Errors leave it with their class and the leader's address in a
+// form that survives the wire.
+type edge struct{ cluster *cluster.Cluster }
 
-func (b backend) ReadBarrier(ctx context.Context) error {
-	_, err := b.ReadIndex(ctx)
-	return err
+func (e edge) Propose(ctx context.Context, command *internalv1.Command) (*internalv1.CommandResult, error) {
+	result, err := e.cluster.Propose(ctx, command)
+	return result, cluster.ToConnect(err)
+}
+
+func (e edge) ReadBarrier(ctx context.Context) error {
+	_, err := e.cluster.ReadIndex(ctx)
+	return cluster.ToConnect(err)
+}
+
+func (e edge) ServePropose(ctx context.Context, request *internalv1.ProposeRequest) (*internalv1.ProposeResponse, error) {
+	response, err := e.cluster.ServePropose(ctx, request)
+	return response, cluster.ToConnect(err)
+}
+
+func (e edge) ServeReadIndex(ctx context.Context, request *internalv1.ReadIndexRequest) (*internalv1.ReadIndexResponse, error) {
+	response, err := e.cluster.ServeReadIndex(ctx, request)
+	return response, cluster.ToConnect(err)
+}
+
+func (e edge) ServeConfirm(ctx context.Context, request *internalv1.ConfirmRequest) (*internalv1.ConfirmResponse, error) {
+	response, err := e.cluster.ServeConfirm(ctx, request)
+	return response, cluster.ToConnect(err)
+}
+
+func (e edge) ServeState(ctx context.Context, request *internalv1.StateRequest) (*internalv1.StateResponse, error) {
+	response, err := e.cluster.ServeState(ctx, request)
+	return response, cluster.ToConnect(err)
+}
+
+// noLeader is what a server says when it cannot hand something to a leader.
+func noLeader(reason cluster.Reason, text string) error {
+	return cluster.ToConnect(&cluster.Error{Class: cluster.NotApplied, Reason: reason, Err: errors.New(text)})
 }
 
 // beater keeps leases; the reconciler of nodes has them while this server leads.
@@ -47,7 +80,7 @@ func (l *localBeats) Beat(ctx context.Context, beat *balsav1.HeartbeatRequest) (
 	leases := l.leases
 	l.mu.Unlock()
 	if leases == nil {
-		return nil, &cluster.Error{Class: cluster.NotApplied, Reason: cluster.ReasonNotLeader, Err: fmt.Errorf("this server does not lead; leases are the leader's")}
+		return nil, noLeader(cluster.ReasonNotLeader, "this server does not lead; leases are the leader's")
 	}
 	return leases.Beat(ctx, beat)
 }
@@ -65,11 +98,11 @@ func (b *beats) Beat(ctx context.Context, beat *balsav1.HeartbeatRequest) (*bals
 		return b.local.Beat(ctx, beat)
 	}
 	if status.LeaderAddress == "" || status.LeaderID == status.ID {
-		return nil, &cluster.Error{Class: cluster.NotApplied, Reason: cluster.ReasonNoLeader, Err: fmt.Errorf("no server leads at this moment")}
+		return nil, noLeader(cluster.ReasonNoLeader, "no server leads at this moment")
 	}
 	response, err := b.peers.at(status.LeaderAddress).Heartbeat(ctx, &internalv1.HeartbeatRequest{Heartbeat: beat})
 	if err != nil {
-		return nil, cluster.FromConnect(err)
+		return nil, err
 	}
 	return response.GetHeartbeat(), nil
 }

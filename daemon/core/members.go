@@ -116,17 +116,17 @@ func (m *members) names() map[string]string {
 
 func (m *members) TransferLeadership(ctx context.Context, id string) (string, error) {
 	if err := m.cluster.TransferLeadership(ctx, id); err != nil {
-		return "", err
+		return "", cluster.ToConnect(err)
 	}
 	return m.cluster.Status().LeaderID, nil
 }
 
 func (m *members) RemoveMember(ctx context.Context, id string) error {
-	return m.cluster.Remove(ctx, id, false)
+	return cluster.ToConnect(m.cluster.Remove(ctx, id, false))
 }
 
 func (m *members) AddMember(ctx context.Context, member apiserver.NewMember) error {
-	return m.cluster.AddNonvoter(ctx, member.ID, member.Address)
+	return cluster.ToConnect(m.cluster.AddNonvoter(ctx, member.ID, member.Address))
 }
 
 // Addresses lists this server's own address first: who asks has just reached it.

@@ -27,6 +27,9 @@ type Network interface {
 	DialRaft(address string, timeout time.Duration) (net.Conn, error)
 	// DialAgent connects to the agent of a node.
 	DialAgent(ctx context.Context, node, address string) (net.Conn, error)
+	// Answers tells whether a host says anything at all at an address; refusing a
+	// connection is an answer.
+	Answers(ctx context.Context, address string) bool
 	// Plain is true when connections carry no TLS, so that HTTP/2 is agreed on
 	// without it.
 	Plain() bool

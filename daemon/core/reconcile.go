@@ -2,10 +2,49 @@ package core
 
 import (
 	"context"
+
+	"github.com/balsa-run/balsa/cluster"
+	"github.com/balsa-run/balsa/internal/loop"
+	"github.com/balsa-run/balsa/reconciler"
+	"github.com/balsa-run/balsa/reconciler/nodes"
 )
 
 // reconcile runs the reconcilers while this server leads, one start a term.
-func (s *Server) reconcile(ctx context.Context) {
-	for range s.cluster.Leadership(ctx) {
+func (s *Server) reconcile(ctx context.Context) error {
+	terms := make(chan loop.Term)
+	go forward(ctx, s.cluster.Leadership(ctx), terms)
+	return loop.Gate(ctx, terms, s.cfg.Clock, s.logger, s.runTerm)
+}
+
+func forward(ctx context.Context, from <-chan cluster.Leadership, to chan<- loop.Term) {
+	defer close(to)
+	for state := range from {
+		select {
+		case to <- loop.Term{Leader: state.Leader, Epoch: state.Epoch}:
+		case <-ctx.Done():
+			return
+		}
 	}
+}
+
+// runTerm reconciles for one term. Its leases are the term's own: what a former
+// leader heard is lost, and every node gets a full one.
+func (s *Server) runTerm(ctx context.Context, epoch uint64) error {
+	leases := nodes.NewLeases(s.cfg.Clock, nodes.DefaultInterval, nodes.DefaultDuration)
+	s.local.set(leases)
+	defer s.local.set(nil)
+	deps := reconciler.Deps{
+		Store: s.store, Proposer: s.cluster, Clock: s.cfg.Clock, Rand: s.cfg.Random,
+		Logger: s.logger.With("part", "reconciler"), Epoch: epoch, Leases: leases,
+	}
+	if s.cfg.Gossip != nil {
+		watched := newHosts(s.cfg.Gossip, s.cfg.Network, s.cfg.Clock, leases.Wake)
+		deps.Hosts = watched
+		probing, cancel := context.WithCancel(ctx)
+		var probes tasks
+		probes.start(func() { watched.run(probing) })
+		defer probes.wait()
+		defer cancel()
+	}
+	return reconciler.Run(ctx, deps)
 }

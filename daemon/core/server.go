@@ -19,6 +19,7 @@ import (
 	"github.com/balsa-run/balsa/internal/clock"
 	"github.com/balsa-run/balsa/object"
 	"github.com/balsa-run/balsa/pki"
+	"github.com/balsa-run/balsa/reconciler/nodes"
 	"github.com/balsa-run/balsa/store"
 )
 
@@ -129,10 +130,10 @@ func (s *Server) clusterConfig() cluster.Config {
 func (s *Server) apiConfig() apiserver.Config {
 	c := s.cfg
 	return apiserver.Config{
-		Store: s.store, Backend: backend{s.cluster}, Guard: c.Guard, Bundle: func() *pki.Bundle { return c.Bundle },
+		Store: s.store, Backend: edge{s.cluster}, Guard: c.Guard, Bundle: func() *pki.Bundle { return c.Bundle },
 		Heartbeats: &beats{local: s.local, cluster: s.cluster, peers: s.peers}, LocalHeartbeats: s.local,
-		Nodes: agents{c.Network}, Members: s.members, Peer: s.cluster, Peers: s.members, Blobs: c.Blobs, Archives: c.Archives,
-		Lease: apiserver.LeaseTimes{Interval: beatInterval, Duration: leaseDuration}, Clock: c.Clock, Log: c.Logger, Audit: c.Logger.With("log", "audit"), Metrics: c.APIMetrics,
+		Nodes: agents{c.Network}, Members: s.members, Peer: edge{s.cluster}, Peers: s.members, Blobs: c.Blobs, Archives: c.Archives,
+		Lease: apiserver.LeaseTimes{Interval: nodes.DefaultInterval, Duration: nodes.DefaultDuration}, Clock: c.Clock, Log: c.Logger, Audit: c.Logger.With("log", "audit"), Metrics: c.APIMetrics,
 	}
 }
 
@@ -154,37 +155,46 @@ func (s *Server) Run(ctx context.Context) error {
 	running, cancel := context.WithCancel(ctx)
 	defer cancel()
 	var tasks tasks
-	tasks.start(func() { s.reconcile(running) })
+	tasks.start(func() {
+		if err := s.reconcile(running); err != nil && running.Err() == nil {
+			s.cfg.Fatal(fmt.Errorf("reconcile: %w", err))
+		}
+	})
 	tasks.start(func() { s.api.FeedGuard(running) })
 	tasks.start(func() { s.cfg.Guard.Run(running) })
 	tasks.start(func() { s.maintain(running) })
-	api, joins := s.serveAPI(), s.serveJoins(running)
+	// Calls outlive ctx until leadership has been handed over.
+	calls, endCalls := context.WithCancel(context.WithoutCancel(ctx))
+	defer endCalls()
+	api, endJoins := s.serveAPI(calls), s.serveJoins(calls)
 	<-ctx.Done()
-	err := s.stop(api, joins)
+	err := s.stop(api, func() { endJoins(); endCalls() })
 	cancel()
 	tasks.wait()
 	s.peers.close()
 	return err
 }
 
-func (s *Server) stop(api *http.Server, joins func()) error {
+// stop lets go of leadership while calls are still answered, then ends them:
+// from then on nothing here could be written or read linearizably.
+func (s *Server) stop(api *http.Server, endCalls func()) error {
 	ctx, cancel := context.WithTimeout(context.Background(), shutdownTimeout)
 	defer cancel()
 	failed := s.cluster.Shutdown(ctx)
-	joins()
+	endCalls()
 	if err := api.Shutdown(ctx); err != nil {
-		// Watches never end by themselves.
-		failed = errors.Join(failed, api.Close())
+		failed = errors.Join(failed, err, api.Close())
 	}
 	return failed
 }
 
 // serveAPI answers on connections whose ends are known.
-func (s *Server) serveAPI() *http.Server {
+func (s *Server) serveAPI(calls context.Context) *http.Server {
 	server := &http.Server{
 		Handler:           s.apiHandler(),
 		ReadHeaderTimeout: readHeaderTimeout,
 		IdleTimeout:       idleTimeout,
+		BaseContext:       func(net.Listener) context.Context { return calls },
 		ErrorLog:          slog.NewLogLogger(s.logger.Handler(), slog.LevelDebug),
 		ConnContext: func(ctx context.Context, conn net.Conn) context.Context {
 			if identity, ok := s.cfg.Network.Identify(conn); ok {

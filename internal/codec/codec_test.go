@@ -118,7 +118,8 @@ func checkMessage(t *testing.T, md protoreflect.MessageDescriptor, seen map[prot
 		if fd.IsMap() && fd.MapKey().Kind() != protoreflect.StringKind {
 			t.Errorf("%s: map keys of kind %s have no rule", fd.FullName(), fd.MapKey().Kind())
 		}
-		if fd.Kind() == protoreflect.GroupKind || fd.IsExtension() {
+		switch fd.Kind() {
+		case protoreflect.GroupKind, protoreflect.FloatKind, protoreflect.DoubleKind:
 			t.Errorf("%s: kind %s has no rule", fd.FullName(), fd.Kind())
 		}
 		if fd.Message() != nil && !fd.IsMap() {

@@ -3,7 +3,6 @@ package codec
 import (
 	"encoding/base64"
 	"fmt"
-	"math"
 	"slices"
 	"strconv"
 	"time"
@@ -170,10 +169,6 @@ func (e *encoder) value(v protoreflect.Value, fd protoreflect.FieldDescriptor) {
 		e.buf = strconv.AppendInt(e.buf, v.Int(), 10)
 	case protoreflect.Uint32Kind, protoreflect.Fixed32Kind, protoreflect.Uint64Kind, protoreflect.Fixed64Kind:
 		e.buf = strconv.AppendUint(e.buf, v.Uint(), 10)
-	case protoreflect.FloatKind:
-		e.float(v.Float(), 32)
-	case protoreflect.DoubleKind:
-		e.float(v.Float(), 64)
 	case protoreflect.MessageKind:
 		e.message(v.Message())
 	default:
@@ -188,14 +183,6 @@ func (e *encoder) enum(n protoreflect.EnumNumber, fd protoreflect.FieldDescripto
 		return
 	}
 	e.string(string(v.Name()))
-}
-
-func (e *encoder) float(f float64, bits int) {
-	if math.IsNaN(f) || math.IsInf(f, 0) {
-		e.fail("%v has no form in JSON", f)
-		return
-	}
-	e.buf = strconv.AppendFloat(e.buf, f, 'g', -1, bits)
 }
 
 func (e *encoder) bytes(b []byte) {

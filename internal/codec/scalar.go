@@ -34,12 +34,6 @@ func (d *decoder) scalar(n *Node, at *step, fd protoreflect.FieldDescriptor) (pr
 	case protoreflect.Uint64Kind, protoreflect.Fixed64Kind:
 		v, ok := d.natural(number(n), at, math.MaxUint64)
 		return protoreflect.ValueOfUint64(v), ok
-	case protoreflect.FloatKind:
-		v, ok := d.float(n, at, 32)
-		return protoreflect.ValueOfFloat32(float32(v)), ok
-	case protoreflect.DoubleKind:
-		v, ok := d.float(n, at, 64)
-		return protoreflect.ValueOfFloat64(v), ok
 	}
 	panic(fmt.Sprintf("codec: no rule for %s", fd.FullName()))
 }
@@ -178,19 +172,6 @@ func shorten(s string) string {
 // isDecimal tells whether s is a JSON number without point and exponent.
 func isDecimal(s string) bool {
 	return isJSONNumber(s) && strings.IndexAny(s, ".eE") < 0
-}
-
-func (d *decoder) float(n *Node, at *step, bits int) (float64, bool) {
-	if n.Kind != Number || !isJSONNumber(n.Text) {
-		d.wrongType(n, at, "a decimal number", "")
-		return 0, false
-	}
-	v, err := strconv.ParseFloat(n.Text, bits)
-	if err != nil {
-		d.issue(n.Pos, at, Issue{Message: "out of range", Found: shorten(n.Text)})
-		return 0, false
-	}
-	return v, true
 }
 
 // timestamp reads RFC 3339, as Kubernetes writes times.

@@ -146,6 +146,43 @@ func (t *Tree) ProcsFiles(path string) []string {
 	return files
 }
 
+// Bounds of CPU shares (the kernel's own for version 1).
+const (
+	MinCPUShares = 2
+	MaxCPUShares = 262144
+)
+
+// SetCPUShares sets the cgroup's weight against its siblings. In version 2 the
+// file exists only once somebody has enabled the cpu controller; until then
+// there is nothing to weigh.
+func (t *Tree) SetCPUShares(path string, shares uint64) error {
+	shares = min(max(shares, MinCPUShares), MaxCPUShares)
+	for _, h := range t.hierarchies {
+		file, value := "", uint64(0)
+		switch {
+		case slices.Contains(h.controllers, "cpu"):
+			file, value = "cpu.shares", shares
+		case h.unified:
+			// 2..262144 onto 1..10000, as runc and Kubernetes map them.
+			file, value = "cpu.weight", 1+(shares-2)*9999/262142
+		default:
+			continue
+		}
+		f, err := os.OpenFile(filepath.Join(h.mount, path, file), os.O_WRONLY|os.O_TRUNC, 0)
+		if errors.Is(err, fs.ErrNotExist) && h.unified {
+			continue
+		}
+		if err == nil {
+			_, err = f.WriteString(strconv.FormatUint(value, 10))
+			err = errors.Join(err, f.Close())
+		}
+		if err != nil {
+			return fmt.Errorf("cpu shares of cgroup %s: %w", path, err)
+		}
+	}
+	return nil
+}
+
 // OOMFile is the file whose "oom_kill" line counts the kernel's kills for want
 // of memory in the cgroup.
 func (t *Tree) OOMFile(path string) string {
@@ -336,9 +373,6 @@ func (t *Tree) RemoveIfEmpty(path string) {
 		}
 	}
 }
-
-// RemoveOneIfEmpty leaves the parents alone.
-func (t *Tree) RemoveOneIfEmpty(path string) { t.removeOne(filepath.Clean(path)) }
 
 func (t *Tree) removeOne(path string) bool {
 	gone := true

@@ -75,10 +75,6 @@ func Done(m Memory, action Action, err error, now time.Time) (Memory, []Event) {
 	}
 	delete(m.Failures, action.Key())
 	switch a := action.(type) {
-	case CreateSandbox:
-		m.Freed = false
-	case Connect:
-		m.Freed = false
 	case StartContainer:
 		return m, m.started(a, err)
 	case Signal:

@@ -14,6 +14,7 @@ import (
 
 // Probe is one container's readiness probe, resolved: whom to ask and how.
 type Probe struct {
+	UID       string
 	Container string
 	Attempt   int
 	URL       string
@@ -82,7 +83,7 @@ func (p Probe) Observe(s ProbeState, err error) (ProbeState, []Event) {
 
 // newProbe resolves the probe of a container that runs. ok is false when it has
 // none that can be asked.
-func newProbe(c *balsav1.Container, state runtime.ContainerState, ip netip.Addr, seed bool) (Probe, bool) {
+func newProbe(uid string, c *balsav1.Container, state runtime.ContainerState, ip netip.Addr, seed bool) (Probe, bool) {
 	spec, get := c.GetReadinessProbe(), c.GetReadinessProbe().GetHttpGet()
 	port, found := probePort(c, get.GetPort())
 	if get == nil || !found || !ip.IsValid() {
@@ -93,7 +94,7 @@ func newProbe(c *balsav1.Container, state runtime.ContainerState, ip netip.Addr,
 		path = "/"
 	}
 	p := Probe{
-		Container: c.GetName(), Attempt: state.Attempt, StartedAt: state.StartedAt, Seed: seed,
+		UID: uid, Container: c.GetName(), Attempt: state.Attempt, StartedAt: state.StartedAt, Seed: seed,
 		URL:              "http://" + net.JoinHostPort(ip.String(), strconv.Itoa(int(port))) + path,
 		InitialDelay:     time.Duration(spec.GetInitialDelaySeconds()) * time.Second,
 		Timeout:          seconds(spec.TimeoutSeconds, object.DefaultProbeTimeoutSeconds),

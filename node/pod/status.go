@@ -22,6 +22,9 @@ func (s *step) status() {
 	before := s.mem.Status
 	if before == nil {
 		before = s.v.Pod.GetStatus()
+	} else if s.leaving() && s.v.Runtime == nil {
+		s.plan.Status = before // what is removed cannot be read any more
+		return
 	}
 	next := &balsav1.PodStatus{
 		HostIp: s.v.Node.IP.String(), StartTime: s.startTime(before),

@@ -355,9 +355,9 @@ func (s *step) tell(c *container, e Event) {
 // image returns the container's image; while it is not there the container
 // says why.
 func (s *step) image(c *container) (runtime.Image, bool) {
-	want := ImageWant{Name: c.spec.GetImage(), LocalOnly: c.spec.GetImagePullPolicy() == object.PullNever}
+	want := ImageWant{Name: c.spec.GetImage(), LocalOnly: c.spec.GetImagePullPolicy() == object.PullNever, First: !c.have}
 	s.plan.Images = append(s.plan.Images, want)
-	have := s.v.Images[want.Name]
+	have := s.v.Images[c.spec.GetName()]
 	switch {
 	case have.Ready:
 		return have.Image, true
@@ -437,7 +437,7 @@ func (s *step) probes() {
 		if !c.running() || c.spec.GetReadinessProbe() == nil {
 			continue
 		}
-		if p, ok := newProbe(c.spec, c.state, s.v.IP, s.recordedReady(c)); ok {
+		if p, ok := newProbe(s.uid(), c.spec, c.state, s.v.IP, s.recordedReady(c)); ok {
 			s.plan.Probes = append(s.plan.Probes, p)
 		}
 	}

@@ -23,7 +23,7 @@ type View struct {
 	Runtime *runtime.PodState
 	// IP is the pod's address once this process has connected it.
 	IP netip.Addr
-	// Images by the name that containers use.
+	// Images by the container that wants them.
 	Images map[string]Image
 	// Probes by container.
 	Probes map[string]ProbeState
@@ -91,6 +91,8 @@ type ImageWant struct {
 	Name string
 	// LocalOnly: the servers must not be asked.
 	LocalOnly bool
+	// First: the container has never run.
+	First bool
 }
 
 // Event is something worth telling the user.

@@ -190,10 +190,11 @@ func (p *planner) lostSince(n *balsav1.Node) time.Duration {
 	return p.now.Sub(c.GetLastTransitionTime().AsTime())
 }
 
-// givenUp tells whether a node's pods shall be replaced now. A freeze also holds
-// for nodes that were lost only just before it.
+// givenUp tells whether a node's pods shall be replaced now: it is written that
+// it is lost, and it still is. A freeze also holds for nodes that were lost only
+// just before it.
 func (p *planner) givenUp(h Health) bool {
-	return lost(h.Node) && (p.Frozen == "" || p.lostSince(h.Node) >= p.view.Duration)
+	return lost(h.Node) && p.lapsed(h) && (p.Frozen == "" || p.lostSince(h.Node) >= p.view.Duration)
 }
 
 // freeze decides whether too many nodes vanished together. One has vanished when

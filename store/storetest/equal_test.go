@@ -279,22 +279,24 @@ func TestStoreEqualsModel(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		w := newWorld(t)
 		g := storetest.Generator{Spaces: spaceNames, Revision: func(space string) int64 { return int64(w.model.Facts(space).Revision) }}
-		for range rapid.IntRange(1, 40).Draw(t, "steps") {
+		for range rapid.IntRange(20, 60).Draw(t, "steps") {
 			switch k := rapid.IntRange(0, 19).Draw(t, "step"); {
-			case k == 0:
-				w.restore()
-			case k == 1:
-				w.store.Maintain()
-			case k <= 4:
-				w.open()
-			case k <= 7 && len(w.watches) > 0:
-				rapid.SampledFrom(w.watches).Draw(t, "watch").sip(rapid.IntRange(1, 4).Draw(t, "sip"))
-			default:
+			case k <= 5:
 				var cmds []*internalv1.Command
-				for range rapid.IntRange(0, 3).Draw(t, "commands") {
+				for range rapid.IntRange(0, 3).Draw(t, "commands") + 1 {
 					cmds = append(cmds, g.Command(t))
 				}
 				w.apply(cmds)
+			case k <= 10:
+				w.open()
+			case k <= 14 && len(w.watches) > 0:
+				rapid.SampledFrom(w.watches).Draw(t, "watch").sip(rapid.IntRange(1, 4).Draw(t, "sip"))
+			case k <= 17:
+				w.restore()
+			case k == 18:
+				w.store.Maintain()
+			default:
+				w.apply(nil)
 			}
 			w.check()
 		}

@@ -36,30 +36,32 @@ func (g Generator) Command(t *rapid.T) *internalv1.Command {
 	space := rapid.SampledFrom(g.Spaces).Draw(t, "space")
 	cmd := g.operation(t, space)
 	cmd.TimeNs = rapid.Int64Range(0, 1000).Draw(t, "time")
-	if rapid.IntRange(0, 30).Draw(t, "epoch?") == 0 {
+	if rapid.IntRange(0, 30).Draw(t, "epoch?") == 20 {
 		cmd.Epoch = rapid.Uint64Range(1, 3).Draw(t, "epoch")
 	}
 	return cmd
 }
 
+// operation draws by weight. Small numbers are drawn far more often than large
+// ones, so what is to happen often comes first.
 func (g Generator) operation(t *rapid.T, space string) *internalv1.Command {
 	switch k := rapid.IntRange(0, 40).Draw(t, "operation"); {
-	case k == 0:
-		return Compact(space, g.Revision(space)+rapid.Int64Range(-6, 1).Draw(t, "revision"))
-	case k == 1:
-		return Compact(space, g.Revision(space))
-	case k <= 4:
-		return Grant(space, drawLease(t), rapid.SampledFrom([]int64{-1, 0, 5, 60, store.MaxLeaseTTLSeconds + 1}).Draw(t, "ttl"))
-	case k <= 6:
-		return Revoke(space, drawLease(t))
-	case k == 7:
-		return Compact("nowhere", 1)
-	case k <= 20:
+	case k <= 1:
 		return Do(space, drawPut(t))
-	case k <= 25:
+	case k <= 8:
+		return Txn(space, drawTxn(t, 2))
+	case k <= 12:
 		return Do(space, Delete(drawKey(t), drawEnd(t)))
+	case k <= 17:
+		return Grant(space, drawLease(t), rapid.SampledFrom([]int64{60, 5, store.MaxLeaseTTLSeconds + 1, -1, 0}).Draw(t, "ttl"))
+	case k <= 22:
+		return Revoke(space, drawLease(t))
+	case k <= 30:
+		return Compact(space, g.Revision(space)-rapid.SampledFrom([]int64{2, 1, 0, -1, 4, 3}).Draw(t, "behind"))
+	case k == 31:
+		return Compact("nowhere", 1)
 	}
-	return Txn(space, drawTxn(t, 2))
+	return Do(space, drawPut(t), drawPut(t))
 }
 
 func drawLease(t *rapid.T) int64 {
@@ -68,16 +70,16 @@ func drawLease(t *rapid.T) int64 {
 
 func drawPut(t *rapid.T) *internalv1.Op {
 	p := &internalv1.Put{Key: drawKey(t), PrevKv: rapid.Bool().Draw(t, "prev")}
-	switch rapid.IntRange(0, 7).Draw(t, "put") {
-	case 0:
-		p.IgnoreValue = true
-	case 1:
-		p.IgnoreLease = true
-	case 2, 3:
+	switch rapid.IntRange(0, 9).Draw(t, "put") {
+	case 5, 6:
 		p.Lease = drawLease(t)
+	case 7:
+		p.IgnoreValue = true
+	case 8:
+		p.IgnoreLease = true
 	}
 	if !p.IgnoreValue {
-		n := rapid.SampledFrom([]int{1, 1, 1, 2, 30, 300}).Draw(t, "size")
+		n := rapid.SampledFrom([]int{1, 30, 2, 300, 100}).Draw(t, "size")
 		p.Value = []byte(strings.Repeat(rapid.SampledFrom([]string{"x", "y"}).Draw(t, "value"), n))
 	}
 	return PutOp(p)
@@ -110,11 +112,11 @@ func drawCompare(t *rapid.T) *internalv1.Compare {
 
 func drawOp(t *rapid.T, depth int) *internalv1.Op {
 	switch k := rapid.IntRange(0, 9).Draw(t, "op"); {
-	case k <= 3:
+	case k <= 1:
 		return drawPut(t)
-	case k <= 5:
+	case k <= 4:
 		return Delete(drawKey(t), drawEnd(t))
-	case k == 6 || depth == 0:
+	case k == 5 || depth == 0:
 		return Get(&internalv1.Range{
 			Key: drawKey(t), RangeEnd: drawEnd(t),
 			Limit:     rapid.Int64Range(0, 3).Draw(t, "limit"),

@@ -22,8 +22,9 @@ const (
 // clock is the program's time. It moves on when it is read, a little, and when
 // the program has nothing to do, by as much as it waits: computing costs nothing.
 type clock struct {
-	now, limit int64
-	over       bool
+	now, limit  int64
+	over        bool
+	interrupted <-chan struct{} // closed when the run must end for a reason of ours
 }
 
 func (c *clock) elapsed() time.Duration { return time.Duration(c.now - epoch) }
@@ -49,4 +50,9 @@ func (c *clock) advance(ns int64) {
 		panic(sys.NewExitError(exitStopped))
 	}
 	c.now += ns
+	select {
+	case <-c.interrupted:
+		panic(sys.NewExitError(exitStopped))
+	default:
+	}
 }

@@ -43,6 +43,10 @@ type Machine struct {
 type Config struct {
 	// MemoryBytes bounds the memory of one run; 0: DefaultMemoryBytes.
 	MemoryBytes int64
+	// Interruptible lets the wall limit and the context end also a program that
+	// neither waits nor looks at the clock. It costs half the speed. Programs
+	// that do either are ended without it.
+	Interruptible bool
 	// CacheDir keeps compiled programs between processes; empty: they are not
 	// kept.
 	CacheDir string
@@ -53,7 +57,7 @@ func New(ctx context.Context, wasm []byte, cfg Config) (*Machine, error) {
 	if cfg.MemoryBytes == 0 {
 		cfg.MemoryBytes = DefaultMemoryBytes
 	}
-	config := wazero.NewRuntimeConfig().WithCloseOnContextDone(true).WithMemoryLimitPages(uint32(cfg.MemoryBytes / pageBytes))
+	config := wazero.NewRuntimeConfig().WithCloseOnContextDone(cfg.Interruptible).WithMemoryLimitPages(uint32(cfg.MemoryBytes / pageBytes))
 	if cfg.CacheDir != "" {
 		cache, err := wazero.NewCompilationCacheWithDir(cfg.CacheDir)
 		if err != nil {
@@ -123,7 +127,7 @@ func (m *Machine) Run(ctx context.Context, o Options) (Result, error) {
 	o = o.withDefaults()
 	bounded, cancel := context.WithTimeoutCause(ctx, o.WallLimit, ErrWallLimit)
 	defer cancel()
-	r := &run{clock: clock{now: epoch, limit: epoch + int64(o.VirtualLimit)}, out: output{limit: o.OutputBytes}}
+	r := &run{clock: clock{now: epoch, limit: epoch + int64(o.VirtualLimit), interrupted: bounded.Done()}, out: output{limit: o.OutputBytes}}
 	started := time.Now()
 	instance, err := m.runtime.InstantiateModule(bounded, m.module, r.config(o))
 	if instance != nil {

@@ -10,13 +10,13 @@ import (
 	"github.com/balsa-run/balsa/chaos/world/sim"
 )
 
-func small(t *testing.T, cfg sim.Config) *sim.Machine {
+func build(t *testing.T, pkg string) []byte {
 	t.Helper()
-	wasm, err := sim.Build(t.Context(), "./testdata/small")
+	wasm, err := sim.Build(t.Context(), pkg)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return machine(t, wasm, cfg)
+	return wasm
 }
 
 func machine(t *testing.T, wasm []byte, cfg sim.Config) *sim.Machine {
@@ -33,8 +33,25 @@ func machine(t *testing.T, wasm []byte, cfg sim.Config) *sim.Machine {
 	return m
 }
 
-func TestSameSeedSameRun(t *testing.T) {
-	m := small(t, sim.Config{})
+func TestHost(t *testing.T) {
+	wasm := build(t, "./testdata/small")
+	cache := t.TempDir()
+	m := machine(t, wasm, sim.Config{CacheDir: cache})
+	t.Run("the same seed gives the same run", func(t *testing.T) { sameSeedSameRun(t, m) })
+	t.Run("runs at once do not see each other", func(t *testing.T) { runsAtOnce(t, m) })
+	t.Run("a run that is cut off by its time repeats", func(t *testing.T) { cutOff(t, m) })
+	t.Run("the cache changes nothing", func(t *testing.T) {
+		want, got := show(t, m, 5), show(t, machine(t, wasm, sim.Config{CacheDir: cache}), 5)
+		if got.Digest != want.Digest {
+			t.Errorf("from the cache the run differs: %q, %q", got.Lines, want.Lines)
+		}
+	})
+	t.Run("limits", func(t *testing.T) {
+		limits(t, machine(t, wasm, sim.Config{MemoryBytes: 64 << 20, Interruptible: true}))
+	})
+}
+
+func sameSeedSameRun(t *testing.T, m *sim.Machine) {
 	seen := map[string]uint64{}
 	for seed := range uint64(10) {
 		first, again := show(t, m, seed), show(t, m, seed)
@@ -66,9 +83,7 @@ func show(t *testing.T, m *sim.Machine, seed uint64) sim.Result {
 	return result
 }
 
-// Runs at the same time do not see each other.
-func TestRunsAtOnce(t *testing.T) {
-	m := small(t, sim.Config{})
+func runsAtOnce(t *testing.T, m *sim.Machine) {
 	want := show(t, m, 1)
 	results := make(chan sim.Result)
 	for range 4 {
@@ -87,8 +102,19 @@ func TestRunsAtOnce(t *testing.T) {
 	}
 }
 
-func TestEnds(t *testing.T) {
-	m := small(t, sim.Config{MemoryBytes: 64 << 20})
+func cutOff(t *testing.T, m *sim.Machine) {
+	o := sim.Options{Args: []string{"-mode=wait"}, VirtualLimit: 90 * time.Second}
+	first, _ := m.Run(t.Context(), o)
+	again, err := m.Run(t.Context(), o)
+	if !errors.Is(err, sim.ErrVirtualLimit) {
+		t.Errorf("ended with %v, expected %v", err, sim.ErrVirtualLimit)
+	}
+	if first.VirtualElapsed != o.VirtualLimit || first.Digest != again.Digest {
+		t.Errorf("ended at %v, expected %v", first.VirtualElapsed, o.VirtualLimit)
+	}
+}
+
+func limits(t *testing.T, m *sim.Machine) {
 	for _, test := range []struct {
 		mode string
 		o    sim.Options
@@ -98,6 +124,7 @@ func TestEnds(t *testing.T) {
 	}{
 		{mode: "wait", o: sim.Options{VirtualLimit: 24 * time.Hour}, want: sim.ErrVirtualLimit, code: -1},
 		{mode: "spin", o: sim.Options{WallLimit: 200 * time.Millisecond}, want: sim.ErrWallLimit, code: -1},
+		{mode: "idle", o: sim.Options{WallLimit: 200 * time.Millisecond, VirtualLimit: 1e6 * time.Hour}, want: sim.ErrWallLimit, code: -1},
 		{mode: "talk", o: sim.Options{OutputBytes: 10_000}, want: sim.ErrOutputLimit, code: -1},
 		{mode: "eat", code: 2, says: "out of memory"},
 		{mode: "panic", code: 2, says: "out of cheese"},
@@ -113,26 +140,5 @@ func TestEnds(t *testing.T) {
 				t.Errorf("exit code %d, expected %d; it said %q", result.ExitCode, test.code, result.Stderr)
 			}
 		})
-	}
-}
-
-// A run that was cut off by its own time is as repeatable as another.
-func TestVirtualLimitIsExact(t *testing.T) {
-	m := small(t, sim.Config{})
-	o := sim.Options{Args: []string{"-mode=wait"}, VirtualLimit: 90 * time.Second}
-	first, _ := m.Run(t.Context(), o)
-	again, _ := m.Run(t.Context(), o)
-	if first.VirtualElapsed != o.VirtualLimit || first.Digest != again.Digest {
-		t.Errorf("ended at %v, expected %v", first.VirtualElapsed, o.VirtualLimit)
-	}
-}
-
-// The cache makes the second New quick; here it must only not change anything.
-func TestCache(t *testing.T) {
-	dir := t.TempDir()
-	first := show(t, small(t, sim.Config{CacheDir: dir}), 5)
-	again := show(t, small(t, sim.Config{CacheDir: dir}), 5)
-	if first.Digest != again.Digest {
-		t.Errorf("from the cache the run differs: %q, %q", first.Lines, again.Lines)
 	}
 }

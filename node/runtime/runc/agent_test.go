@@ -420,3 +420,30 @@ func TestRebootIsRecognised(t *testing.T) {
 		t.Errorf("after a reboot RunPod gives %+v, %v", state, err)
 	}
 }
+
+// TestDeleteSubcommand is what a person does when no agent is left.
+func TestDeleteSubcommand(t *testing.T) {
+	m := newMachine(t)
+	rt := m.open()
+	if _, err := rt.RunPod(t.Context(), runtime.PodConfig{UID: "a"}); err != nil {
+		t.Fatal(err)
+	}
+	c := runtime.ContainerConfig{Name: "c", Image: m.image, Command: []string{"/bin/sim", "term=ignore", "forever"}}
+	if err := rt.RunContainer(t.Context(), "a", c); err != nil {
+		t.Fatal(err)
+	}
+	if err := rt.Signal(t.Context(), "a", "c", 0, runtime.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		cmd := exec.Command(m.opt.Helpers.Runc, "delete", filepath.Join(containersDir, "c-0"))
+		cmd.Dir = m.podDir("a")
+		poll(t, "balsa-runc delete to succeed", func() bool {
+			again := *cmd
+			return again.Run() == nil
+		})
+	}
+	if _, err := os.Stat(filepath.Join(m.podDir("a"), "runc", "c-0")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("libcontainer's state: %v, want gone", err)
+	}
+}

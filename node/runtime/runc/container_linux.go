@@ -74,7 +74,7 @@ func (p *pod) runContainer(ctx context.Context, c runtime.ContainerConfig) error
 	if err := p.removeOldAttempts(ctx, c); err != nil {
 		return err
 	}
-	a := &attempt{record: containerRecord{Name: c.Name, Attempt: c.Attempt, ImageDigest: c.Image.Digest, CreatedAt: time.Now().UTC()}}
+	a := &attempt{record: containerRecord{Name: c.Name, Attempt: c.Attempt, ImageDigest: c.Image.Digest, CreatedAt: time.Now().UTC(), CPUShares: c.Resources.CPUShares}}
 	a.state = runtime.ContainerState{Name: c.Name, Attempt: c.Attempt, ImageDigest: c.Image.Digest, Status: runtime.ContainerCreated}
 	id := containerID(c.Name, c.Attempt)
 	if err := p.prepare(id, cfg, c, a.record); err != nil {
@@ -86,7 +86,34 @@ func (p *pod) runContainer(ctx context.Context, c runtime.ContainerConfig) error
 	p.mu.Unlock()
 	oomFile := p.rt.cgroups.OOMFile(filepath.Join(p.cgroup, id))
 	line, err := shim.call(ctx, "start", startKeys(a.record, oomFile, c.Log.WithDefaults()))
-	return p.started(ctx, id, line, err)
+	if err := p.started(ctx, id, line, err); err != nil {
+		return err
+	}
+	return p.weigh()
+}
+
+// defaultCPUShares is the kernel's.
+const defaultCPUShares = 1024
+
+// weigh gives the pod the sum of its containers' shares: among its siblings a
+// container counts only through its pod.
+func (p *pod) weigh() error {
+	sum := uint64(0)
+	p.mu.Lock()
+	for _, a := range p.containers {
+		if a.state.Status == runtime.ContainerExited {
+			continue
+		}
+		if a.record.CPUShares == 0 {
+			sum += defaultCPUShares
+		}
+		sum += a.record.CPUShares
+	}
+	p.mu.Unlock()
+	if sum == 0 {
+		return nil // it has ended already
+	}
+	return p.rt.cgroups.SetCPUShares(p.cgroup, sum)
 }
 
 func startKeys(r containerRecord, oomFile string, log runtime.LogLimits) [][2]string {

@@ -71,6 +71,8 @@ type containerRecord struct {
 	Attempt     int
 	ImageDigest string
 	CreatedAt   time.Time
+	// CPUShares as asked for; 0 is the kernel's default.
+	CPUShares uint64
 }
 
 func containerID(name string, attempt int) string { return name + "-" + strconv.Itoa(attempt) }

@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -30,11 +31,14 @@ func TestMain(m *testing.M) {
 		beAgent(spec)
 	}
 	code := m.Run()
-	if dir, err := builtDir(); err == nil {
-		_ = os.RemoveAll(dir)
+	if dir := builtAt.Load(); dir != nil {
+		_ = os.RemoveAll(*dir)
 	}
 	os.Exit(code)
 }
+
+// builtAt is where builtDir has built, for TestMain to remove.
+var builtAt atomic.Pointer[string]
 
 // builtDir holds the programs that the tests run, built once.
 var builtDir = sync.OnceValues(func() (string, error) {
@@ -42,6 +46,7 @@ var builtDir = sync.OnceValues(func() (string, error) {
 	if err != nil {
 		return "", err
 	}
+	builtAt.Store(&dir)
 	for name, args := range map[string][]string{
 		"balsa-shim": {"CGO_ENABLED=0", "-ldflags=-s -w", "../../../cmd/balsa-shim"},
 		"balsa-runc": {"CGO_ENABLED=1", "-tags=seccomp netgo osusergo", `-ldflags=-s -w -linkmode external -extldflags "-static"`, "../../../cmd/balsa-runc"},

@@ -283,7 +283,6 @@ func (p *pod) removeAll(ctx context.Context) error {
 	if err := os.RemoveAll(p.dir); err != nil {
 		return err
 	}
-	p.rt.cgroups.RemoveOneIfEmpty(p.rt.podsCgroup())
 	p.mu.Lock()
 	p.exists, p.removing, p.containers = false, false, map[string]*attempt{}
 	p.mu.Unlock()

@@ -16,6 +16,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	goruntime "runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -81,7 +82,7 @@ func Open(ctx context.Context, opt Options) (*Runtime, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open runtime in %s: %w", opt.Dir, err)
 	}
-	if err := r.adopt(ctx); err != nil {
+	if err := errors.Join(r.adopt(ctx), r.weighPods()); err != nil {
 		return nil, errors.Join(fmt.Errorf("open runtime in %s: %w", opt.Dir, err), r.Close())
 	}
 	return r, nil
@@ -173,7 +174,7 @@ func (r *Runtime) Close() error {
 		p.disconnect()
 	}
 	r.work.Wait()
-	r.cgroups.RemoveIfEmpty(r.opt.CgroupPrefix)
+	r.cgroups.RemoveIfEmpty(r.podsCgroup())
 	var errs []error
 	for _, lock := range r.locks {
 		errs = append(errs, lock.Close())
@@ -257,6 +258,22 @@ func (r *Runtime) drop(p *pod) {
 
 func (r *Runtime) podDir(uid runtime.PodUID) string {
 	return filepath.Join(r.opt.Dir, podsDir, string(uid))
+}
+
+// weighPods gives the cgroups above the pods the weight of the whole machine.
+// A cgroup counts as one process among those beside it, so with the default
+// weight all pods together would get as little as one busy process of the node.
+func (r *Runtime) weighPods() error {
+	if err := r.cgroups.Make(r.podsCgroup()); err != nil {
+		return err
+	}
+	shares := uint64(defaultCPUShares * goruntime.NumCPU())
+	for path := r.podsCgroup(); path != "/"; path = filepath.Dir(path) {
+		if err := r.cgroups.SetCPUShares(path, shares); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (r *Runtime) podsCgroup() string { return filepath.Join(r.opt.CgroupPrefix, podsCgroup) }

@@ -218,7 +218,7 @@ func cgroupValues(t *testing.T, dir string) map[string]string {
 		return ""
 	}
 	return map[string]string{
-		at("cpu", "cpu.shares"): "512", at("cpu", "cpu.cfs_quota_us"): "20000", at("cpu", "cpu.cfs_period_us"): "100000",
+		at("cpu", "cpu.shares"): "512", filepath.Dir(filepath.Dir(at("cpu", "cpu.shares"))) + "/cpu.shares": "512", at("cpu", "cpu.cfs_quota_us"): "20000", at("cpu", "cpu.cfs_period_us"): "100000",
 		at("memory", "memory.limit_in_bytes"): "67108864", at("pids", "pids.max"): "33",
 	}
 }

@@ -23,6 +23,11 @@ func main() {
 		for i := 0; i >= 0; {
 			i &= 1
 		}
+	case "idle":
+		for {
+			time.Sleep(0)
+			time.Now()
+		}
 	case "wait":
 		for {
 			time.Sleep(time.Minute)

@@ -1,0 +1,442 @@
+package pod
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/netip"
+	"testing"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
+	"pgregory.net/rapid"
+
+	balsav1 "github.com/balsa-run/balsa/gen/balsa/v1"
+	"github.com/balsa-run/balsa/node/runtime"
+	"github.com/balsa-run/balsa/object"
+)
+
+// world is a node with one pod on it, as simple as can be: what a history of
+// steps is checked against.
+type world struct {
+	*rapid.T
+	now      time.Time
+	pod      *balsav1.Pod
+	wanted   bool
+	live     *runtime.PodState
+	wired    bool // the network knows the pod
+	ip       netip.Addr
+	images   map[string]Image
+	config   bool
+	probes   map[string]ProbeState
+	mem      Memory
+	kept     []byte // the memory on disk
+	started  int    // CreatedAt of a sandbox
+	termAt   map[string]time.Time
+	endAsked time.Time
+	phase    string
+	restarts map[string]int32
+	failing  bool
+	deaf     bool           // SIGTERM cannot be sent
+	sent     map[string]int // attempts that this agent has sent SIGTERM
+	plan     Plan
+}
+
+const uid = "uid-1"
+
+func newWorld(t *rapid.T) *world {
+	w := &world{T: t, now: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC), wanted: true, images: map[string]Image{},
+		probes: map[string]ProbeState{}, termAt: map[string]time.Time{}, restarts: map[string]int32{}, sent: map[string]int{}}
+	w.pod = &balsav1.Pod{
+		Metadata: &balsav1.ObjectMeta{Name: "p", Namespace: "default", Uid: uid, Generation: 1, ResourceVersion: "1"},
+		Spec: &balsav1.PodSpec{
+			RestartPolicy: rapid.SampledFrom([]string{"Always", "OnFailure", "Never"}).Draw(t, "policy"),
+			Containers:    []*balsav1.Container{{Name: "a", Image: "i"}, {Name: "b", Image: "i"}},
+		},
+	}
+	w.pod.Spec.TerminationGracePeriodSeconds = proto.Int64(rapid.SampledFrom([]int64{0, 5, 30}).Draw(t, "grace"))
+	w.pod.Spec.Containers[0].ReadinessProbe = &balsav1.Probe{HttpGet: &balsav1.HTTPGetAction{Port: object.IntValue(80)}}
+	w.pod.Spec.Containers[1].Env = []*balsav1.EnvVar{{Name: "E", ValueFrom: &balsav1.EnvVarSource{ConfigMapKeyRef: &balsav1.KeySelector{Name: "m", Key: "k"}}}}
+	object.Default(w.pod)
+	return w
+}
+
+func (w *world) view() View {
+	v := View{Now: w.now, UID: uid, Revision: 7, Node: Node{Name: "n", IP: netip.MustParseAddr("10.0.0.1"), DNS: netip.MustParseAddr("169.254.20.10"), Domain: "cluster.local"},
+		IP: w.ip, Images: w.images, Probes: w.probes, Memory: w.mem}
+	if w.wanted {
+		v.Pod = w.pod
+	}
+	if w.config {
+		v.Sources.ConfigMaps = map[string]*balsav1.ConfigMap{"m": {Data: map[string]string{"k": "v"}}}
+	}
+	if w.live != nil {
+		state := *w.live
+		state.Containers = append([]runtime.ContainerState(nil), w.live.Containers...)
+		v.Runtime = &state
+	}
+	return v
+}
+
+// settle takes steps until there is nothing to do, checking each.
+func (w *world) settle() {
+	for range 30 {
+		w.step()
+		if len(w.plan.Actions) == 0 {
+			if again := Step(w.view()); len(again.Actions) != 0 {
+				w.Fatalf("a step on an unchanged view has actions: %v", again.Actions)
+			}
+			return
+		}
+		for _, a := range w.plan.Actions {
+			err := w.do(a)
+			w.mem, _ = Done(w.mem, a, err, w.now)
+			w.keep()
+		}
+	}
+	w.Fatalf("after 30 steps there is still something to do: %v", w.plan.Actions)
+}
+
+func (w *world) keep() {
+	data, err := json.Marshal(w.mem)
+	if err != nil {
+		w.Fatal(err)
+	}
+	w.kept = data
+}
+
+func (w *world) step() {
+	w.plan = Step(w.view())
+	w.mem = w.plan.Memory
+	w.keep()
+	w.checkStatus(w.plan.Status)
+	for i, p := range w.plan.Probes {
+		if c, _ := w.live.Container(p.Container); c.Status != runtime.ContainerRunning || c.Attempt != p.Attempt {
+			w.Fatalf("probe %d asks what does not run: %+v", i, p)
+		}
+	}
+}
+
+func rank(phase string) int {
+	return map[string]int{"": 0, "Pending": 1, "Running": 2, "Succeeded": 3, "Failed": 3}[phase]
+}
+
+func (w *world) checkStatus(s *balsav1.PodStatus) {
+	if s == nil || !w.endAsked.IsZero() && w.live == nil {
+		return // of what has been removed only the removal is reported
+	}
+	if rank(s.GetPhase()) < rank(w.phase) || rank(w.phase) == 3 && s.GetPhase() != w.phase {
+		w.Fatalf("phase %s after %s", s.GetPhase(), w.phase)
+	}
+	w.phase = s.GetPhase()
+	for _, c := range s.GetContainerStatuses() {
+		if c.GetRestartCount() < w.restarts[c.GetName()] {
+			w.Fatalf("container %s: restart count %d after %d", c.GetName(), c.GetRestartCount(), w.restarts[c.GetName()])
+		}
+		w.restarts[c.GetName()] = c.GetRestartCount()
+		running := false
+		if w.live != nil {
+			state, _ := w.live.Container(c.GetName())
+			running = state.Status == runtime.ContainerRunning
+		}
+		if c.GetReady() && !running {
+			w.Fatalf("container %s is ready and does not run", c.GetName())
+		}
+	}
+	if object.IsConditionTrue(s.GetConditions(), "Ready") && s.GetPhase() != "Running" {
+		w.Fatalf("ready in phase %s", s.GetPhase())
+	}
+}
+
+// do carries an action out, and checks that it was allowed.
+func (w *world) do(a Action) error {
+	if w.failing && rapid.IntRange(0, 2).Draw(w.T, "fails") == 0 {
+		return errors.New("injected")
+	}
+	switch a := a.(type) {
+	case CreateSandbox:
+		w.mayStart(a)
+		w.ip = netip.Addr{}
+		if w.live == nil {
+			w.live = &runtime.PodState{UID: uid, NetNS: "/ns", CreatedAt: w.now, Annotations: a.Config.Annotations}
+		}
+		w.live.Sandbox = runtime.SandboxReady
+	case Connect:
+		w.ip, w.wired = netip.MustParseAddr("10.244.0.9"), true
+	case StartContainer:
+		return w.start(a)
+	case Signal:
+		return w.signal(a)
+	case RemovePod:
+		for _, c := range w.live.Containers {
+			if c.Status == runtime.ContainerRunning {
+				w.mayKill(c.Name, "RemovePod")
+			}
+		}
+		w.live = nil
+	case Disconnect:
+		w.wired = false
+	}
+	return nil
+}
+
+func (w *world) mayStart(a Action) {
+	if !w.endAsked.IsZero() || rank(w.phase) == 3 {
+		w.Fatalf("%v although the pod's end was asked for", a)
+	}
+}
+
+func (w *world) start(a StartContainer) error {
+	w.mayStart(a)
+	start, err := runtime.AdmitAttempt(*w.live, a.Config)
+	if err != nil {
+		w.Fatalf("%v: %v", a, err)
+	}
+	if w.live.Sandbox != runtime.SandboxReady {
+		w.Fatalf("%v in a lost sandbox", a)
+	}
+	if !start {
+		return nil
+	}
+	if last, ok := w.live.Container(a.Config.Name); ok {
+		w.checkRestart(last, a.Config.Attempt)
+	} else if a.Config.Attempt != int(w.restarts[a.Config.Name]) && a.Config.Attempt != int(w.restarts[a.Config.Name])+1 {
+		w.Fatalf("%v, but %d restarts were told", a, w.restarts[a.Config.Name])
+	}
+	var kept []runtime.ContainerState
+	for _, c := range w.live.Containers {
+		if c.Name != a.Config.Name || c.Attempt >= a.Config.Attempt-1 {
+			kept = append(kept, c)
+		}
+	}
+	state := runtime.ContainerState{Name: a.Config.Name, Attempt: a.Config.Attempt, Status: runtime.ContainerRunning, StartedAt: w.now, ImageDigest: "sha256:i"}
+	if rapid.IntRange(0, 9).Draw(w.T, "start error") == 0 {
+		state.Status, state.Reason, state.Exit.Code, state.StartedAt, state.FinishedAt = runtime.ContainerExited, runtime.ReasonStartError, 128, time.Time{}, w.now
+		err = fmt.Errorf("no such program: %w", runtime.ErrStartFailed)
+	}
+	w.live.Containers = append(kept, state)
+	runtime.SortContainers(w.live.Containers)
+	delete(w.termAt, a.Config.Name)
+	return err
+}
+
+// checkRestart: one more attempt, and after two short runs a rest between.
+func (w *world) checkRestart(last runtime.ContainerState, attempt int) {
+	if attempt != last.Attempt+1 {
+		w.Fatalf("attempt %d after %d", attempt, last.Attempt)
+	}
+	policy := w.pod.GetSpec().GetRestartPolicy()
+	if policy == "Never" || policy == "OnFailure" && last.Exit.Code == 0 {
+		w.Fatalf("%s with exit code %d was run again", policy, last.Exit.Code)
+	}
+	before, ok := w.live.Attempt(last.Name, last.Attempt-1)
+	short := func(c runtime.ContainerState) bool {
+		return c.Reason != runtime.ReasonNodeRebooted && (c.StartedAt.IsZero() || c.FinishedAt.Sub(c.StartedAt) < restartForgetAfter)
+	}
+	if ok && short(before) && short(last) && w.now.Sub(last.FinishedAt) < restartDelayMin {
+		w.Fatalf("container %s was run again %s after the second short run", last.Name, w.now.Sub(last.FinishedAt))
+	}
+}
+
+func (w *world) signal(a Signal) error {
+	c, ok := w.live.Attempt(a.Container, a.Attempt)
+	if !ok || c.Status != runtime.ContainerRunning {
+		return runtime.ErrNotRunning
+	}
+	if a.Kill {
+		w.mayKill(a.Container, "SIGKILL")
+		w.exit(a.Container, 137, runtime.ReasonError)
+		return nil
+	}
+	if w.endAsked.IsZero() && rank(w.phase) != 3 {
+		w.Fatalf("%v although nobody asked for the end", a)
+	}
+	if w.deaf {
+		return errors.New("injected")
+	}
+	if attempt, again := w.sent[a.Container]; again && attempt == a.Attempt {
+		w.Fatalf("%v a second time", a)
+	}
+	w.sent[a.Container] = a.Attempt
+	if w.termAt[a.Container].IsZero() {
+		w.termAt[a.Container] = w.now
+	}
+	if rapid.Bool().Draw(w.T, "polite") {
+		w.exit(a.Container, 0, runtime.ReasonCompleted)
+	}
+	return nil
+}
+
+// mayKill checks the grace period: it counts from the first signal that reached
+// any container, or, where none could be sent, from when it was due.
+func (w *world) mayKill(name, how string) {
+	grace := time.Duration(graceSeconds(w.pod)) * time.Second
+	if grace == 0 {
+		return
+	}
+	from := w.mem.StopSeenAt.Add(drainMax)
+	for _, at := range w.termAt {
+		if at.Before(from) {
+			from = at
+		}
+	}
+	if w.now.Before(from.Add(grace)) {
+		w.Fatalf("%s for %s after %s of %s", how, name, w.now.Sub(from), grace)
+	}
+}
+
+func (w *world) exit(name string, code int, reason runtime.Reason) {
+	for i, c := range w.live.Containers {
+		if c.Name == name && c.Status == runtime.ContainerRunning {
+			w.live.Containers[i].Status, w.live.Containers[i].FinishedAt = runtime.ContainerExited, w.now
+			w.live.Containers[i].Exit.Code, w.live.Containers[i].Reason = code, reason
+		}
+	}
+}
+
+func (w *world) lose(reason runtime.Reason) {
+	if w.live == nil {
+		return
+	}
+	w.live.Sandbox = runtime.SandboxLost
+	for _, c := range w.live.Containers {
+		w.exit(c.Name, runtime.LostExitCode, reason)
+	}
+}
+
+// forget is what a restart of the agent does.
+func (w *world) forget() {
+	w.ip, w.probes, w.mem, w.sent = netip.Addr{}, map[string]ProbeState{}, Memory{}, map[string]int{}
+	if w.kept != nil {
+		if err := json.Unmarshal(w.kept, &w.mem); err != nil {
+			w.Fatal(err)
+		}
+	}
+}
+
+func (w *world) record() {
+	if w.plan.Status != nil {
+		w.pod = object.Clone(w.pod)
+		w.pod.Status = proto.CloneOf(w.plan.Status)
+	}
+}
+
+func (w *world) remove() {
+	if w.endAsked.IsZero() {
+		w.endAsked = w.now
+		w.pod = object.Clone(w.pod)
+		w.pod.Metadata.DeletionTimestamp = timestamppb.New(w.now)
+		w.pod.Metadata.DeletionGracePeriodSeconds = w.pod.Spec.TerminationGracePeriodSeconds
+	}
+}
+
+// happen makes one thing happen, without a look of the agent in between.
+func (w *world) happen() {
+	name := rapid.SampledFrom([]string{"a", "b"}).Draw(w.T, "container")
+	switch rapid.IntRange(0, 18).Draw(w.T, "what") {
+	case 0, 1:
+		w.now = w.now.Add(time.Duration(rapid.IntRange(1, 40).Draw(w.T, "seconds")) * time.Second)
+	case 2:
+		w.now = w.now.Add(15 * time.Minute)
+	case 3, 4:
+		if w.live != nil {
+			w.exit(name, rapid.SampledFrom([]int{0, 1}).Draw(w.T, "code"), runtime.ReasonError)
+		}
+	case 5:
+		w.forget()
+	case 6:
+		w.record()
+	case 7:
+		w.lose(runtime.ReasonShimLost)
+	case 8:
+		w.lose(runtime.ReasonNodeRebooted)
+		w.forget()
+	case 9:
+		w.images = map[string]Image{"a": {Ready: true}, "b": {Ready: true}}
+	case 10:
+		w.config = !w.config
+	case 11:
+		if w.live != nil {
+			c, _ := w.live.Container("a")
+			w.probes = map[string]ProbeState{"a": {Attempt: c.Attempt, Ready: rapid.Bool().Draw(w.T, "ready")}}
+		}
+	case 12:
+		w.failing = !w.failing
+	case 13:
+		// The agent dies after an action, before it could remember it.
+		before := w.kept
+		if plan := Step(w.view()); len(plan.Actions) > 0 {
+			w.mem = plan.Memory
+			if w.do(plan.Actions[0]) == nil {
+				w.kept = before
+			}
+		}
+		w.forget()
+	case 14:
+		if w.wired && rapid.IntRange(0, 3).Draw(w.T, "delete") == 0 {
+			w.remove()
+		}
+	case 15:
+		// The memory on disk is lost.
+		if w.endAsked.IsZero() && w.termAt["a"].IsZero() && w.termAt["b"].IsZero() {
+			w.kept = nil
+			w.forget()
+		}
+	case 16:
+		// The node's disk is lost, and all that was on it.
+		if w.endAsked.IsZero() && rank(w.phase) != 3 {
+			w.record()
+			w.live, w.wired, w.kept = nil, false, nil
+			w.forget()
+		}
+	case 17:
+		if w.phase == "Running" && rapid.IntRange(0, 3).Draw(w.T, "lost") == 0 {
+			w.record()
+			w.pod.Status.Phase, w.pod.Status.Reason, w.phase = "Failed", "NodeLost", "Failed"
+		}
+	case 18:
+		w.deaf = !w.deaf
+	}
+}
+
+// TestHistories checks every promise of DESIGN.md over random histories.
+func TestHistories(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		w := newWorld(t)
+		for range rapid.IntRange(1, 60).Draw(t, "length") {
+			w.happen()
+			w.settle()
+		}
+		w.end()
+	})
+}
+
+// end: whatever came before, a pod whose end is asked for goes, and in time.
+func (w *world) end() {
+	w.failing = false
+	if rapid.Bool().Draw(w.T, "vanishes") {
+		w.endAsked, w.wanted = w.now, false
+	} else {
+		w.remove()
+	}
+	from := w.now
+	for range 50 {
+		w.settle()
+		if w.plan.Removed {
+			if w.live != nil || w.wired {
+				w.Fatalf("reported as removed: %v, on the network: %v", w.live, w.wired)
+			}
+			most := drainMax + time.Duration(graceSeconds(w.pod))*time.Second + giveUpAfter + retryDelayMax
+			if d := w.now.Sub(from); d > most {
+				w.Fatalf("it took %s to go, want at most %s", d, most)
+			}
+			return
+		}
+		if w.plan.Wake.IsZero() {
+			w.Fatalf("the end waits for nothing")
+		}
+		w.now = w.plan.Wake
+	}
+	w.Fatalf("it never goes")
+}

@@ -1,0 +1,422 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"strconv"
+	"time"
+
+	balsav1 "github.com/balsa-run/balsa/gen/balsa/v1"
+	"github.com/balsa-run/balsa/node/pod"
+	"github.com/balsa-run/balsa/node/runtime"
+)
+
+// worker looks after one pod, by uid, for as long as it is assigned or anything
+// of it exists. Its fields belong to its goroutine.
+type worker struct {
+	a      *Agent
+	uid    string
+	toLook signal
+	// since is when the agent began with the pod: images that its containers
+	// run for the first time are resolved after it.
+	since time.Time
+
+	mem   pod.Memory
+	saved pod.Memory
+	ip    netip.Addr
+	// last is the pod's object as last seen, for events after it has gone.
+	last *balsav1.Pod
+}
+
+// look makes sure that a pod is looked at, by a new worker if it has none.
+func (a *Agent) look(uid string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if w, ok := a.workers[uid]; ok {
+		w.toLook.raise()
+		return
+	}
+	if a.work.Err() != nil {
+		return
+	}
+	if len(a.workers) >= maxWorkers {
+		a.log.Error("too many pods to look after; this one has to wait", "uid", uid, "limit", maxWorkers)
+		return
+	}
+	w := &worker{a: a, uid: uid, toLook: newSignal(), since: a.cfg.Clock.Now()}
+	a.workers[uid] = w
+	a.metrics.pods.Set(float64(len(a.workers)))
+	a.running.Go(func() { w.run(a.work) })
+}
+
+// wakeAll looks at pods again for which something outside has changed.
+func (a *Agent) wakeAll(uids []string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, uid := range uids {
+		if w, ok := a.workers[uid]; ok {
+			w.toLook.raise()
+		}
+	}
+}
+
+// retire ends a worker unless the pod has been assigned meanwhile.
+func (a *Agent) retire(w *worker) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.set.pod(w.uid) != nil {
+		return false
+	}
+	delete(a.workers, w.uid)
+	delete(a.admitted, w.uid)
+	a.metrics.pods.Set(float64(len(a.workers)))
+	return true
+}
+
+func (w *worker) run(ctx context.Context) {
+	mem, err := w.a.journal.loadMemory(w.uid)
+	if err != nil {
+		w.a.log.Warn("a pod's memory cannot be read; going on without", "uid", w.uid, "error", err)
+	}
+	w.mem, w.saved = mem, mem
+	for {
+		rest, over := w.turn(ctx)
+		if over && w.leave() {
+			return
+		}
+		if err := w.toLook.wait(ctx, w.a.cfg.Clock, rest); err != nil {
+			return
+		}
+	}
+}
+
+// leave forgets a pod of which nothing is left.
+func (w *worker) leave() bool {
+	w.a.probes.set(w.uid, nil)
+	w.a.images.release(w.uid)
+	w.a.reports.forget(w.uid)
+	if err := w.a.journal.forget(w.uid); err != nil {
+		w.a.log.Warn("the files of a pod that has gone cannot be removed; trying again later", "uid", w.uid, "error", err)
+	}
+	return w.a.retire(w)
+}
+
+// turn takes steps until the pod has to wait. It returns for how long at most,
+// and whether nothing is left to look after.
+func (w *worker) turn(ctx context.Context) (rest time.Duration, over bool) {
+	select {
+	case w.a.slots <- struct{}{}:
+		defer func() { <-w.a.slots }()
+	case <-ctx.Done():
+		return 0, false
+	}
+	for range stepsPerTurn {
+		view, err := w.view(ctx)
+		if errors.Is(err, errNotOurs) {
+			return 0, true
+		}
+		if err != nil {
+			w.a.log.Warn("a pod cannot be looked at", "uid", w.uid, "error", err)
+			return turnPause, false
+		}
+		plan := pod.Step(view)
+		w.adopt(view, plan)
+		if len(plan.Actions) == 0 {
+			return w.rest(view, plan), plan.Removed && view.Pod == nil
+		}
+		if !w.act(ctx, view, plan.Actions) {
+			return turnPause, false
+		}
+	}
+	return turnPause, false
+}
+
+func (w *worker) rest(view pod.View, plan pod.Plan) time.Duration {
+	if plan.Wake.IsZero() {
+		return resyncEvery
+	}
+	return min(max(plan.Wake.Sub(view.Now), time.Millisecond), resyncEvery)
+}
+
+// errNotOurs: the set does not prove that the pod should go, nor that it should
+// stay; it is left alone.
+var errNotOurs = errors.New("not assigned, and nothing proves that it should go")
+
+// view gathers what the step looks at.
+func (w *worker) view(ctx context.Context) (pod.View, error) {
+	a := w.a
+	synced, fromServer, revision := a.set.known()
+	v := pod.View{
+		Now: a.cfg.Clock.Now(), UID: w.uid, Pod: a.set.pod(w.uid), Revision: revision, IP: w.ip, Memory: w.mem,
+		Node: pod.Node{Name: a.cfg.Name, IP: a.cfg.NodeIP, DNS: a.cfg.DNSAddress, Domain: a.facts.DNSDomain, MemoryBytes: a.machine.MemoryBytes},
+	}
+	state, err := a.cfg.Runtime.Pod(ctx, runtime.PodUID(w.uid))
+	switch {
+	case err == nil:
+		v.Runtime = &state
+	case !errors.Is(err, runtime.ErrPodNotFound):
+		return v, fmt.Errorf("state of pod %s: %w", w.uid, err)
+	}
+	if v.Pod == nil {
+		if !synced || !fromServer && startedAfter(v.Runtime, revision) {
+			return v, errNotOurs
+		}
+		return v, nil
+	}
+	w.last = v.Pod
+	v.Sources = a.set.sources(v.Pod)
+	v.Images = a.images.states(v.Pod, w.since)
+	v.Probes = a.probes.states(w.uid)
+	v.HostsPath = a.cfg.RunDisk.Path(folderHosts + "/" + w.uid)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if why, refused := a.refused[w.uid]; refused {
+		v.Refusal = &why
+	}
+	v.InService = a.serving[v.Pod.GetStatus().GetPodIp()] && v.Pod.GetStatus().GetPodIp() != ""
+	return v, nil
+}
+
+// startedAfter tells whether a sandbox was made from a newer set than the one at
+// revision, which therefore cannot know of it.
+func startedAfter(state *runtime.PodState, revision int64) bool {
+	if state == nil {
+		return false
+	}
+	made, err := strconv.ParseInt(state.Annotations[pod.AnnotationRevision], 10, 64)
+	return err == nil && made > revision
+}
+
+// adopt takes over what a step decided, but for its actions.
+func (w *worker) adopt(view pod.View, plan pod.Plan) {
+	w.mem = plan.Memory
+	w.save()
+	for _, e := range plan.Events {
+		w.event(e)
+	}
+	w.a.probes.set(w.uid, plan.Probes)
+	if view.Pod == nil {
+		return
+	}
+	w.a.images.want(w.uid, plan.Images, w.since)
+	w.a.reports.publish(view.Pod, plan.Status, plan.Removed)
+}
+
+func (w *worker) event(e pod.Event) {
+	if w.last != nil {
+		w.a.event(w.last, e)
+	}
+}
+
+// save writes the part of the memory that is kept. Without it the pod is looked
+// after all the same.
+func (w *worker) save() {
+	if w.mem.SameOnDisk(w.saved) {
+		return
+	}
+	if err := w.a.journal.saveMemory(w.uid, w.mem); err != nil {
+		w.a.log.Warn("a pod's memory cannot be saved", "uid", w.uid, "error", err)
+		return
+	}
+	w.saved = w.mem
+}
+
+// act carries actions out and remembers how that went. It returns false when
+// the context has ended.
+func (w *worker) act(ctx context.Context, view pod.View, actions []pod.Action) bool {
+	for _, action := range actions {
+		began := w.a.cfg.Clock.Now()
+		err := w.do(ctx, view, action)
+		if ctx.Err() != nil {
+			return false
+		}
+		now := w.a.cfg.Clock.Now()
+		w.a.metrics.acted(action, now.Sub(began), err)
+		level := w.a.log.Info
+		if err != nil {
+			level = w.a.log.Warn
+		}
+		level(action.String(), "pod", w.last.GetMetadata().GetNamespace()+"/"+w.last.GetMetadata().GetName(), "uid", w.uid, "error", err)
+		if start, ok := action.(pod.StartContainer); ok && err != nil && !errors.Is(err, runtime.ErrStartFailed) {
+			w.a.images.doubt(start.Config.Image.Digest)
+		}
+		var events []pod.Event
+		w.mem, events = pod.Done(w.mem, action, err, now)
+		w.save()
+		for _, e := range events {
+			w.event(e)
+		}
+	}
+	return true
+}
+
+func (w *worker) do(ctx context.Context, view pod.View, action pod.Action) error {
+	ctx, cancel := context.WithTimeout(ctx, actionTimeout)
+	defer cancel()
+	uid, rt := runtime.PodUID(w.uid), w.a.cfg.Runtime
+	switch action := action.(type) {
+	case pod.CreateSandbox:
+		w.ip = netip.Addr{}
+		_, err := rt.RunPod(ctx, action.Config)
+		return err
+	case pod.Connect:
+		return w.connect(ctx, view, action)
+	case pod.StartContainer:
+		return rt.RunContainer(ctx, uid, action.Config)
+	case pod.Signal:
+		return rt.Signal(ctx, uid, action.Container, action.Attempt, action.Signal)
+	case pod.RemovePod:
+		return rt.RemovePod(ctx, uid)
+	case pod.Disconnect:
+		return w.a.plant.Network.Teardown(ctx, w.uid)
+	}
+	return fmt.Errorf("pod %s: action %T is not known", w.uid, action)
+}
+
+func (w *worker) connect(ctx context.Context, view pod.View, action pod.Connect) error {
+	w.a.wires.RLock()
+	defer w.a.wires.RUnlock()
+	ip, err := w.a.plant.Network.Setup(ctx, w.uid, action.NetNS)
+	if err != nil {
+		return err
+	}
+	if view.HostsPath != "" {
+		if err := w.a.cfg.RunDisk.Write(folderHosts+"/"+w.uid, action.Hosts(ip)); err != nil {
+			return fmt.Errorf("write the hosts file: %w", err)
+		}
+	}
+	w.ip = ip
+	return nil
+}
+
+// watchRuntime looks at pods whose containers have changed.
+func (a *Agent) watchRuntime(ctx context.Context) error {
+	pause := a.newRetry()
+	for {
+		uid, err := a.cfg.Runtime.NextChange(ctx)
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		if err != nil {
+			a.log.Warn("changes of containers cannot be watched", "error", err)
+			if err := pause.pause(ctx); err != nil {
+				return err
+			}
+			continue
+		}
+		pause.reset()
+		a.wakeAll([]string{string(uid)})
+	}
+}
+
+// cleanLoop looks for what nobody wants: pods that exist and are not assigned,
+// networks of pods that do not exist, files of pods that have gone. It begins
+// when a whole set is known.
+func (a *Agent) cleanLoop(ctx context.Context) error {
+	select {
+	case <-a.synced:
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	for {
+		if err := a.toClean.wait(ctx, a.cfg.Clock, cleanEvery); err != nil {
+			return err
+		}
+		if err := a.clean(ctx); err != nil && ctx.Err() == nil {
+			a.log.Warn("cleaning up failed; trying again later", "error", err)
+		}
+	}
+}
+
+func (a *Agent) clean(ctx context.Context) error {
+	pods, err := a.cfg.Runtime.Pods(ctx)
+	if err != nil {
+		return fmt.Errorf("list pods: %w", err)
+	}
+	for _, p := range pods {
+		a.look(string(p.UID))
+	}
+	return errors.Join(a.cleanNetwork(ctx), a.cleanFiles())
+}
+
+// cleanNetwork frees addresses of pods that are no more. While it runs no pod is
+// connected, so that none is taken for one that is not there.
+func (a *Agent) cleanNetwork(ctx context.Context) error {
+	a.wires.Lock()
+	defer a.wires.Unlock()
+	pods, err := a.cfg.Runtime.Pods(ctx)
+	if err != nil {
+		return fmt.Errorf("list pods: %w", err)
+	}
+	existing := make([]string, len(pods))
+	for i, p := range pods {
+		existing[i] = string(p.UID)
+	}
+	ctx, cancel := context.WithTimeout(ctx, actionTimeout)
+	defer cancel()
+	removed, err := a.plant.Network.Cleanup(ctx, a.living(existing))
+	if len(removed) > 0 {
+		a.log.Info("freed the network of pods that are no more", "pods", removed)
+	}
+	return err
+}
+
+func (a *Agent) cleanFiles() error {
+	var errs []error
+	for _, of := range []struct {
+		disk   Disk
+		folder string
+	}{{a.cfg.Disk, folderPods}, {a.cfg.RunDisk, folderHosts}} {
+		names, err := of.disk.List(of.folder)
+		errs = append(errs, err)
+		for _, uid := range names {
+			if !a.knows(uid) {
+				errs = append(errs, of.disk.Remove(of.folder+"/"+uid))
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (a *Agent) knows(uid string) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	_, looked := a.workers[uid]
+	return looked || a.set.pod(uid) != nil
+}
+
+// pruneLoop removes images that nothing uses, once a server has confirmed what
+// is used.
+func (a *Agent) pruneLoop(ctx context.Context) error {
+	for {
+		if err := sleep(ctx, a.cfg.Clock, imagesEvery); err != nil {
+			return err
+		}
+		if _, fromServer, _ := a.set.known(); !fromServer {
+			continue
+		}
+		if err := a.prune(ctx); err != nil && ctx.Err() == nil {
+			a.log.Warn("unused images cannot be removed; trying again later", "error", err)
+		}
+	}
+}
+
+func (a *Agent) prune(ctx context.Context) error {
+	pods, err := a.cfg.Runtime.Pods(ctx)
+	if err != nil {
+		return fmt.Errorf("list pods: %w", err)
+	}
+	used := a.images.digests()
+	for _, p := range pods {
+		for _, c := range p.Containers {
+			used[c.ImageDigest] = true
+		}
+	}
+	removed, err := a.cfg.Images.Prune(ctx, func(digest string) bool { return used[digest] || a.images.digests()[digest] })
+	if len(removed) > 0 {
+		a.log.Info("removed images that nothing uses", "images", removed)
+	}
+	return err
+}
