@@ -266,6 +266,27 @@ func TestRenew(t *testing.T) {
 	})
 }
 
+// A renewal that was decided before a removal is not handed out after it.
+func TestRenewRace(t *testing.T) {
+	run(t, func(t *testing.T, w *world) {
+		j := prepareJoin(t, w.token("agent", 1), pki.RoleAgent, "n1")
+		res, err := w.joiner().Join(t.Context(), j.req)
+		must(t, err)
+		cred, _ := j.accept(t, res)
+		nonce, err := w.joiner().RenewNonce(t.Context(), &balsav1.RenewNonceRequest{})
+		must(t, err)
+		want, err := pki.NewRenewRequest(cred, nonce.GetNonce())
+		must(t, err)
+		w.backend.before = func(*internalv1.Command) error {
+			w.backend.before = nil
+			_, err := w.admin().cluster.RemoveIdentity(t.Context(), &balsav1.RemoveIdentityRequest{Role: "agent", Name: "n1"})
+			return err
+		}
+		_, err = w.joiner().Renew(t.Context(), &balsav1.RenewRequest{Certificate: want.Cert, Csr: want.CSR, Nonce: want.Nonce, Signature: want.Signature})
+		refused(t, err, connect.CodeUnauthenticated, "IdentityRemoved")
+	})
+}
+
 func TestCreateIdentity(t *testing.T) {
 	run(t, func(t *testing.T, w *world) {
 		key := newKey(t)

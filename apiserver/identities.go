@@ -2,6 +2,7 @@ package apiserver
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -97,21 +98,12 @@ func (c *change) keepSerials(view store.View, had *internalv1.IdentityRecord, no
 			kept++
 		}
 	})
-	if err != nil || failure != nil {
-		return fmt.Errorf("certificates of %s/%s: %w", had.GetRole(), had.GetName(), firstOf(err, failure))
+	if err := errors.Join(err, failure); err != nil {
+		return fmt.Errorf("certificates of %s/%s: %w", had.GetRole(), had.GetName(), err)
 	}
 	if kept >= serialsMax {
 		return overLimit("serialsMax", serialsMax, "wait until some expire, or remove the identity and make it anew",
 			"%s/%s has %d certificates", had.GetRole(), had.GetName(), kept)
-	}
-	return nil
-}
-
-func firstOf(errs ...error) error {
-	for _, err := range errs {
-		if err != nil {
-			return err
-		}
 	}
 	return nil
 }

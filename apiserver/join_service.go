@@ -187,8 +187,13 @@ func (j joinService) Renew(ctx context.Context, req *balsav1.RenewRequest) (*bal
 		return nil, err
 	}
 	_, err = j.write(ctx, store.SpaceObjects, false, func(view store.View, now time.Time) (*change, error) {
-		if _, removal, err := holderOf(view, id.Role, id.Name); err != nil || removal != nil {
-			return nil, firstOf(err, fmt.Errorf("%s: %w", id, pki.ErrRemoved))
+		holder, _, err := holderOf(view, id.Role, id.Name)
+		if err != nil {
+			return nil, err
+		}
+		// It may have been removed, or have joined with another key, since.
+		if holder == nil || holder.KeyHash != admission.Holder.KeyHash {
+			return nil, fmt.Errorf("%s was removed meanwhile; it must join again with a new token: %w", id, pki.ErrRemoved)
 		}
 		return planIssue(view, record, now)
 	})

@@ -289,7 +289,7 @@ func (q query) parseContinue(text string) (store.Revision, string, error) {
 	refuse := func(why string) (store.Revision, string, error) {
 		return 0, "", invalid("continue", "begin again without continue", "%s", why)
 	}
-	token, err := base64.RawURLEncoding.DecodeString(text)
+	token, err := base64.RawURLEncoding.Strict().DecodeString(text)
 	if err != nil || len(token) < continueHeader || token[0] != continueVersion {
 		return refuse("it is not a token that a server gave out")
 	}

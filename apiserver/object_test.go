@@ -544,3 +544,49 @@ func TestServerRoleWritesDerivedKinds(t *testing.T) {
 		get[*balsav1.EndpointSlice](t, c, "", "web-1")
 	})
 }
+
+// What Apply refuses was not applied, and says why.
+func TestOutcomes(t *testing.T) {
+	for outcome, want := range map[internalv1.CommandResult_Outcome]connect.Code{
+		internalv1.CommandResult_OUTCOME_NO_SPACE:    connect.CodeResourceExhausted,
+		internalv1.CommandResult_OUTCOME_LIMIT:       connect.CodeResourceExhausted,
+		internalv1.CommandResult_OUTCOME_STALE_EPOCH: connect.CodeAborted,
+		internalv1.CommandResult_OUTCOME_INVALID:     connect.CodeInternal,
+	} {
+		p := toProblem(outcomeError(&internalv1.CommandResult{Outcome: outcome, Message: "why"}))
+		if p.code != want || p.applied != notApplied || p.reason == "" || p.hint == "" {
+			t.Errorf("%s: %+v", outcome, p)
+		}
+	}
+	if err := outcomeError(&internalv1.CommandResult{Outcome: internalv1.CommandResult_OUTCOME_OK}); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestApplyRefusals(t *testing.T) {
+	run(t, func(t *testing.T, w *world) {
+		c := w.admin()
+		create(t, c, newNamespace("team"))
+		_, err := c.objects.Delete(t.Context(), &balsav1.DeleteRequest{Kind: "ns", Name: "team"})
+		must(t, err)
+		ns := newNamespace("team")
+		ns.Metadata.Labels = map[string]string{"a": "b"}
+		for _, one := range []struct {
+			m       object.Message
+			manager string
+			code    connect.Code
+			reason  string
+		}{
+			{ns, "m", connect.CodeFailedPrecondition, "Terminating"},
+			{newConfigMap("a", nil), "with space", connect.CodeInvalidArgument, "Invalid"},
+			{newConfigMap("", nil), "m", connect.CodeInvalidArgument, "Invalid"},
+			{&balsav1.Node{Metadata: &balsav1.ObjectMeta{Name: "n1"}}, "m", connect.CodePermissionDenied, "Derived"},
+			{&balsav1.EndpointSlice{Metadata: &balsav1.ObjectMeta{Name: "e"}}, "m", connect.CodePermissionDenied, "Derived"},
+		} {
+			_, err := c.objects.Apply(t.Context(), &balsav1.ApplyRequest{Object: object.Wrap(one.m), Manager: one.manager})
+			if d := refused(t, err, one.code, one.reason); d.GetApplied() != notApplied {
+				t.Errorf("%v: %v", one.m, d)
+			}
+		}
+	})
+}

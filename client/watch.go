@@ -95,7 +95,7 @@ func (w *watch[T]) run(ctx context.Context) {
 			return
 		}
 		begun = begun || progressed
-		late := !begun && w.client.clock.Since(began) >= w.client.retryFor
+		late := !begun && w.client.clock.Now().Sub(began) >= w.client.retryFor
 		if !resumable(err) || late {
 			w.yield(Event[T]{}, err)
 			return

@@ -38,6 +38,7 @@ const (
 	dnsPort           = 53
 	bindRetries       = 20
 	bindPause         = 250 * time.Millisecond
+	headerTimeout     = 10 * time.Second
 )
 
 // RunAgent runs the agent of a node until ctx ends. Its pods live on.
@@ -139,9 +140,9 @@ func (a *agent) join(ctx context.Context) (*pki.AgentFiles, error) {
 	if err != nil {
 		return nil, err
 	}
-	key, err := pki.ParseGossipKey(result.response.GetGossipKey())
-	if err != nil {
-		return nil, err
+	key := pki.GossipKey{}
+	if copy(key[:], result.response.GetGossipKey()) != len(key) || len(result.response.GetGossipKey()) != len(key) {
+		return nil, fmt.Errorf("the server's answer has a gossip key of %d bytes, not %d: is it of another version?", len(result.response.GetGossipKey()), len(key))
 	}
 	if err := writeServers(a.serversFile(), result.response.GetServers()); err != nil {
 		return nil, err
@@ -296,7 +297,7 @@ func (a *agent) serve(handler http.Handler, fail context.CancelCauseFunc) (*http
 	}
 	config := pki.AgentTLS(pki.TLSOptions{Credentials: a.keeper, Guard: a.guard, Clock: clock.Real{}, Log: a.Logger})
 	server := &http.Server{
-		Handler: handler, ReadHeaderTimeout: startTimeout,
+		Handler: identified(handler, a.keeper.Current().ClusterID()), ReadHeaderTimeout: headerTimeout,
 		ErrorLog: slog.NewLogLogger(a.Logger.Handler(), slog.LevelDebug),
 	}
 	go func() {
@@ -305,6 +306,18 @@ func (a *agent) serve(handler http.Handler, fail context.CancelCauseFunc) (*http
 		}
 	}()
 	return server, nil
+}
+
+// identified tells a handler who calls.
+func identified(next http.Handler, clusterID string) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.TLS != nil {
+			if identity, err := pki.IdentityOf(*r.TLS, clusterID); err == nil {
+				r = r.WithContext(pki.WithIdentity(r.Context(), identity))
+			}
+		}
+		next.ServeHTTP(w, r)
+	})
 }
 
 func (a *agent) startGossip(key pki.GossipKey) (err error) {

@@ -32,11 +32,14 @@ type demux struct {
 	stop   sync.Once
 }
 
-// route is the listener of some protocols.
+// route is the listener of some protocols. Closing it leaves the port to the
+// others.
 type route struct {
 	address net.Addr
 	conns   chan net.Conn
-	done    chan struct{}
+	port    chan struct{} // closed with the port
+	closed  chan struct{} // closed with this listener
+	once    sync.Once
 }
 
 // newDemux serves raw. API gets HTTP/2, HTTP/1.1 and clients that name nothing.
@@ -56,7 +59,7 @@ func newDemux(raw net.Listener, config *tls.Config, logger *slog.Logger) *demux 
 }
 
 func (d *demux) newRoute() *route {
-	return &route{address: d.raw.Addr(), conns: make(chan net.Conn), done: d.done}
+	return &route{address: d.raw.Addr(), conns: make(chan net.Conn), port: d.done, closed: make(chan struct{})}
 }
 
 func (d *demux) accept() {
@@ -112,6 +115,8 @@ func (d *demux) handshake(raw net.Conn) {
 	}
 	select {
 	case target.conns <- conn:
+	case <-target.closed:
+		_ = conn.Close()
 	case <-d.done:
 		_ = conn.Close()
 	case <-ctx.Done():
@@ -134,11 +139,16 @@ func (r *route) Accept() (net.Conn, error) {
 	select {
 	case conn := <-r.conns:
 		return conn, nil
-	case <-r.done:
+	case <-r.closed:
+		return nil, net.ErrClosed
+	case <-r.port:
 		return nil, net.ErrClosed
 	}
 }
 
-// Close does nothing: the port belongs to all its listeners and is closed once.
-func (r *route) Close() error   { return nil }
+func (r *route) Close() error {
+	r.once.Do(func() { close(r.closed) })
+	return nil
+}
+
 func (r *route) Addr() net.Addr { return r.address }

@@ -106,8 +106,11 @@ func (h *hub) mark(w *Watcher) bool {
 		<-w.woken // it has been taken off meanwhile
 		return false
 	}
+	// A watch that has caught up by itself may be ahead of the hub, and one that
+	// begins in the future ahead of the space.
+	rev := min(max(h.next, w.next)-1, w.space.state.Load().rev)
 	select {
-	case w.ch <- Batch{Revision: h.next - 1}:
+	case w.ch <- Batch{Revision: rev}:
 		return true
 	default:
 		w.next = max(w.next, h.next)

@@ -80,8 +80,8 @@ type Limits struct {
 	// WatchBuffer is the number of batches a watch buffers when it does not
 	// say; a watch whose buffer is full goes on from history.
 	WatchBuffer int
-	// PurgeRecords bounds how many records of compacted history one Apply or
-	// one Maintain step clears away.
+	// PurgeRecords bounds how many records of compacted history one Maintain
+	// step clears away, and one Apply beyond twice the records that it adds.
 	PurgeRecords int
 }
 
@@ -95,7 +95,7 @@ const (
 	DefaultLeases       = 1 << 20
 	DefaultWatchers     = 1 << 16
 	DefaultWatchBuffer  = 128
-	DefaultPurgeRecords = 1024
+	DefaultPurgeRecords = 128
 )
 
 func (l Limits) withDefaults() Limits {

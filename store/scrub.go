@@ -1,12 +1,17 @@
 package store
 
-import "fmt"
+import (
+	"fmt"
+
+	"google.golang.org/protobuf/proto"
+)
 
 // Scrub reads everything that a view holds, the older versions of each key as
 // well, and compares it with the checksums that were taken when it was written,
 // and the whole with the state hash that Apply has kept. It finds bits that
-// memory has flipped and keys that have gone astray. It works in steps, so that
-// it can run beside everything else.
+// memory has flipped and keys that have gone astray, and shared objects that a
+// reader has changed. It works in steps, so that it can run beside everything
+// else.
 type Scrub struct {
 	view  View
 	trees []tree[slot]
@@ -56,11 +61,25 @@ func (s *Scrub) look(key string, sl slot) error {
 				Reason: fmt.Sprintf("the change of revision %d has the checksum %016x, written was %016x", v.mod, got, v.sum)}
 		}
 	}
+	if !s.view.space.intact(key, sl.cur) {
+		return &CorruptError{Space: s.view.space.name, Key: key,
+			Reason: "somebody has changed the shared object: clone what a view gives you"}
+	}
 	if !sl.cur.tombstone() {
 		s.sum += sl.cur.sum
 		s.keys++
 	}
 	return nil
+}
+
+// intact compares the cached object of v, if there is one, with its value.
+func (sp *Space) intact(key string, v *version) bool {
+	o := v.obj.Load()
+	if o == nil || o.msg == nil {
+		return true
+	}
+	again, err := sp.decode(key, v.value, int64(v.mod))
+	return err == nil && proto.Equal(o.msg, again)
 }
 
 // whole compares what was found with what Apply has counted.

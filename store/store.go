@@ -24,16 +24,20 @@ type Store struct {
 	timeNS int64  // guarded by mu; the last commit time
 }
 
-// New makes an empty store. It panics when Options.Spaces names a space twice.
+// New makes an empty store. It panics at options that cannot work: a space
+// without name or size or named twice, limits beyond what a snapshot can hold.
 func New(opts Options) *Store {
 	opts.Limits = opts.Limits.withDefaults()
 	if opts.Spaces == nil {
 		opts.Spaces = DefaultSpaces()
 	}
+	if opts.Limits.KeyBytes > maxKeyBytes || opts.Limits.ValueBytes > maxValueBytes {
+		panic(fmt.Sprintf("store: keys of %d and values of %d bytes are allowed at most", maxKeyBytes, maxValueBytes))
+	}
 	s := &Store{opts: opts}
 	for _, o := range opts.Spaces {
-		if o.Name == "" || s.Space(o.Name) != nil || o.Bytes <= 0 {
-			panic(fmt.Sprintf("store: space %q has no name, no size or is there twice", o.Name))
+		if o.Name == "" || len(o.Name) > maxNameBytes || s.Space(o.Name) != nil || o.Bytes <= 0 {
+			panic(fmt.Sprintf("store: space %q has no size, no name, too long a name, or is there twice", o.Name))
 		}
 		s.spaces = append(s.spaces, newSpace(o, opts))
 	}
@@ -93,7 +97,8 @@ func (s *Store) Apply(index, term uint64, cmds []*internalv1.Command) []*interna
 	}
 	for _, w := range e.writers {
 		if w != nil {
-			w.purge(s.opts.Limits.PurgeRecords)
+			// Twice what came in, so that purging keeps up with any writer.
+			w.purge(s.opts.Limits.PurgeRecords + 2*int(w.st.log.end-w.begun))
 			w.publish()
 		}
 	}

@@ -9,6 +9,7 @@ import (
 
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/wrapperspb"
 
 	internalv1 "github.com/balsa-run/balsa/gen/balsainternal/v1"
 )
@@ -119,6 +120,22 @@ func TestChosenLeaseIDs(t *testing.T) {
 	}
 	if n := a.Space(SpaceEtcd).Stats().Leases; n != 100 {
 		t.Fatalf("%d leases", n)
+	}
+}
+
+// TestRevokeInTheSameEntry: the keys were bound by the edit that now unbinds them.
+func TestRevokeInTheSameEntry(t *testing.T) {
+	d := newDriver(t, Options{})
+	cmds := []*internalv1.Command{{Space: SpaceEtcd, Op: &internalv1.Command_LeaseGrant{LeaseGrant: &internalv1.LeaseGrant{Id: 3}}}}
+	for i := range 50 {
+		bound := &internalv1.Put{Key: fmt.Sprintf("k%02d", i), Lease: 3}
+		cmds = append(cmds, command(SpaceEtcd, &internalv1.Op{Op: &internalv1.Op_Put{Put: bound}}))
+	}
+	cmds = append(cmds, &internalv1.Command{Space: SpaceEtcd, Op: &internalv1.Command_LeaseRevoke{LeaseRevoke: &internalv1.LeaseRevoke{Id: 3}}})
+	d.Apply(1, 1, cmds)
+	v := d.Space(SpaceEtcd).View()
+	if n := v.Count("", ""); n != 0 || v.Revision() != 52 {
+		t.Fatalf("%d keys are left at revision %d", n, v.Revision())
 	}
 }
 
@@ -307,6 +324,39 @@ func TestScrubFindsAFlippedBit(t *testing.T) {
 			if !errors.As(err, &at) || !errors.Is(err, ErrCorrupt) || at.Space != SpaceEtcd {
 				t.Fatalf("scrub says %v", err)
 			}
+		})
+	}
+}
+
+func TestScrubFindsAChangedObject(t *testing.T) {
+	d := newDriver(t, Options{Decode: decodeString})
+	d.put(SpaceObjects, "a", "red")
+	kv, _ := d.Space(SpaceObjects).View().Get("a")
+	if err := scrub(d.Space(SpaceObjects)); err != nil {
+		t.Fatal(err)
+	}
+	kv.Object.(*wrapperspb.StringValue).Value = "blue"
+	if err := scrub(d.Space(SpaceObjects)); !errors.Is(err, ErrCorrupt) {
+		t.Fatalf("scrub says %v", err)
+	}
+}
+
+func TestNewRefusesWhatCannotWork(t *testing.T) {
+	for name, o := range map[string]Options{
+		"no name":   {Spaces: []SpaceOptions{{Bytes: 1}}},
+		"no size":   {Spaces: []SpaceOptions{{Name: "a"}}},
+		"twice":     {Spaces: []SpaceOptions{{Name: "a", Bytes: 1}, {Name: "a", Bytes: 1}}},
+		"key size":  {Limits: Limits{KeyBytes: maxKeyBytes + 1}},
+		"val size":  {Limits: Limits{ValueBytes: maxValueBytes + 1}},
+		"long name": {Spaces: []SpaceOptions{{Name: strings.Repeat("a", 256), Bytes: 1}}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			defer func() {
+				if recover() == nil {
+					t.Error("no panic")
+				}
+			}()
+			New(o)
 		})
 	}
 }

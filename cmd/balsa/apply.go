@@ -30,13 +30,17 @@ of others, such as replicas set by balsa scale, stay.
 
 Every manifest is read and checked before the first is applied. A directory
 stands for its .yaml, .yml and .json files in the order of their names, "-" for
-standard input.`,
-		Example: "  balsa apply -f examples/hello.yaml\n  balsa apply -f manifests/ --dry-run\n  generate | balsa apply -f -",
+standard input.
+
+What balsa get -o yaml printed can be edited and applied: it replaces its object,
+unless that was changed in between.`,
+		Example: "  balsa apply -f examples/hello.yaml\n  balsa apply -f manifests/ --dry-run\n  balsa get deployment/hello -o yaml | sed s/echo:1/echo:2/ | balsa apply -f -",
 		RunE: func(command *cobra.Command, _ []string) error {
 			documents, err := a.read(files)
 			if err != nil {
 				return err
 			}
+			a.warnWhole(documents)
 			c, err := a.connect()
 			if err != nil {
 				return err
@@ -65,7 +69,13 @@ func (a *app) read(files []string) ([]manifest.Document, error) {
 		if meta.Namespace == "" && object.KindOf(document.Message).Namespaced {
 			meta.Namespace = a.namespace
 		}
-		wrong = append(wrong, document.Invalid(object.ValidateInput(document.Message)))
+		checked := document.Message
+		if isWhole(checked) {
+			leaveOut(checked)
+			checked = object.Clone(checked)
+			checked.GetMetadata().Generation = 0
+		}
+		wrong = append(wrong, document.Invalid(object.ValidateInput(checked)))
 	}
 	return all, errors.Join(wrong...)
 }
@@ -105,19 +115,36 @@ func parseFile(path string) (documents []manifest.Document, err error) {
 	return manifest.Parse(path, io.Reader(file))
 }
 
+// warnWhole says what is not taken from manifests that were read from a cluster.
+func (a *app) warnWhole(documents []manifest.Document) {
+	var whole []string
+	for _, document := range documents {
+		if isWhole(document.Message) {
+			whole = append(whole, short(document.Message))
+		}
+	}
+	if len(whole) > 0 {
+		fmt.Fprintf(a.errOut, "warning: %s: read from a cluster (metadata.uid is set), so status and what else servers write is left out\n", strings.Join(whole, ", "))
+	}
+}
+
 func (a *app) applyAll(ctx context.Context, c *client.Client, documents []manifest.Document, dryRun bool) error {
 	for _, document := range documents {
-		response, err := c.Objects.Apply(ctx, &balsav1.ApplyRequest{Object: object.Wrap(document.Message), Manager: manager, DryRun: dryRun})
+		result, err := a.applyOne(ctx, c, document.Message, dryRun)
 		if err != nil {
 			return fmt.Errorf("%s:%d: %s: %w", document.File, lineOf(document, err), short(document.Message), err)
 		}
-		applied, err := object.Unwrap(response.GetObject())
-		if err != nil {
-			return err
-		}
-		fmt.Fprintf(a.out, "%s %s%s\n", short(applied), response.GetResult(), dryRunMark(dryRun))
+		fmt.Fprintf(a.out, "%s %s%s\n", short(document.Message), result, dryRunMark(dryRun))
 	}
 	return nil
+}
+
+func (a *app) applyOne(ctx context.Context, c *client.Client, m object.Message, dryRun bool) (result string, err error) {
+	if isWhole(m) {
+		return a.update(ctx, c, m, dryRun)
+	}
+	response, err := c.Objects.Apply(ctx, &balsav1.ApplyRequest{Object: object.Wrap(m), Manager: manager, DryRun: dryRun})
+	return response.GetResult(), err
 }
 
 // lineOf is the line of the first field that the server refused.

@@ -45,7 +45,12 @@ func (a *app) connect() (*client.Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	return client.FromFile(path)
+	return client.FromFile(path, func(cfg *client.Config) {
+		// Zero would mean the default, and a person who says 0 means once.
+		if cfg.RetryFor = a.retryFor; a.retryFor == 0 {
+			cfg.RetryFor = -1
+		}
+	})
 }
 
 // explain prints an error as a person wants it: what the server said, every

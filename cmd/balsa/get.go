@@ -4,10 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"iter"
 
-	"connectrpc.com/connect"
 	"github.com/spf13/cobra"
 
 	balsav1 "github.com/balsa-run/balsa/gen/balsa/v1"
@@ -142,56 +140,56 @@ func (a *app) watch(ctx context.Context, c *client.Client, t target, q *query) e
 	if len(t.names) == 1 {
 		q.fields = "metadata.name=" + t.names[0]
 	}
-	printer := a.newTable(t.kind, q, false)
-	printer.header()
-	request := &balsav1.WatchRequest{Kind: t.kind.Name, Namespace: a.namespaceOf(t.kind), LabelSelector: q.labels, FieldSelector: q.fields}
-	for {
-		err := a.watchOnce(ctx, c, request, printer, q)
-		if ctx.Err() != nil {
-			return nil
+	shown := a.newChanges(t.kind, q)
+	for event, err := range client.WatchKind(ctx, c, t.kind, a.namespaceOf(t.kind), client.WatchOptions{LabelSelector: q.labels, FieldSelector: q.fields}) {
+		if err == nil {
+			err = shown.tell(event)
 		}
-		if !errors.Is(err, io.EOF) && connect.CodeOf(err) != connect.CodeUnavailable || request.ResourceVersion == "" {
-			return err
-		}
-	}
-}
-
-func (a *app) watchOnce(ctx context.Context, c *client.Client, request *balsav1.WatchRequest, printer *table, q *query) error {
-	stream, err := c.Objects.Watch(ctx, request)
-	if err != nil {
-		return err
-	}
-	defer stream.Close()
-	for stream.Receive() {
-		response := stream.Msg()
-		if response.GetType() == "BOOKMARK" {
-			if response.GetInitialEventsEnd() || request.ResourceVersion != "" {
-				request.ResourceVersion = response.GetResourceVersion()
-			}
-			continue
-		}
-		message, err := object.Unwrap(response.GetObject())
 		if err != nil {
 			return err
 		}
-		if request.ResourceVersion != "" {
-			request.ResourceVersion = response.GetResourceVersion()
-		}
-		if err := a.printChange(printer, message, response.GetType() == "DELETED", q); err != nil {
-			return err
-		}
 	}
-	if err := stream.Err(); err != nil {
-		return err
-	}
-	return io.EOF
+	return nil
 }
 
-func (a *app) printChange(printer *table, message object.Message, deleted bool, q *query) error {
-	switch q.output {
-	case "", "wide":
-		printer.row(message, deleted)
-		return nil
+// changes prints what a watch tells.
+type changes struct {
+	app   *app
+	query *query
+	table *table // nil when whole objects are printed
+	// first holds what there is, until it is complete and a table knows how wide
+	// its columns are.
+	first []object.Message
+	begun bool
+}
+
+func (a *app) newChanges(kind object.Kind, q *query) *changes {
+	c := &changes{app: a, query: q}
+	if q.output == "" || q.output == "wide" {
+		c.table = a.newTable(kind, q, false)
 	}
-	return a.structured([]object.Message{message}, "", q, true)
+	return c
+}
+
+func (c *changes) tell(event client.Event[object.Message]) error {
+	switch {
+	case event.Type == client.Synced && c.table != nil:
+		c.table.begin(c.first)
+		c.first, c.begun = nil, true
+	case event.Type == client.Synced:
+	case c.table == nil:
+		return c.print(event.Object)
+	case c.begun:
+		c.table.row(event.Object, event.Type == client.Deleted)
+	default:
+		c.first = append(c.first, event.Object)
+	}
+	return nil
+}
+
+func (c *changes) print(message object.Message) error {
+	if c.query.output == "yaml" {
+		fmt.Fprintln(c.app.out, "---")
+	}
+	return c.app.structured([]object.Message{message}, "", c.query, true)
 }

@@ -6,12 +6,17 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
+
+	"github.com/balsa-run/balsa/client"
 )
 
 // Exit codes.
@@ -36,13 +41,14 @@ func run(ctx context.Context, args []string, in io.Reader, out, errOut io.Writer
 	root.SetIn(in)
 	root.SetOut(out)
 	root.SetErr(errOut)
-	err := root.ExecuteContext(ctx)
+	command, err := root.ExecuteContextC(ctx)
 	if err == nil {
 		return exitOK
 	}
 	a.explain(err)
 	var usage *usageError
 	if errors.As(err, &usage) {
+		fmt.Fprintf(errOut, "  hint: %s --help\n", command.CommandPath())
 		return exitUsage
 	}
 	return exitFailed
@@ -60,6 +66,7 @@ type app struct {
 	out, errOut io.Writer
 	configPath  string
 	namespace   string
+	retryFor    time.Duration
 }
 
 func (a *app) command() *cobra.Command {
@@ -75,11 +82,13 @@ a raft group, agents run the pods. This program is all of them.
 
 Exit codes: 0 done, 1 not done, 2 the command line is wrong.`,
 		SilenceUsage: true, SilenceErrors: true,
+		RunE: inside,
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &usageError{err} })
 	flags := root.PersistentFlags()
 	flags.StringVar(&a.configPath, "config", "", "client configuration (default $BALSA_CONFIG, ./balsa-dev/admin.yaml, ~/.balsa/admin.yaml)")
 	flags.StringVarP(&a.namespace, "namespace", "n", "default", "namespace")
+	flags.DurationVar(&a.retryFor, "retry-for", client.DefaultRetryFor, "how long to try again while no server can serve; 0: try once")
 	root.AddGroup(
 		&cobra.Group{ID: "work", Title: "Work with objects:"},
 		&cobra.Group{ID: "cluster", Title: "Look after the cluster:"},
@@ -95,9 +104,24 @@ Exit codes: 0 done, 1 not done, 2 the command line is wrong.`,
 func (a *app) add(root *cobra.Command, group string, commands ...*cobra.Command) {
 	for _, command := range commands {
 		command.GroupID = group
+		if command.HasSubCommands() {
+			command.RunE = inside
+		}
 		wrapArgs(command)
 		root.AddCommand(command)
 	}
+}
+
+// inside is what a command that only holds others does by itself.
+func inside(command *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return command.Help()
+	}
+	text := fmt.Sprintf("%q is no command of %s", args[0], command.CommandPath())
+	if near := command.SuggestionsFor(args[0]); len(near) > 0 {
+		text += "; try: " + strings.Join(near, ", ")
+	}
+	return &usageError{errors.New(text)}
 }
 
 // wrapArgs makes refused arguments usage errors, in every command.

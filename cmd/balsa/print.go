@@ -150,11 +150,18 @@ func (t *table) cells(message object.Message) []string {
 	return append(cells, age(meta.GetCreationTimestamp(), t.now()))
 }
 
-// header and row print a table that grows: rows come one by one, so widths are
-// guessed and then kept.
-func (t *table) header() {
-	if len(t.columns) > 0 {
-		t.line(t.titles())
+// begin prints the head of a table that grows, and the rows that there are.
+// Rows that follow keep to its widths as far as they can.
+func (t *table) begin(messages []object.Message) {
+	rows := [][]string{t.titles()}
+	for _, message := range messages {
+		rows = append(rows, t.cells(message))
+	}
+	for _, row := range rows {
+		t.widen(row)
+	}
+	for _, row := range rows {
+		t.line(row)
 	}
 }
 
@@ -163,24 +170,26 @@ func (t *table) row(message object.Message, deleted bool) {
 	if deleted {
 		cells[len(cells)-1] += " (deleted)"
 	}
+	t.widen(cells)
 	t.line(cells)
 }
 
-func (t *table) line(cells []string) {
+func (t *table) widen(cells []string) {
 	const padding = 3
 	for len(t.widths) < len(cells) {
 		t.widths = append(t.widths, 0)
 	}
-	var text strings.Builder
 	for i, cell := range cells {
 		t.widths[i] = max(t.widths[i], len(cell)+padding)
-		if i == len(cells)-1 {
-			text.WriteString(cell)
-			break
-		}
+	}
+}
+
+func (t *table) line(cells []string) {
+	var text strings.Builder
+	for i, cell := range cells[:len(cells)-1] {
 		fmt.Fprintf(&text, "%-*s", t.widths[i], cell)
 	}
-	fmt.Fprintln(t.app.out, text.String())
+	fmt.Fprintln(t.app.out, text.String()+cells[len(cells)-1])
 }
 
 // age is a duration in the two units that matter: 45s, 3m10s, 2h5m, 4d.

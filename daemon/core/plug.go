@@ -8,10 +8,9 @@ import (
 	"sync"
 	"time"
 
-	"github.com/hashicorp/raft"
-
 	internalv1 "github.com/balsa-run/balsa/gen/balsainternal/v1"
 
+	"github.com/balsa-run/balsa/cluster"
 	"github.com/balsa-run/balsa/store"
 )
 
@@ -20,7 +19,7 @@ type machine struct{ *store.Store }
 
 func (m machine) Snapshot() (io.WriterTo, error) { return m.Store.Snapshot(), nil }
 
-// stream is raft's part of the network as raft.StreamLayer.
+// stream is raft's part of the network as cluster.StreamLayer.
 type stream struct {
 	network Network
 	own     address
@@ -29,7 +28,7 @@ type stream struct {
 func (s stream) Accept() (net.Conn, error) { return s.network.Raft().Accept() }
 func (s stream) Close() error              { return s.network.Raft().Close() }
 func (s stream) Addr() net.Addr            { return s.own }
-func (s stream) Dial(to raft.ServerAddress, timeout time.Duration) (net.Conn, error) {
+func (s stream) Dial(to cluster.ServerAddress, timeout time.Duration) (net.Conn, error) {
 	return s.network.DialRaft(string(to), timeout)
 }
 

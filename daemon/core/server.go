@@ -10,7 +10,6 @@ import (
 	"net/http"
 	"time"
 
-	"github.com/hashicorp/raft"
 	"golang.org/x/net/http2"
 	"google.golang.org/protobuf/proto"
 
@@ -44,9 +43,9 @@ type Config struct {
 	Network Network
 	// Gossip may be nil: then nobody is found dead.
 	Gossip    cluster.Gossip
-	Logs      raft.LogStore
+	Logs      cluster.LogStore
 	Stable    cluster.StableStore
-	Snapshots raft.SnapshotStore
+	Snapshots cluster.SnapshotStore
 	Blobs     apiserver.Blobs
 	Archives  apiserver.Archives
 	// FreeSpace tells the bytes left on the log's disk; nil: not checked.

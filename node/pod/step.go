@@ -146,7 +146,11 @@ func restarts(policy string, code int) bool {
 // runtime knows nothing, because the node lost its disk. It ran, so it counts as
 // ended: an attempt never runs twice.
 func (s *step) recall(c *container) {
-	recorded := recordedContainer(s.v.Pod, c.spec.GetName())
+	status := s.mem.Status
+	if status == nil {
+		status = s.v.Pod.GetStatus()
+	}
+	recorded := containerIn(status, c.spec.GetName())
 	begun := recorded.GetState().GetRunning() != nil || recorded.GetState().GetTerminated() != nil ||
 		recorded.GetLastState().GetTerminated() != nil || recorded.GetRestartCount() > 0
 	if !begun {
@@ -170,8 +174,8 @@ func (s *step) recall(c *container) {
 	}
 }
 
-func recordedContainer(pod *balsav1.Pod, name string) *balsav1.ContainerStatus {
-	for _, c := range pod.GetStatus().GetContainerStatuses() {
+func containerIn(status *balsav1.PodStatus, name string) *balsav1.ContainerStatus {
+	for _, c := range status.GetContainerStatuses() {
 		if c.GetName() == name {
 			return c
 		}
@@ -445,7 +449,7 @@ func (s *step) probes() {
 
 // recordedReady tells whether this very attempt was last reported ready.
 func (s *step) recordedReady(c *container) bool {
-	recorded := recordedContainer(s.v.Pod, c.spec.GetName())
+	recorded := containerIn(s.v.Pod.GetStatus(), c.spec.GetName())
 	return recorded.GetReady() && recorded.GetContainerId() == containerID(runtime.PodUID(s.uid()), c.spec.GetName(), c.state.Attempt)
 }
 

@@ -111,7 +111,7 @@ func (s *step) pastGrace(grace time.Duration) bool {
 		from = s.mem.StopSeenAt.Add(drainMax)
 	}
 	s.wake(from.Add(grace))
-	return true
+	return !from.Add(grace).After(s.v.Now)
 }
 
 func (s *step) terminate(running []runtime.ContainerState, grace time.Duration) {

@@ -1,10 +1,9 @@
 package compaction
 
 import (
-	"fmt"
 	"testing"
 
-	balsav1 "github.com/balsa-run/balsa/gen/balsa/v1"
+	internalv1 "github.com/balsa-run/balsa/gen/balsainternal/v1"
 	"github.com/balsa-run/balsa/reconciler/control"
 	rt "github.com/balsa-run/balsa/reconciler/reconcilertest"
 	"github.com/balsa-run/balsa/store"
@@ -37,15 +36,10 @@ func TestTheConcernCompactsUntilItIsWithinItsLimits(t *testing.T) {
 		writers[s.Name()] = control.NewWriter(w, s, w.Clock, w.Term)
 	}
 	c := New(writers, w.Store.Spaces())
-	value := &balsav1.ConfigMap{Metadata: &balsav1.ObjectMeta{Name: "m", Namespace: "default"}}
-	for i := range 100 {
-		change := control.NewChange("fill")
-		value.Metadata.Name = fmt.Sprintf("m%d", i%2)
-		change.DeletePrefix("configmaps/default/m")
-		if err := change.Create(value); err != nil {
-			t.Fatal(err)
-		}
-		if err := writers[store.SpaceObjects].Commit(t.Context(), change); err != nil {
+	for range 100 {
+		put := &internalv1.Put{Key: "configmaps/default/m", Value: make([]byte, 100)}
+		command := &internalv1.Command{Op: &internalv1.Command_Txn{Txn: &internalv1.Txn{Success: []*internalv1.Op{{Op: &internalv1.Op_Put{Put: put}}}}}}
+		if err := writers[store.SpaceObjects].Do(t.Context(), "fill", command); err != nil {
 			t.Fatal(err)
 		}
 	}

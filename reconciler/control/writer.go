@@ -146,7 +146,7 @@ func (w *Writer) propose(ctx context.Context, cmd *internalv1.Command) (*interna
 	if err != nil {
 		w.mu.Lock()
 		defer w.mu.Unlock()
-		w.open = true
+		w.open = false
 	}
 	return result, err
 }

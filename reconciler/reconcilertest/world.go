@@ -6,6 +6,7 @@ package reconcilertest
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
@@ -87,12 +88,17 @@ func (w *World) Propose(_ context.Context, cmd *internalv1.Command) (*internalv1
 			return nil, err
 		}
 	}
-	w.index++
-	result := w.Store.Apply(w.index, w.Term, []*internalv1.Command{cmd})[0]
+	result := w.ApplyLocked(cmd)
 	if err != nil {
 		return nil, err
 	}
 	return result, nil
+}
+
+// ApplyLocked puts a command into the log. Only Before may call it.
+func (w *World) ApplyLocked(cmd *internalv1.Command) *internalv1.CommandResult {
+	w.index++
+	return w.Store.Apply(w.index, w.Term, []*internalv1.Command{cmd})[0]
 }
 
 // Kit makes what a concern works with.
@@ -186,14 +192,22 @@ func hasStatus(m object.Message) bool {
 	return fd != nil && m.ProtoReflect().Has(fd)
 }
 
-// Edit changes an object in place, status and all, if it is there.
+// Edit changes an object in place, status and all, against every conflict.
 func Edit[M object.Message](w *World, key string, change func(M)) {
 	w.tb.Helper()
-	m := Get[M](w, key)
-	next := object.Clone(m)
-	change(next)
-	object.BumpGeneration(m, next)
-	w.commit(func(c *control.Change) error { return c.Update(next) })
+	for {
+		m := Get[M](w, key)
+		next := object.Clone(m)
+		change(next)
+		object.BumpGeneration(m, next)
+		err := w.try(func(c *control.Change) error { return c.Update(next) })
+		if err == nil {
+			return
+		}
+		if !errors.Is(err, control.ErrConflict) {
+			w.tb.Fatalf("%v", err)
+		}
+	}
 }
 
 // Delete removes an object.
@@ -204,14 +218,17 @@ func (w *World) Delete(m object.Message) {
 
 func (w *World) commit(f func(*control.Change) error) {
 	w.tb.Helper()
-	c := control.NewChange("test")
-	err := f(c)
-	if err == nil {
-		err = control.NewWriter(w, w.Store.Space(store.SpaceObjects), w.now, 0).Commit(context.Background(), c)
-	}
-	if err != nil {
+	if err := w.try(f); err != nil {
 		w.tb.Fatalf("%v", err)
 	}
+}
+
+func (w *World) try(f func(*control.Change) error) error {
+	c := control.NewChange("test")
+	if err := f(c); err != nil {
+		return err
+	}
+	return control.NewWriter(w, w.Store.Space(store.SpaceObjects), w.now, 0).Commit(context.Background(), c)
 }
 
 // Get reads an object that must be there.
@@ -247,4 +264,11 @@ func (w *World) SetTerm(term uint64) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.Term = term
+}
+
+// SetBefore sets Before while proposals are under way.
+func (w *World) SetBefore(before func(cmd *internalv1.Command) (apply bool, err error)) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.Before = before
 }

@@ -37,7 +37,7 @@ var prefixShape = regexp.MustCompile(`^[a-z][a-z0-9]{0,5}$`)
 
 // New makes the switch. The prefix is one to six letters and digits, since names
 // of network devices are short; two labs at once need two. What an earlier lab
-// of the same prefix left behind is removed first.
+// of the same prefix left behind is removed first, and dir is emptied.
 func New(prefix, dir string) (*Lab, error) {
 	if !prefixShape.MatchString(prefix) {
 		return nil, fmt.Errorf("lab: prefix %q: want one to six lower-case letters and digits, a letter first", prefix)
@@ -53,7 +53,8 @@ func New(prefix, dir string) (*Lab, error) {
 	if err := lab.sweep(); err != nil {
 		return nil, fmt.Errorf("lab: remove what an earlier run left: %w", err)
 	}
-	if err := os.MkdirAll(absolute, 0o755); err != nil {
+	// Only now: an earlier run may have had mounts below it.
+	if err := errors.Join(os.RemoveAll(absolute), os.MkdirAll(absolute, 0o755)); err != nil {
 		return nil, err
 	}
 	if err := lab.makeSwitch(); err != nil {

@@ -42,7 +42,7 @@ type options struct {
 func main() {
 	var o options
 	flag.Uint64Var(&o.seed, "seed", 0, "decides everything")
-	flag.DurationVar(&o.length, "length", 20*time.Second, "how long faults are done")
+	flag.DurationVar(&o.length, "length", 15*time.Second, "how long faults are done")
 	flag.IntVar(&o.clients, "clients", 3, "clients at work")
 	flag.BoolVar(&o.calm, "calm", false, "do no faults, and do not ask for a failover")
 	flag.StringVar(&o.plant, "plant", "", "a lie to plant in what a client records: "+fmt.Sprint(plants()))

@@ -12,7 +12,6 @@ import (
 	"github.com/balsa-run/balsa/chaos/world/sim/history"
 	"github.com/balsa-run/balsa/chaos/world/sim/inside"
 	"github.com/balsa-run/balsa/cluster"
-	"github.com/balsa-run/balsa/daemon/core"
 	"github.com/balsa-run/balsa/store"
 )
 
@@ -50,37 +49,11 @@ func newScenario(trace *inside.Trace, o options) (*scenario, error) {
 	return &scenario{options: o, world: world, trace: trace, history: &history.Recorder{}}, nil
 }
 
-// setUp makes a cluster: the first server begins it, the others join.
+// setUp makes a cluster.
 func (s *scenario) setUp(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, setUpLimit)
 	defer cancel()
-	all := s.world.Servers()
-	for _, server := range all {
-		if err := server.Start(); err != nil {
-			return err
-		}
-	}
-	first := all[0].Core()
-	if err := first.Initialise(ctx, core.Settings{}); err != nil {
-		return err
-	}
-	for _, server := range all[1:] {
-		if err := first.Cluster().AddNonvoter(ctx, server.Name, server.Address()); err != nil {
-			return err
-		}
-		if err := server.Core().Join(ctx); err != nil {
-			return err
-		}
-	}
-	return inside.Await(ctx, func() (bool, string) {
-		voters := 0
-		for _, server := range all {
-			if server.Core().Cluster().Status().Voter {
-				voters++
-			}
-		}
-		return voters == len(all), fmt.Sprintf("%d of %d servers vote", voters, len(all))
-	})
+	return s.world.Form(ctx)
 }
 
 // trouble lets clients work while faults are done, and heals them all.

@@ -26,7 +26,7 @@ const (
 	opLimit   = 3 * time.Second
 	retryFor  = time.Second // of every second client; the others never repeat
 	thinkMin  = 10 * time.Millisecond
-	thinkMax  = 240 * time.Millisecond
+	thinkMax  = 300 * time.Millisecond
 )
 
 // The lies that can be planted, to see that they are found.

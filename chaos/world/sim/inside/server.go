@@ -38,6 +38,7 @@ type Server struct {
 	disk  *memlog.Disk // guarded by mu
 	life  *life        // guarded by mu; nil while it is off
 	lives int          // guarded by mu
+	past  []*life      // guarded by mu; every life that there was
 }
 
 // life is a process.
@@ -94,6 +95,7 @@ func (s *Server) Start() error {
 		return fmt.Errorf("start %s: %w", s.Name, err)
 	}
 	s.life = l
+	s.past = append(s.past, l)
 	s.world.Trace.Say(s.Name, "started, life %d", s.lives)
 	return nil
 }
@@ -197,6 +199,21 @@ func (s *Server) Stop(ctx context.Context) error {
 		l.port.die()
 		l.port.bury()
 		s.useDisk(s.disk.Crash())
+	}
+	return nil
+}
+
+// gone waits until everything has ended that its processes did.
+func (s *Server) gone(ctx context.Context) error {
+	s.mu.Lock()
+	past := s.past
+	s.mu.Unlock()
+	for i, l := range past {
+		select {
+		case <-l.ended:
+		case <-ctx.Done():
+			return fmt.Errorf("%s: life %d has not ended: %w", s.Name, i+1, context.Cause(ctx))
+		}
 	}
 	return nil
 }

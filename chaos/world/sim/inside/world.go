@@ -11,6 +11,7 @@ import (
 
 	"github.com/balsa-run/balsa/client"
 	"github.com/balsa-run/balsa/cluster/memnet"
+	"github.com/balsa-run/balsa/daemon/core"
 	"github.com/balsa-run/balsa/internal/clock"
 	"github.com/balsa-run/balsa/pki"
 )
@@ -42,6 +43,7 @@ type World struct {
 	links     map[[2]string]*link // guarded by mu; by the hosts from and to
 	wrong     []string            // guarded by mu; see Wrong
 	elections []Election          // guarded by mu
+	clients   []func()            // guarded by mu; each detaches one
 }
 
 // link is one direction between two hosts.
@@ -129,9 +131,73 @@ func (w *World) Client(name string, servers []string, retryFor time.Duration) (*
 		w.setDelay(name+clientPort, server, between(chance, latencyMin, latencyMax))
 		w.setDelay(server, name+clientPort, between(chance, latencyMin, latencyMax))
 	}
-	return client.New(client.Config{
+	c, err := client.New(client.Config{
 		Servers: servers, Dial: p.DialServer, Plain: true, RetryFor: retryFor, Clock: clock.Real{}, Logger: w.Trace.Logger(name),
 	})
+	if err != nil {
+		p.die()
+		return nil, err
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.clients = append(w.clients, func() { p.die(); p.bury(); c.Close() })
+	return c, nil
+}
+
+// Form makes a cluster of the servers, which are off and have empty disks: the
+// first begins it, the others join. It returns when all of them have a vote.
+func (w *World) Form(ctx context.Context) error {
+	for _, s := range w.servers {
+		if err := s.Start(); err != nil {
+			return err
+		}
+	}
+	first := w.servers[0].Core()
+	if err := first.Initialise(ctx, core.Settings{}); err != nil {
+		return err
+	}
+	for _, s := range w.servers[1:] {
+		if err := first.Cluster().AddNonvoter(ctx, s.Name, s.address); err != nil {
+			return err
+		}
+		if err := s.Core().Join(ctx); err != nil {
+			return err
+		}
+	}
+	return Await(ctx, func() (bool, string) {
+		voters := 0
+		for _, s := range w.servers {
+			if s.Core().Cluster().Status().Voter {
+				voters++
+			}
+		}
+		return voters == len(w.servers), fmt.Sprintf("%d of %d servers vote", voters, len(w.servers))
+	})
+}
+
+// Close switches everything off and waits until no process that ever ran does
+// anything any more.
+func (w *World) Close(ctx context.Context) error {
+	w.mu.Lock()
+	clients := w.clients
+	w.clients = nil
+	w.mu.Unlock()
+	for _, detach := range clients {
+		detach()
+	}
+	for _, s := range w.servers {
+		if s.Core() != nil {
+			if _, err := s.Crash(true); err != nil {
+				return err
+			}
+		}
+	}
+	for _, s := range w.servers {
+		if err := s.gone(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // Wrong notes that something happened that must not.
@@ -177,7 +243,7 @@ func (w *World) elected(server string, term uint64) {
 // Leader is the server that may act as leader now, or nil.
 func (w *World) Leader() *Server {
 	for _, s := range w.servers {
-		if core := s.Core(); core != nil && core.Cluster().Status().Leading != 0 {
+		if running := s.Core(); running != nil && running.Cluster().Status().Leading != 0 {
 			return s
 		}
 	}
