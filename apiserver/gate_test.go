@@ -211,23 +211,23 @@ func TestRemovedIdentity(t *testing.T) {
 		} else {
 			t.Error("the stream ended well")
 		}
-		for stuck.Receive() {
-		}
-		_ = stuck.Close()
-		synctest.Wait()
-		if took := time.Since(before); took > 5*time.Second {
-			t.Errorf("it took %v", took)
-		}
 		_, err = w.reader().objects.Get(t.Context(), &balsav1.GetRequest{Kind: "cm", Name: "x"})
 		refused(t, err, connect.CodeUnauthenticated, "IdentityRemoved")
 		timer := time.NewTimer(2 * farewell)
 		<-timer.C
 		synctest.Wait()
 		w.server.streams.mu.Lock()
-		defer w.server.streams.mu.Unlock()
-		if w.server.streams.total != 0 {
-			t.Errorf("%d streams are still served", w.server.streams.total)
+		open := w.server.streams.total
+		w.server.streams.mu.Unlock()
+		if took := time.Since(before); open != 0 || took > 5*time.Second {
+			t.Errorf("%d streams are still served after %v", open, took)
 		}
+		for stuck.Receive() {
+		}
+		if stuck.Err() == nil {
+			t.Error("the stream that was not read ended well")
+		}
+		_ = stuck.Close()
 	})
 }
 

@@ -47,6 +47,9 @@ type assignments struct {
 	pods map[string][]string
 	// refs counts how many pods use a ConfigMap or Secret; it holds no zeros.
 	refs map[string]int
+	// dropped are refs that had no user at some moment of the step at hand: their
+	// changes went unnoticed, so they are read anew if they have one again.
+	dropped map[string]bool
 	// sent: the agent has the state at this revision.
 	sent store.Revision
 }
@@ -123,6 +126,7 @@ func gather(first store.Batch, watcher *store.Watcher) []store.Batch {
 // full sends everything that the node needs at a view.
 func (a *assignments) full(view store.View) error {
 	a.pods, a.refs, a.sent = map[string][]string{}, map[string]int{}, view.Revision()
+	a.dropped = map[string]bool{}
 	out := &outbox{assignments: a, next: &balsav1.AssignmentsResponse{Full: true}}
 	for kv := range view.ByIndex(object.IndexNode, a.node) {
 		if pod, ok := kv.Object.(*balsav1.Pod); ok {
@@ -146,6 +150,7 @@ func (a *assignments) full(view store.View) error {
 // step sends the outcome of some revisions as one. Quiet ones only move the
 // revision, which a rollout may be waiting for the node to have reached.
 func (a *assignments) step(batches []store.Batch) error {
+	clear(a.dropped)
 	before := make(map[string]bool, len(a.refs))
 	for key := range a.refs {
 		before[key] = true
@@ -226,7 +231,7 @@ func (a *assignments) notePod(touched map[string]*store.KV, e store.Event) {
 func (a *assignments) changedRefs(touched map[string]*store.KV, before map[string]bool, at store.Revision) error {
 	var begun []string
 	for key := range a.refs {
-		if !before[key] {
+		if !before[key] || a.dropped[key] {
 			begun = append(begun, key)
 		}
 	}
@@ -251,27 +256,36 @@ func (a *assignments) changedRefs(touched map[string]*store.KV, before map[strin
 	for _, key := range begun {
 		if kv, ok := view.Get(key); ok {
 			touched[key] = &kv
+		} else if before[key] {
+			touched[key] = nil // deleted while nobody used it
 		}
 	}
 	return nil
 }
 
+// hold counts what the pod uses before it uncounts what it used, so that a ref
+// that stays is never without a user in between.
 func (a *assignments) hold(key string, pod *balsav1.Pod) {
-	a.letGo(key)
-	uses := usedBy(pod)
+	uses, used := usedBy(pod), a.pods[key]
 	for _, ref := range uses {
 		a.refs[ref]++
 	}
+	a.uncount(used)
 	a.pods[key] = uses
 }
 
 func (a *assignments) letGo(key string) {
-	for _, ref := range a.pods[key] {
+	a.uncount(a.pods[key])
+	delete(a.pods, key)
+}
+
+func (a *assignments) uncount(refs []string) {
+	for _, ref := range refs {
 		if a.refs[ref]--; a.refs[ref] == 0 {
 			delete(a.refs, ref)
+			a.dropped[ref] = true
 		}
 	}
-	delete(a.pods, key)
 }
 
 // usedBy is the keys of the ConfigMaps and Secrets that a pod refers to, each

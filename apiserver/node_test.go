@@ -319,6 +319,35 @@ func TestAssignments(t *testing.T) {
 	})
 }
 
+// One revision takes the last user of a config map away, changes it, and gives it
+// a new user: the change must not go unnoticed. Found by TestAssignmentsEqualTwin.
+func TestAssignmentsRefChangesHands(t *testing.T) {
+	run(t, func(t *testing.T, w *world) {
+		w.register("n1")
+		create(t, w.admin(), newConfigMap("cm", map[string]string{"v": "old"}))
+		w.bind(create(t, w.admin(), podUsing("p", "cm", "")), "n1")
+		a := followAssignments(t, w.agent("n1"))
+		a.check(t, w, "n1")
+		put := func(m object.Message) *internalv1.Op {
+			value, err := object.Encode(m)
+			must(t, err)
+			return &internalv1.Op{Op: &internalv1.Op_Put{Put: &internalv1.Put{Key: object.KeyOf(m), Value: value}}}
+		}
+		next := inNS("default", podUsing("q", "cm", ""))
+		next.Spec.NodeName = "n1"
+		w.txn(store.SpaceObjects,
+			&internalv1.Op{Op: &internalv1.Op_DeleteRange{DeleteRange: &internalv1.DeleteRange{Key: "pods/default/p"}}},
+			put(inNS("default", newConfigMap("cm", map[string]string{"v": "new"}))),
+			put(next))
+		a.check(t, w, "n1")
+		w.txn(store.SpaceObjects,
+			&internalv1.Op{Op: &internalv1.Op_DeleteRange{DeleteRange: &internalv1.DeleteRange{Key: "pods/default/q"}}},
+			&internalv1.Op{Op: &internalv1.Op_DeleteRange{DeleteRange: &internalv1.DeleteRange{Key: "configmaps/default/cm"}}},
+			put(inNS("default", func() *balsav1.Pod { p := podUsing("r", "cm", ""); p.Spec.NodeName = "n1"; return p }())))
+		a.check(t, w, "n1")
+	})
+}
+
 // A restored store, or a history that is gone, costs a full set and nothing else.
 func TestAssignmentsBeginAgain(t *testing.T) {
 	run(t, func(t *testing.T, w *world) {

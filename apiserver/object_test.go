@@ -309,12 +309,12 @@ func TestClusterIPs(t *testing.T) {
 // chooses another one.
 func TestClusterIPRace(t *testing.T) {
 	run(t, func(t *testing.T, w *world) {
-		c, once := w.admin(), false
+		c, stolen := w.admin(), ""
 		w.backend.before = func(cmd *internalv1.Command) error {
-			if !once {
-				once = true
+			if stolen == "" {
 				for _, op := range cmd.GetTxn().GetSuccess() {
 					if p := op.GetPut(); p.GetKey() != "services/default/s" {
+						stolen = p.GetKey()
 						w.txn(store.SpaceObjects, &internalv1.Op{Op: &internalv1.Op_Put{Put: &internalv1.Put{Key: p.GetKey(), Value: []byte("services/x/other")}}})
 					}
 				}
@@ -324,6 +324,9 @@ func TestClusterIPRace(t *testing.T) {
 		ip := create(t, c, newService("s", "")).GetSpec().GetClusterIp()
 		if kv, _ := w.objects().Get("claims/clusterip/" + ip); string(kv.Value) != "services/default/s" {
 			t.Fatalf("claim of %s: %s", ip, kv.Value)
+		}
+		if kv, _ := w.objects().Get(stolen); string(kv.Value) != "services/x/other" {
+			t.Fatalf("the winner's claim %s was overwritten: %s", stolen, kv.Value)
 		}
 	})
 }

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -60,6 +59,7 @@ type Agent struct {
 	slots      chan struct{} // one for each pod that acts
 	registered atomic.Bool
 	applied    atomic.Int64
+	abandoned  atomic.Bool // the set is another cluster's
 
 	mu        sync.Mutex
 	workers   map[string]*worker     // guarded by mu; by uid
@@ -150,7 +150,7 @@ func (a *Agent) recover() error {
 	if saved == nil {
 		return nil
 	}
-	if _, err := a.set.commit(saved, false); err != nil {
+	if _, err := a.set.commit(saved, false, func(*set) {}); err != nil {
 		return err
 	}
 	a.syncedOnce.Do(func() { close(a.synced) })
@@ -285,24 +285,6 @@ func (a *Agent) event(p *balsav1.Pod, e pod.Event) {
 // nodeEvent tells the user something about the node.
 func (a *Agent) nodeEvent(e pod.Event) {
 	a.reports.event(&balsav1.ObjectReference{ApiVersion: "v1", Kind: "Node", Name: a.cfg.Name}, e, a.cfg.Clock.Now())
-}
-
-// living lists the pods whose network must stay: those that were assigned and
-// have not ended, and what else exists.
-func (a *Agent) living(existing []string) []string {
-	var out []string
-	for _, p := range a.set.allPods() {
-		if !object.PodFinished(p) {
-			out = append(out, p.GetMetadata().GetUid())
-		}
-	}
-	for _, uid := range existing {
-		if p := a.set.pod(uid); p == nil || !object.PodFinished(p) {
-			out = append(out, uid)
-		}
-	}
-	slices.Sort(out)
-	return slices.Compact(out)
 }
 
 // sleep waits; it returns the context's error when that ends first.

@@ -1,6 +1,7 @@
 package node_test
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -13,6 +14,7 @@ import (
 
 	balsav1 "github.com/balsa-run/balsa/gen/balsa/v1"
 	"github.com/balsa-run/balsa/netproxy"
+	"github.com/balsa-run/balsa/node"
 	"github.com/balsa-run/balsa/node/pod"
 	"github.com/balsa-run/balsa/node/runtime"
 	"github.com/balsa-run/balsa/object"
@@ -403,6 +405,43 @@ func TestOlderServers(t *testing.T) {
 		l.within(time.Minute, "servers that insist are", func() bool { return !l.exists("uid-a") })
 		if r := l.agent.Status().Revision; r >= 100 {
 			l.Errorf("the revision is %d", r)
+		}
+	})
+}
+
+// TestAnotherCluster: what the old cluster assigned is not kept, and its pods go
+// once the new one has said what it wants.
+func TestAnotherCluster(t *testing.T) {
+	onNode(t, func(l *lab) {
+		l.server.put(newPod("a", "forever"))
+		l.within(2*time.Second, "it runs", l.ready("a"))
+		l.stop()
+		l.server = newServer()
+		l.server.clusterID = "other"
+		l.server.put(newPod("b", "forever"))
+		l.start()
+		l.within(10*time.Second, "the agent ends", l.ended)
+		if !errors.Is(l.err, node.ErrFactsChanged) || l.running("uid-a") == 0 {
+			l.Errorf("it ended with %v; a runs: %v", l.err, l.running("uid-a") != 0)
+		}
+		l.start()
+		l.within(10*time.Second, "only what the new cluster assigned runs", func() bool { return l.ready("b")() && !l.exists("uid-a") })
+	})
+}
+
+// TestMemoryIsKept: a pod of which the saved set knows nothing keeps its files
+// for as long as it exists.
+func TestMemoryIsKept(t *testing.T) {
+	onNode(t, func(l *lab) {
+		l.server.put(newPod("a", "sleep=1s", "exit=1"))
+		l.within(20*time.Second, "it has crashed", func() bool { _, c := l.state("uid-a"); return c.Attempt == 2 })
+		l.stop()
+		l.server.setDown(true)
+		l.savePods(&balsav1.AssignmentsResponse{Full: true, Synced: true, Revision: 1})
+		l.start()
+		l.always(5*time.Minute, "its files stay", func() bool { return len(l.files()) == 2 })
+		if l.agent.Status().Pods != 0 {
+			l.Error("a pod that the set says nothing about is looked after")
 		}
 	})
 }

@@ -111,6 +111,11 @@ func readPart(d Disk, name string) (*balsav1.AssignmentsResponse, error) {
 	return part, nil
 }
 
+// forgetSet removes the set.
+func (j journal) forgetSet() error {
+	return errors.Join(j.disk.Remove(filePods), j.disk.Remove(fileServices), j.run.Remove(fileSecrets))
+}
+
 func (j journal) saveCluster(r *balsav1.RegisterResponse) error {
 	data, err := proto.Marshal(r)
 	if err != nil {
@@ -185,8 +190,4 @@ func (j journal) loadMemory(uid string) (pod.Memory, error) {
 		return pod.Memory{}, fmt.Errorf("read memory of pod %s: %w", uid, err)
 	}
 	return m, nil
-}
-
-func (j journal) forget(uid string) error {
-	return errors.Join(j.disk.Remove(folderPods+"/"+uid), j.run.Remove(folderHosts+"/"+uid))
 }

@@ -364,7 +364,9 @@ func TestPodCIDRChanges(t *testing.T) {
 		l.within(3*time.Second, "it registers again when told to", func() bool { l.server.mu.Lock(); defer l.server.mu.Unlock(); return l.server.registers == 2 })
 		other := netip.MustParsePrefix("10.244.9.0/24")
 		l.server.remove("nodes/n1")
+		l.server.mu.Lock()
 		l.server.podCIDR = other.String()
+		l.server.mu.Unlock()
 		l.within(3*time.Second, "the agent ends when its addresses change", l.ended)
 		if !errors.Is(l.err, node.ErrFactsChanged) {
 			l.Errorf("Run ended with %v", l.err)

@@ -36,6 +36,7 @@ type server struct {
 	// loseAnswers: writes happen, and the answer is lost.
 	loseAnswers bool
 	podCIDR     string
+	clusterID   string
 
 	registers  int
 	beats      []*balsav1.HeartbeatRequest
@@ -46,7 +47,7 @@ type server struct {
 }
 
 func newServer() *server {
-	return &server{revision: 100, objects: map[string]object.Message{}, changed: make(chan struct{}), podCIDR: "10.244.1.0/24"}
+	return &server{revision: 100, objects: map[string]object.Message{}, changed: make(chan struct{}), podCIDR: "10.244.1.0/24", clusterID: "c"}
 }
 
 func unavailable() error {
@@ -140,7 +141,7 @@ func (s *server) Register(ctx context.Context, req *balsav1.RegisterRequest) (*b
 		return nil, unavailable()
 	}
 	return &balsav1.RegisterResponse{Node: n, Cluster: &balsav1.ClusterInfo{
-		ClusterId: "c", PodCidr: "10.244.0.0/16", ServiceCidr: "10.96.0.0/12", DnsDomain: "cluster.local",
+		ClusterId: s.clusterID, PodCidr: "10.244.0.0/16", ServiceCidr: "10.96.0.0/12", DnsDomain: "cluster.local",
 		Servers: []string{"10.0.0.1:7443"}, HeartbeatIntervalMs: 1000, LeaseDurationMs: 5000,
 	}}, nil
 }

@@ -36,9 +36,9 @@ func (a *Agent) registerLoop(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if facts.PodCIDR != a.facts.PodCIDR || facts.ServiceCIDR != a.facts.ServiceCIDR ||
+		if facts.ClusterID != a.facts.ClusterID || facts.PodCIDR != a.facts.PodCIDR || facts.ServiceCIDR != a.facts.ServiceCIDR ||
 			facts.ClusterCIDR != a.facts.ClusterCIDR || facts.DNSDomain != a.facts.DNSDomain {
-			return fmt.Errorf("node %s: pod CIDR %s was %s: %w", a.cfg.Name, facts.PodCIDR, a.facts.PodCIDR, ErrFactsChanged)
+			return fmt.Errorf("node %s: cluster %s with pod CIDR %s, was %s with %s: %w", a.cfg.Name, facts.ClusterID, facts.PodCIDR, a.facts.ClusterID, a.facts.PodCIDR, ErrFactsChanged)
 		}
 	}
 }
@@ -68,6 +68,7 @@ func (a *Agent) register(ctx context.Context) (*balsav1.RegisterResponse, error)
 	if _, err := factsOf(response); err != nil {
 		return nil, fmt.Errorf("the server's answer cannot be used: %w", err)
 	}
+	a.leaveOldCluster(response.GetCluster().GetClusterId())
 	if err := a.journal.saveCluster(response); err != nil {
 		a.log.Warn("what the node knows of its cluster is not on disk: it cannot start without a server", "error", err)
 	}
@@ -76,6 +77,20 @@ func (a *Agent) register(ctx context.Context) (*balsav1.RegisterResponse, error)
 	a.registered.Store(true)
 	a.log.Info("registered", "node", a.cfg.Name, "podCIDR", response.GetNode().GetSpec().GetPodCidr())
 	return response, nil
+}
+
+// leaveOldCluster removes what another cluster has assigned: it means nothing in
+// this one.
+func (a *Agent) leaveOldCluster(id string) {
+	saved, err := a.journal.loadCluster()
+	if err != nil || saved == nil || saved.GetCluster().GetClusterId() == id {
+		return
+	}
+	a.log.Warn("this node has joined another cluster; forgetting what the old one assigned", "old", saved.GetCluster().GetClusterId(), "new", id)
+	a.abandoned.Store(true)
+	if err := a.journal.forgetSet(); err != nil {
+		a.log.Error("the assignments of the old cluster cannot be removed", "error", err)
+	}
 }
 
 func (a *Agent) takePace(c *balsav1.ClusterInfo) {
@@ -256,12 +271,9 @@ func (a *Agent) take(next *step, older *time.Time) error {
 	if err := a.refuseOlder(next, older); err != nil {
 		return err
 	}
-	e, err := a.set.commit(next, true)
+	e, err := a.set.commit(next, true, func(draft *set) { a.save(draft, a.journal.savePods) })
 	if err != nil {
 		return err
-	}
-	if e.pods {
-		a.save(a.journal.savePods)
 	}
 	if len(e.uids) > 0 || e.services {
 		a.toSave.raise()
@@ -305,8 +317,11 @@ func (a *Agent) refuseOlder(next *step, older *time.Time) error {
 // save writes a part of the set. A full disk does not stop the node: the state
 // is in memory, a server knows it, and what is too old on disk is told by its
 // revision.
-func (a *Agent) save(part func(*set) error) bool {
-	err := part(a.set)
+func (a *Agent) save(s *set, part func(*set) error) bool {
+	if a.abandoned.Load() {
+		return true
+	}
+	err := part(s)
 	a.metrics.saved(err)
 	a.mu.Lock()
 	was := a.unsaved
@@ -324,12 +339,12 @@ func (a *Agent) save(part func(*set) error) bool {
 func (a *Agent) saveLoop(ctx context.Context) error {
 	pause := a.newRetry()
 	all := func(s *set) error { return errors.Join(a.journal.savePods(s), a.journal.saveServices(s)) }
-	defer a.save(all)
+	defer a.save(a.set, all)
 	for {
 		if err := a.toSave.wait(ctx, a.cfg.Clock, 0); err != nil {
 			return err
 		}
-		if !a.save(all) {
+		if !a.save(a.set, all) {
 			a.toSave.raise()
 			if err := pause.pause(ctx); err != nil {
 				return err

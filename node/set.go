@@ -3,9 +3,12 @@ package node
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
+
+	"google.golang.org/protobuf/proto"
 
 	balsav1 "github.com/balsa-run/balsa/gen/balsa/v1"
 	"github.com/balsa-run/balsa/node/pod"
@@ -82,26 +85,70 @@ type effect struct {
 }
 
 // commit makes a complete step the state. A delta before any full set is an
-// error, and so is one that goes back in time.
-func (s *set) commit(next *step, fromServer bool) (effect, error) {
+// error, and so is one that goes back in time. When the step changes what pods
+// have to do, save gets the new state before anybody else can see it. There is
+// one caller at a time.
+func (s *set) commit(next *step, fromServer bool, save func(*set)) (effect, error) {
+	synced, confirmed, revision := s.known()
+	switch {
+	case !next.full && !(synced && confirmed):
+		return effect{}, fmt.Errorf("%w: changes came before a full set", errProtocol)
+	case !next.full && next.revision < revision:
+		return effect{}, fmt.Errorf("%w: changes at revision %d after %d", errProtocol, next.revision, revision)
+	}
+	if next.full {
+		s.addMissing(next.changes)
+	}
+	if !aboutPods(next.changes) {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return s.applyLocked(next, fromServer), nil
+	}
+	draft := s.draft()
+	e := draft.applyLocked(next, fromServer)
+	if e.pods {
+		save(draft)
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	switch {
-	case !next.full && !(s.synced && s.fromServer):
-		return effect{}, fmt.Errorf("%w: changes came before a full set", errProtocol)
-	case !next.full && next.revision < s.revision:
-		return effect{}, fmt.Errorf("%w: changes at revision %d after %d", errProtocol, next.revision, s.revision)
-	}
-	changes := next.changes
-	if next.full {
-		for key := range s.objects {
-			if _, kept := changes[key]; !kept {
-				changes[key] = nil
-			}
+	s.objects, s.pods, s.revision, s.synced, s.fromServer, s.services =
+		draft.objects, draft.pods, draft.revision, draft.synced, draft.fromServer, draft.services
+	return e, nil
+}
+
+// addMissing deletes what a full set does not have.
+func (s *set) addMissing(changes map[string]object.Message) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	for key := range s.objects {
+		if _, kept := changes[key]; !kept {
+			changes[key] = nil
 		}
 	}
+}
+
+func aboutPods(changes map[string]object.Message) bool {
+	for key := range changes {
+		if plural, _, _ := strings.Cut(key, "/"); partPods(plural) || partSecrets(plural) {
+			return true
+		}
+	}
+	return false
+}
+
+// draft is a copy that nobody else knows.
+func (s *set) draft() *set {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return &set{objects: maps.Clone(s.objects), pods: maps.Clone(s.pods), revision: s.revision, synced: s.synced, fromServer: s.fromServer, services: s.services}
+}
+
+func (s *set) applyLocked(next *step, fromServer bool) effect {
 	var e effect
-	for key, message := range changes {
+	for key, message := range next.changes {
+		if next.full && message != nil && s.objects[key] != nil && proto.Equal(s.objects[key], message) {
+			continue // a full set repeats what is known
+		}
 		s.changeLocked(key, message, &e)
 	}
 	s.synced, s.fromServer, s.revision = true, s.fromServer || fromServer, next.revision
@@ -110,7 +157,7 @@ func (s *set) commit(next *step, fromServer bool) (effect, error) {
 	}
 	slices.Sort(e.uids)
 	e.uids = slices.Compact(e.uids)
-	return e, nil
+	return e
 }
 
 func (s *set) changeLocked(key string, next object.Message, e *effect) {
@@ -128,7 +175,7 @@ func (s *set) changeLocked(key string, next object.Message, e *effect) {
 		e.pods = true
 		e.uids = append(e.uids, s.podsInLocked(namespace)...)
 	default:
-		e.services = e.services || old != next && !sameRevision(old, next)
+		e.services = true
 	}
 }
 
@@ -150,13 +197,6 @@ func (s *set) podLocked(old, next *balsav1.Pod, e *effect) {
 	same := old != nil && next != nil && old.GetMetadata().GetUid() == next.GetMetadata().GetUid() &&
 		object.IsTerminating(old) == object.IsTerminating(next)
 	e.pods = e.pods || !same
-}
-
-// sameRevision tells whether two objects are the same state of one; a full set
-// repeats what is known.
-func sameRevision(a, b object.Message) bool {
-	return a != nil && b != nil && a.GetMetadata().GetUid() == b.GetMetadata().GetUid() &&
-		a.GetMetadata().GetResourceVersion() != "" && a.GetMetadata().GetResourceVersion() == b.GetMetadata().GetResourceVersion()
 }
 
 func (s *set) podsInLocked(namespace string) []string {

@@ -5,12 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strconv"
 	"time"
 
 	balsav1 "github.com/balsa-run/balsa/gen/balsa/v1"
 	"github.com/balsa-run/balsa/node/pod"
 	"github.com/balsa-run/balsa/node/runtime"
+	"github.com/balsa-run/balsa/object"
 )
 
 // worker looks after one pod, by uid, for as long as it is assigned or anything
@@ -80,11 +82,14 @@ func (w *worker) run(ctx context.Context) {
 	if err != nil {
 		w.a.log.Warn("a pod's memory cannot be read; going on without", "uid", w.uid, "error", err)
 	}
-	w.mem, w.saved = mem, mem
+	_ = mem
 	for {
 		rest, over := w.turn(ctx)
-		if over && w.leave() {
-			return
+		if over {
+			if w.leave() {
+				return
+			}
+			continue
 		}
 		if err := w.toLook.wait(ctx, w.a.cfg.Clock, rest); err != nil {
 			return
@@ -92,15 +97,17 @@ func (w *worker) run(ctx context.Context) {
 	}
 }
 
-// leave forgets a pod of which nothing is left.
+// leave ends the work on a pod that has gone, or is not ours to touch. Its files
+// go with the next cleaning.
 func (w *worker) leave() bool {
+	if !w.a.retire(w) {
+		return false
+	}
 	w.a.probes.set(w.uid, nil)
 	w.a.images.release(w.uid)
 	w.a.reports.forget(w.uid)
-	if err := w.a.journal.forget(w.uid); err != nil {
-		w.a.log.Warn("the files of a pod that has gone cannot be removed; trying again later", "uid", w.uid, "error", err)
-	}
-	return w.a.retire(w)
+	w.a.toClean.raise()
+	return true
 }
 
 // turn takes steps until the pod has to wait. It returns for how long at most,
@@ -335,10 +342,20 @@ func (a *Agent) clean(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("list pods: %w", err)
 	}
+	exists := map[string]bool{}
 	for _, p := range pods {
-		a.look(string(p.UID))
+		exists[string(p.UID)] = true
+		if a.mayLook(p) {
+			a.look(string(p.UID))
+		}
 	}
-	return errors.Join(a.cleanNetwork(ctx), a.cleanFiles())
+	return errors.Join(a.cleanNetwork(ctx), a.cleanFiles(exists))
+}
+
+// mayLook tells whether the set says anything about a pod that exists.
+func (a *Agent) mayLook(p runtime.PodState) bool {
+	synced, fromServer, revision := a.set.known()
+	return a.set.pod(string(p.UID)) != nil || synced && (fromServer || !startedAfter(&p, revision))
 }
 
 // cleanNetwork frees addresses of pods that are no more. While it runs no pod is
@@ -350,20 +367,39 @@ func (a *Agent) cleanNetwork(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("list pods: %w", err)
 	}
-	existing := make([]string, len(pods))
-	for i, p := range pods {
-		existing[i] = string(p.UID)
-	}
 	ctx, cancel := context.WithTimeout(ctx, actionTimeout)
 	defer cancel()
-	removed, err := a.plant.Network.Cleanup(ctx, a.living(existing))
+	removed, err := a.plant.Network.Cleanup(ctx, a.living(pods))
 	if len(removed) > 0 {
 		a.log.Info("freed the network of pods that are no more", "pods", removed)
 	}
 	return err
 }
 
-func (a *Agent) cleanFiles() error {
+// living lists the pods whose network must stay: those that were assigned and
+// have not ended, and what else exists or still runs.
+func (a *Agent) living(existing []runtime.PodState) []string {
+	var out []string
+	for _, p := range a.set.allPods() {
+		if !object.PodFinished(p) {
+			out = append(out, p.GetMetadata().GetUid())
+		}
+	}
+	for _, state := range existing {
+		if p := a.set.pod(string(state.UID)); p == nil || !object.PodFinished(p) || anyRunning(state) {
+			out = append(out, string(state.UID))
+		}
+	}
+	slices.Sort(out)
+	return slices.Compact(out)
+}
+
+func anyRunning(p runtime.PodState) bool {
+	return slices.ContainsFunc(p.Containers, func(c runtime.ContainerState) bool { return c.Status == runtime.ContainerRunning })
+}
+
+// cleanFiles removes the files of pods that neither exist nor are assigned.
+func (a *Agent) cleanFiles(exists map[string]bool) error {
 	var errs []error
 	for _, of := range []struct {
 		disk   Disk
@@ -372,7 +408,7 @@ func (a *Agent) cleanFiles() error {
 		names, err := of.disk.List(of.folder)
 		errs = append(errs, err)
 		for _, uid := range names {
-			if !a.knows(uid) {
+			if !exists[uid] && !a.knows(uid) {
 				errs = append(errs, of.disk.Remove(of.folder+"/"+uid))
 			}
 		}

@@ -11,7 +11,7 @@ import (
 //
 // Nodes are not kept half empty: slices grow by a few elements instead of
 // doubling, and a node that is split because keys arrive in order stays full.
-// At a million keys that is the difference between 36 and 60 bytes a key.
+// Of the space's million keys each then costs 36 bytes here instead of 68.
 type tree[V any] struct {
 	root *node[V]
 }

@@ -17,8 +17,8 @@ func (s *Stage) Balsa(ctx context.Context, args ...string) (string, error) {
 	return s.Operator.Run(ctx, s.options.Binary, append([]string{"--config", s.Admin()}, args...)...)
 }
 
-// decode runs the command line with JSON output and reads it.
-func (s *Stage) decode(ctx context.Context, into any, args ...string) error {
+// Decode runs the command line with JSON output and reads it.
+func (s *Stage) Decode(ctx context.Context, into any, args ...string) error {
 	out, err := s.Balsa(ctx, append(args, "-o", "json")...)
 	if err != nil {
 		return err
@@ -79,7 +79,7 @@ func (s *Status) voters() int {
 // Status asks the cluster for its members.
 func (s *Stage) Status(ctx context.Context) (*Status, error) {
 	status := &Status{}
-	return status, s.decode(ctx, status, "cluster", "status")
+	return status, s.Decode(ctx, status, "cluster", "status")
 }
 
 // Leader is the server that leads, as the members of the newest term know it:
@@ -91,7 +91,7 @@ func (s *Stage) Leader(ctx context.Context) (*Member, error) {
 			continue
 		}
 		status := Status{}
-		if err := s.decode(ctx, &status, "--config", s.adminAt(server), "cluster", "status"); err != nil {
+		if err := s.Decode(ctx, &status, "--config", s.adminAt(server), "cluster", "status"); err != nil {
 			continue
 		}
 		if status.LeaderID != "" && status.term() >= newest.term() {
@@ -151,7 +151,7 @@ func (s *Stage) Pods(ctx context.Context, namespace string) ([]Pod, error) {
 	var list struct {
 		Items []Pod `json:"items"`
 	}
-	return list.Items, s.decode(ctx, &list, "get", "pods", "-n", namespace)
+	return list.Items, s.Decode(ctx, &list, "get", "pods", "-n", namespace)
 }
 
 // WaitReady waits until exactly count pods of a namespace are, and are Ready.
@@ -182,7 +182,7 @@ func (s *Stage) WaitNodes(ctx context.Context, count int) error {
 		var list struct {
 			Items []Pod `json:"items"` // a Node's conditions have the same shape
 		}
-		if err := s.decode(ctx, &list, "get", "nodes"); err != nil {
+		if err := s.Decode(ctx, &list, "get", "nodes"); err != nil {
 			return err
 		}
 		ready := 0

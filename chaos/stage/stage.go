@@ -186,6 +186,14 @@ func (m *Member) run(name string, args []string) error {
 // Restart starts the member again on the disk it has.
 func (m *Member) Restart() error { return m.run(m.start[0], m.start) }
 
+// RestartIn starts the member inside a cgroup, as an init system does.
+func (m *Member) RestartIn(group string) error {
+	shell := []string{"-c", `echo $$ >"$0/cgroup.procs" && exec "$@"`, group, m.binary}
+	process, err := m.Host.Start(m.start[0], "sh", append(shell, m.start...)...)
+	m.Process = process
+	return err
+}
+
 // Rejoin lets a server in whose disk was lost: it is another one now.
 func (s *Stage) Rejoin(ctx context.Context, m *Member) error {
 	token, err := s.Token(ctx, "server")

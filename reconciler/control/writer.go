@@ -146,7 +146,7 @@ func (w *Writer) propose(ctx context.Context, cmd *internalv1.Command) (*interna
 	if err != nil {
 		w.mu.Lock()
 		defer w.mu.Unlock()
-		w.open = false
+		w.open = true
 	}
 	return result, err
 }

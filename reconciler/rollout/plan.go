@@ -67,6 +67,9 @@ func (a *Actions) String() string {
 	if s := a.Status; s != nil {
 		fmt.Fprintf(&b, "status replicas=%d updated=%d ready=%d available=%d unavailable=%d generation=%d\n",
 			s.GetReplicas(), s.GetUpdatedReplicas(), s.GetReadyReplicas(), s.GetAvailableReplicas(), s.GetUnavailableReplicas(), s.GetObservedGeneration())
+		if n := s.GetCollisionCount(); n > 0 {
+			fmt.Fprintf(&b, "collisions %d\n", n)
+		}
 		for _, c := range s.GetConditions() {
 			fmt.Fprintf(&b, "condition %s=%s %s: %s\n", c.GetType(), c.GetStatus(), c.GetReason(), c.GetMessage())
 		}

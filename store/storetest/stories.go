@@ -7,7 +7,10 @@ import (
 	"github.com/balsa-run/balsa/store"
 )
 
-func stories() []story {
+func stories() []story { return append(keyStories(), ruleStories()...) }
+
+// keyStories are about keys, revisions and histories.
+func keyStories() []story {
 	return []story{
 		{"an empty space is revision 1", func(s *teller) {
 			s.same(Facts{Revision: 1, CompactRevision: 1, LeaseKeys: map[int64][]string{}}, s.m.Facts(suiteSpace))
@@ -60,6 +63,12 @@ func stories() []story {
 			old := kv("a", "1", 2, 2, 1)
 			s.history(3, batch(3, gone("a", 3, old), put(kv("a", "2", 3, 3, 1)), gone("a", 3, old)))
 		}},
+	}
+}
+
+// ruleStories are about what is refused, forgotten and bounded.
+func ruleStories() []story {
+	return []story{
 		{"ignore_value and ignore_lease keep what is there", ignore},
 		{"a revoked lease takes its keys along in one revision", leases},
 		{"compaction forgets and says so", compaction},

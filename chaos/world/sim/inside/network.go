@@ -103,7 +103,7 @@ func (p *port) dial(ctx context.Context, address, protocol string) (net.Conn, er
 	if err != nil {
 		return nil, err
 	}
-	c, err := p.adopt(raw, pki.Identity{})
+	c, err := p.adopt(raw)
 	if err != nil {
 		return nil, err
 	}
@@ -125,15 +125,16 @@ func (p *port) accept() {
 
 // route hands an accepted connection to the listener of its protocol.
 func (p *port) route(raw net.Conn) {
-	protocol, peer, err := hello(raw)
-	if err != nil {
-		_ = raw.Close()
-		return
-	}
-	c, err := p.adopt(raw, peer)
+	c, err := p.adopt(raw)
 	if err != nil {
 		return
 	}
+	protocol, peer, err := hello(c)
+	if err != nil {
+		_ = c.Close()
+		return
+	}
+	c.peer = peer
 	to := map[string]*listener{protocolAPI: p.api, protocolJoin: p.join, protocolRaft: p.raft}[protocol]
 	if to == nil || protocol == protocolRaft && peer.Role != pki.RoleServer || !to.offer(c) {
 		_ = c.Close()
@@ -166,13 +167,13 @@ func (p *port) isDead() bool {
 }
 
 // adopt makes a connection one of this life.
-func (p *port) adopt(raw net.Conn, peer pki.Identity) (*conn, error) {
+func (p *port) adopt(raw net.Conn) (*conn, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.dead {
 		return nil, errors.Join(errDead, raw.Close())
 	}
-	c := &conn{Conn: raw, port: p, peer: peer}
+	c := &conn{Conn: raw, port: p}
 	p.conns = append(p.conns, c)
 	return c, nil
 }
@@ -208,7 +209,7 @@ func (p *port) bury() {
 type conn struct {
 	net.Conn
 	port *port
-	peer pki.Identity // who called; empty at the caller's end
+	peer pki.Identity // who called; empty at the caller's end; set before it is accepted
 }
 
 func (c *conn) Read(b []byte) (int, error) {

@@ -1,0 +1,110 @@
+package sim_test
+
+import (
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/balsa-run/balsa/chaos/world/sim"
+)
+
+const (
+	seeds        = 10
+	virtualLimit = 10 * time.Minute
+	wallLimit    = 4 * time.Minute
+	linesShown   = 40
+)
+
+// Three servers of daemon/core elect, commit and fail over, and keep their
+// promises while machines, links and disks fail. The guest says what exactly it
+// checks; here each seed has to pass, twice in the same way.
+func TestThreeServers(t *testing.T) {
+	m := machine(t, build(t, "./guest"), sim.Config{})
+	t.Run("seeds", func(t *testing.T) { tenSeeds(t, m) })
+	t.Run("lies", func(t *testing.T) {
+		lieIsFound(t, m, "ack", 1, "acknowledged, but lost")
+		lieIsFound(t, m, "twice", 5, "nobody wrote", "applied 2 times", "refused, but there", "based on revision")
+		lieIsFound(t, m, "stale", 8, "stale: get")
+	})
+	t.Run("a run that does too little", func(t *testing.T) {
+		result, err := m.Run(t.Context(), sim.Options{Seed: 1, Args: []string{"-length=1ms"}, VirtualLimit: virtualLimit, WallLimit: wallLimit})
+		if err != nil || result.ExitCode != 3 {
+			t.Errorf("exit code %d, %v; expected 3\n%s", result.ExitCode, err, tail(result))
+		}
+	})
+}
+
+func tenSeeds(t *testing.T, m *sim.Machine) {
+	var mu sync.Mutex
+	digests := map[string]uint64{} // guarded by mu
+	t.Run("each", func(t *testing.T) {
+		for seed := uint64(1); seed <= seeds; seed++ {
+			t.Run(fmt.Sprint(seed), func(t *testing.T) {
+				t.Parallel()
+				first, again := pass(t, m, seed), pass(t, m, seed)
+				if first.Digest != again.Digest {
+					t.Errorf("seed %d: two runs part after\n%s", seed, parting(first.Lines, again.Lines))
+				}
+				mu.Lock()
+				defer mu.Unlock()
+				if other, taken := digests[first.Digest]; taken {
+					t.Errorf("seeds %d and %d give one digest", other, seed)
+				}
+				digests[first.Digest] = seed
+			})
+		}
+	})
+	if len(digests) != seeds && !t.Failed() {
+		t.Errorf("%d digests of %d seeds", len(digests), seeds)
+	}
+}
+
+func pass(t *testing.T, m *sim.Machine, seed uint64) sim.Result {
+	t.Helper()
+	result, err := m.Run(t.Context(), sim.Options{Seed: seed, VirtualLimit: virtualLimit, WallLimit: wallLimit})
+	if err != nil || result.ExitCode != 0 {
+		t.Fatalf("seed %d: exit code %d, %v\n%s", seed, result.ExitCode, err, tail(result))
+	}
+	return result
+}
+
+// lieIsFound plants a lie in what the clients record. The clients tell it now and
+// then, so some runs may pass by luck; of tries seeds one has to find it.
+func lieIsFound(t *testing.T, m *sim.Machine, lie string, tries uint64, names ...string) {
+	t.Run(lie, func(t *testing.T) {
+		t.Parallel()
+		for seed := uint64(1); seed <= tries; seed++ {
+			result, err := m.Run(t.Context(), sim.Options{Seed: seed, Args: []string{"-plant=" + lie}, VirtualLimit: virtualLimit, WallLimit: wallLimit})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if result.ExitCode == 0 {
+				continue
+			}
+			text := strings.Join(result.Lines, "\n")
+			for _, name := range names {
+				if result.ExitCode == 1 && strings.Contains(text, "WRONG: "+name) {
+					return
+				}
+			}
+			t.Fatalf("seed %d: exit code %d, expected one of %q\n%s", seed, result.ExitCode, names, tail(result))
+		}
+		t.Errorf("%d seeds did not find it", tries)
+	})
+}
+
+// parting is where two runs differ for the first time.
+func parting(first, again []string) string {
+	for i := range min(len(first), len(again)) {
+		if first[i] != again[i] {
+			return fmt.Sprintf("%s\n- %s\n+ %s", strings.Join(first[max(0, i-linesShown):i], "\n"), first[i], again[i])
+		}
+	}
+	return fmt.Sprintf("%d and %d lines that are the same", len(first), len(again))
+}
+
+func tail(r sim.Result) string {
+	return strings.Join(r.Lines[max(0, len(r.Lines)-linesShown):], "\n") + "\n" + r.Stderr[:min(len(r.Stderr), 4000)]
+}
