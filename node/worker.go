@@ -82,7 +82,7 @@ func (w *worker) run(ctx context.Context) {
 	if err != nil {
 		w.a.log.Warn("a pod's memory cannot be read; going on without", "uid", w.uid, "error", err)
 	}
-	_ = mem
+	w.mem, w.saved = mem, mem
 	for {
 		rest, over := w.turn(ctx)
 		if over {
