@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -40,6 +41,7 @@ type lab struct {
 	disk    *memDisk
 	run     *memDisk
 	zone    *zone
+	prober  *readyProber
 	agent   *node.Agent
 	stop    func()
 	maxPods int
@@ -117,10 +119,14 @@ func (s *imageStore) Prune(_ context.Context, keep func(string) bool) ([]string,
 }
 
 // readyProber asks the simulated program.
-type readyProber struct{ m *fake.Machine }
+type readyProber struct {
+	m *fake.Machine
+	// failures are to come, whatever the program says.
+	failures atomic.Int32
+}
 
-func (p readyProber) Probe(_ context.Context, probe pod.Probe) error {
-	if !p.m.Ready(runtime.PodUID(probe.UID), probe.Container) {
+func (p *readyProber) Probe(_ context.Context, probe pod.Probe) error {
+	if p.failures.Add(-1) >= 0 || !p.m.Ready(runtime.PodUID(probe.UID), probe.Container) {
 		return errors.New("HTTP status 503")
 	}
 	return nil
@@ -152,6 +158,7 @@ func newLab(t *testing.T) *lab {
 		l.failOps[string(op)]--
 		return fmt.Errorf("%s: injected", op)
 	}})
+	l.prober = &readyProber{m: l.machine}
 	return l
 }
 
@@ -162,7 +169,7 @@ func (l *lab) start() {
 	agent, err := node.New(node.Config{
 		Name: "n1", NodeIP: netip.MustParseAddr("10.0.0.11"), AgentPort: 7450, Version: "test", MaxPods: l.maxPods,
 		Disk: l.disk, RunDisk: l.run, Clock: clock.Real{}, Rand: rand.New(rand.NewPCG(1, 2)), Logger: slog.New(slog.NewTextHandler(l.Output(), nil)),
-		API: l.server, Machine: machine{}, Runtime: l.rt, Images: l.images, Prober: readyProber{l.machine},
+		API: l.server, Machine: machine{}, Runtime: l.rt, Images: l.images, Prober: l.prober,
 		Open: func(context.Context, node.ClusterFacts) (node.Plant, error) {
 			return node.Plant{Network: l.network, Proxy: l.kernel, Resolver: l.zone}, nil
 		},

@@ -243,6 +243,56 @@ func (l *lab) reports() int {
 	return len(l.server.reports)
 }
 
+// TestReportIsRepeated: a report that was taken and never shows is sent again.
+func TestReportIsRepeated(t *testing.T) {
+	onNode(t, func(l *lab) {
+		l.server.dropReports = true
+		l.server.put(newPod("a", "forever"))
+		l.within(2*time.Second, "it was reported", func() bool { return l.reports() > 0 && l.running("uid-a") != 0 })
+		time.Sleep(time.Second)
+		l.server.mu.Lock()
+		l.server.dropReports = false
+		l.server.mu.Unlock()
+		l.within(90*time.Second, "it is reported again", l.ready("a"))
+	})
+}
+
+// TestAdoptionIsPatient: what was ready when the agent went stays so until its
+// probe has failed as often as it may.
+func TestAdoptionIsPatient(t *testing.T) {
+	onNode(t, func(l *lab) {
+		l.server.put(probed(newPod("a", "ready", "forever")))
+		l.within(2*time.Second, "it is ready", l.ready("a"))
+		l.stop()
+		l.prober.failures.Store(2)
+		l.start()
+		l.always(30*time.Second, "two failures are not three", l.ready("a"))
+		l.prober.failures.Store(1000)
+		l.within(20*time.Second, "three are", func() bool { return !object.PodReady(l.server.pod("a")) })
+	})
+}
+
+// TestSecretsWithoutServers: opened secrets outlive the agent, not the machine.
+func TestSecretsWithoutServers(t *testing.T) {
+	onNode(t, func(l *lab) {
+		p := newPod("a", "env=TOKEN", "sleep=30s", "exit=1")
+		p.Spec.Containers[0].Env = []*balsav1.EnvVar{{Name: "TOKEN", ValueFrom: &balsav1.EnvVarSource{SecretKeyRef: &balsav1.KeySelector{Name: "sec", Key: "token"}}}}
+		l.server.put(&balsav1.Secret{Metadata: &balsav1.ObjectMeta{Name: "sec", Namespace: "default"}, Data: map[string][]byte{"token": []byte("x")}})
+		l.server.put(p)
+		l.within(2*time.Second, "it runs", l.ready("a"))
+		l.server.setDown(true)
+		l.restart()
+		l.within(time.Minute, "it runs again with its secret", func() bool { _, c := l.state("uid-a"); return c.Attempt == 1 && c.PID != 0 })
+		l.stop()
+		l.machine.Reboot()
+		l.run.files = map[string][]byte{}
+		l.start()
+		l.always(5*time.Minute, "after a reboot it waits", func() bool { return l.running("uid-a") == 0 })
+		l.server.setDown(false)
+		l.within(30*time.Second, "until a server opens the secret", l.ready("a"))
+	})
+}
+
 func TestReportsAreBatched(t *testing.T) {
 	onNode(t, func(l *lab) {
 		for i := range 50 {

@@ -35,6 +35,8 @@ type server struct {
 	resync int
 	// loseAnswers: writes happen, and the answer is lost.
 	loseAnswers bool
+	// dropReports: reports are taken, and nothing comes of them.
+	dropReports bool
 	podCIDR     string
 	clusterID   string
 
@@ -169,6 +171,9 @@ func (s *server) ReportStatus(ctx context.Context, req *balsav1.ReportStatusRequ
 	s.events = append(s.events, req.GetEvents()...)
 	res := &balsav1.ReportStatusResponse{}
 	for _, r := range req.GetPods() {
+		if s.dropReports {
+			continue
+		}
 		if reason := s.reportLocked(r); reason != "" {
 			res.Rejected = append(res.Rejected, &balsav1.RejectedReport{Uid: r.GetUid(), Reason: reason})
 		} else {

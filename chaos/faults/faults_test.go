@@ -117,6 +117,7 @@ func converged(t *testing.T, s *stage.Stage, servers int) {
 
 func until(t *testing.T, s *stage.Stage, what string, holds func(*stage.Status) error) {
 	t.Helper()
+	started := time.Now()
 	must(t, s.Until(t.Context(), converge, what, func(ctx context.Context) error {
 		status, err := s.Status(ctx)
 		if err != nil {
@@ -124,6 +125,7 @@ func until(t *testing.T, s *stage.Stage, what string, holds func(*stage.Status) 
 		}
 		return holds(status)
 	}))
+	t.Logf("waited %v for %s", time.Since(started).Round(time.Millisecond), what)
 }
 
 // othersThan are the hosts of all servers but one.

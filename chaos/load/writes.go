@@ -27,7 +27,19 @@ type WriteReport struct {
 	// The longest time between two acknowledgements, in milliseconds: what a
 	// user sees of a change of leader.
 	LongestGapMS int64 `json:"longestGapMS"`
+	// When each acknowledged write began and ended, in order: the first
+	// maxSpansKept.
+	Spans []Span `json:"spans,omitempty"`
 }
+
+// Span is the time that one write took, in microseconds of Unix time.
+type Span struct {
+	BeganUS int64 `json:"beganUS"`
+	EndedUS int64 `json:"endedUS"`
+}
+
+// maxSpansKept bounds a report, not the load.
+const maxSpansKept = 100_000
 
 // writer makes one ConfigMap after the other and remembers what it was told.
 type writer struct {
@@ -54,6 +66,7 @@ func Writes(ctx context.Context, c *client.Client, namespace, prefix string, che
 }
 
 func (w *writer) write(ctx context.Context, name string) {
+	began := time.Now()
 	_, err := client.Create(ctx, w.client, &balsav1.ConfigMap{
 		ApiVersion: "v1", Kind: "ConfigMap",
 		Metadata: &balsav1.ObjectMeta{Namespace: w.namespace, Name: name},
@@ -66,6 +79,9 @@ func (w *writer) write(ctx context.Context, name string) {
 		w.report.Acknowledged++
 		w.report.LongestGapMS = max(w.report.LongestGapMS, now.Sub(w.last).Milliseconds())
 		w.last = now
+		if len(w.report.Spans) < maxSpansKept {
+			w.report.Spans = append(w.report.Spans, Span{BeganUS: began.UnixMicro(), EndedUS: now.UnixMicro()})
+		}
 		return
 	case client.Applied(err) == balsav1.ErrorDetail_APPLIED_UNKNOWN:
 		w.unknown[name] = true

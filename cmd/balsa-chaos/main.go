@@ -74,8 +74,8 @@ func cleanCommand() *cobra.Command {
 }
 
 func loadCommand() *cobra.Command {
-	command := &cobra.Command{Use: "load", Short: "Put a load on a cluster until SIGTERM, then report"}
-	command.AddCommand(httpCommand(), writesCommand())
+	command := &cobra.Command{Use: "load", Short: "Put a load on a cluster, then report"}
+	command.AddCommand(httpCommand(), writesCommand(), putsCommand(), podsCommand())
 	return command
 }
 
@@ -83,7 +83,7 @@ func httpCommand() *cobra.Command {
 	var url, out string
 	var interval time.Duration
 	command := &cobra.Command{
-		Use: "http", Short: "Ask a URL again and again", Args: cobra.NoArgs,
+		Use: "http", Short: "Ask a URL again and again until SIGTERM", Args: cobra.NoArgs,
 		RunE: func(command *cobra.Command, _ []string) error {
 			return report(out, load.HTTP(command.Context(), url, interval))
 		},
@@ -97,7 +97,7 @@ func httpCommand() *cobra.Command {
 func writesCommand() *cobra.Command {
 	var config, servers, namespace, prefix, out string
 	command := &cobra.Command{
-		Use: "writes", Short: "Make one ConfigMap after the other, then look whether they are there", Args: cobra.NoArgs,
+		Use: "writes", Short: "Make one ConfigMap after the other until SIGTERM, then look whether they are there", Args: cobra.NoArgs,
 		RunE: func(command *cobra.Command, _ []string) error {
 			c, err := client.FromFile(config)
 			if err != nil {

@@ -12,7 +12,6 @@ import (
 	"math/rand/v2"
 	"slices"
 	"sync"
-	"testing"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -245,18 +244,6 @@ func Get[M object.Message](w *World, key string) M {
 func All[M object.Message](w *World, kind string) []M {
 	k, _ := object.KindByName(kind)
 	return control.Collect[M](w.View().Prefix(object.Prefix(k, "")))
-}
-
-// Wait polls until a condition of a world with loops holds.
-func Wait(t *testing.T, what string, condition func() bool) {
-	t.Helper()
-	deadline := time.Now().Add(10 * time.Second)
-	for !condition() {
-		if time.Now().After(deadline) {
-			t.Fatalf("waited in vain for %s", what)
-		}
-		<-time.After(time.Millisecond)
-	}
 }
 
 // SetTerm begins another raft term.
