@@ -8,6 +8,7 @@ import (
 	"net"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/balsa-run/balsa/pki"
@@ -100,6 +101,7 @@ const alertWait = 250 * time.Millisecond
 type watchedConn struct {
 	net.Conn
 	address string
+	reading atomic.Bool
 
 	once  sync.Once
 	ended chan struct{} // closed when reading has failed
@@ -107,6 +109,7 @@ type watchedConn struct {
 }
 
 func (c *watchedConn) Read(p []byte) (int, error) {
+	c.reading.Store(true)
 	n, err := c.Conn.Read(p)
 	if err == nil {
 		return n, nil
@@ -123,14 +126,30 @@ func (c *watchedConn) Write(p []byte) (int, error) {
 	if err == nil {
 		return n, nil
 	}
-	// Somebody may not be reading yet: then this is the one who does.
-	_ = c.SetReadDeadline(time.Now().Add(alertWait))
-	go func() { _, _ = c.Read(make([]byte, 1)) }()
-	<-c.ended
-	if refusedUs(c.why) {
-		return n, c.why
+	if !c.reading.Load() {
+		c.readToEnd() // the very first write failed, and nobody listens yet
+	}
+	timer := time.NewTimer(alertWait)
+	defer timer.Stop()
+	select {
+	case <-c.ended:
+		if refusedUs(c.why) {
+			return n, c.why
+		}
+	case <-timer.C:
 	}
 	return n, err
+}
+
+// readToEnd looks for the reason that a connection which cannot be written to
+// has ended for.
+func (c *watchedConn) readToEnd() {
+	_ = c.SetReadDeadline(time.Now().Add(alertWait))
+	for scratch := make([]byte, 512); ; {
+		if _, err := c.Read(scratch); err != nil {
+			return
+		}
+	}
 }
 
 // certificateAlert finds the alert of TLS that tells what is wrong with our

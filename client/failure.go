@@ -90,19 +90,32 @@ func transport(err error) error {
 	return at.Err
 }
 
-// failed makes the error; an empty text is that of the cause.
+// failed makes the error; an empty text is the cause's.
 func failed(code connect.Code, text string, cause error, detail *balsav1.ErrorDetail) error {
-	if below := transport(cause); below != nil {
-		cause = below
-	}
 	if text == "" {
-		text = cause.Error()
+		text = plain(cause)
 	}
 	failure := connect.NewError(code, &told{text: text, cause: cause})
 	if encoded, err := connect.NewErrorDetail(detail); err == nil {
 		failure.AddDetail(encoded)
 	}
 	return failure
+}
+
+// plain is what went wrong, without the protocol's code and the transport's URL.
+func plain(err error) string {
+	var refused *refusal
+	var dial *dialError
+	switch {
+	case errors.As(err, &refused):
+		return refused.Error()
+	case errors.As(err, &dial):
+		return dial.Error()
+	}
+	if below := transport(err); below != nil {
+		return below.Error()
+	}
+	return err.Error()
 }
 
 // told is an error with a text of its own and a cause for those who look.

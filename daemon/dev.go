@@ -24,6 +24,8 @@ const devName = "dev"
 type DevOptions struct {
 	DataDir string
 	Listen  string
+	// CgroupPrefix holds the pods' cgroups; empty: /balsa-dev.
+	CgroupPrefix string
 	// Out gets a line when the node is Ready.
 	Out    io.Writer
 	Logger *slog.Logger
@@ -59,8 +61,9 @@ func runDevAgent(ctx context.Context, options DevOptions) error {
 	}
 	agent := AgentOptions{
 		Name: devName, DataDir: options.DataDir, NodeIP: host, Gossip: devGossipPort, Join: []string{options.Listen},
-		CgroupPrefix: "/balsa-dev", Logger: options.Logger.With("part", "agent"),
+		CgroupPrefix: options.CgroupPrefix, Logger: options.Logger.With("part", "agent"),
 	}
+	setDefault(&agent.CgroupPrefix, "/balsa-dev")
 	if _, err := pki.OpenAgent(pki.OSDir(filepath.Join(options.DataDir, "agent", "identity"))); err != nil {
 		if agent.Token, err = devToken(ctx, options.DataDir); err != nil {
 			return err

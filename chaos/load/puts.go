@@ -2,7 +2,6 @@ package load
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -132,18 +131,13 @@ func (p *putter) run(ctx context.Context, until time.Time) {
 		began := time.Now()
 		if err := p.put(ctx); err != nil {
 			p.failed++
-			p.err = errors.Join(p.err, firstOf(p.err, err))
+			if p.err == nil {
+				p.err = err
+			}
 			continue
 		}
 		p.took = append(p.took, time.Since(began))
 	}
-}
-
-func firstOf(had, err error) error {
-	if had != nil {
-		return nil
-	}
-	return err
 }
 
 func (p *putter) put(ctx context.Context) error {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -15,6 +16,7 @@ import (
 
 	balsav1 "github.com/balsa-run/balsa/gen/balsa/v1"
 
+	"github.com/balsa-run/balsa/client"
 	"github.com/balsa-run/balsa/pki"
 )
 
@@ -221,6 +223,9 @@ func (a *app) userRemove() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			if err := known(command.Context(), c, role, args[0]); err != nil {
+				return err
+			}
 			if _, err := c.Cluster.RemoveIdentity(command.Context(), &balsav1.RemoveIdentityRequest{Name: args[0], Role: role}); err != nil {
 				return err
 			}
@@ -230,4 +235,19 @@ func (a *app) userRemove() *cobra.Command {
 	}
 	command.Flags().StringVar(&role, "role", "", "admin, reader, agent or server")
 	return command
+}
+
+// known refuses a name that nobody was given: a slip of the pen must not look
+// like a removal.
+func known(ctx context.Context, c *client.Client, role, name string) error {
+	response, err := c.Cluster.ListIdentities(ctx, &balsav1.ListIdentitiesRequest{})
+	if err != nil {
+		return err
+	}
+	for _, identity := range response.GetIdentities() {
+		if identity.GetRole() == role && identity.GetName() == name {
+			return nil
+		}
+	}
+	return fmt.Errorf("there is no %s/%s; balsa user list tells who there is", role, name)
 }

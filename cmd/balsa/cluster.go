@@ -136,6 +136,9 @@ func (a *app) nodeCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			if err := known(command.Context(), c, "agent", args[0]); err != nil {
+				return err
+			}
 			// The identity first: a node that still had it would register again.
 			if _, err := c.Cluster.RemoveIdentity(command.Context(), &balsav1.RemoveIdentityRequest{Role: "agent", Name: args[0]}); err != nil {
 				return err

@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -82,7 +83,7 @@ a raft group, agents run the pods. This program is all of them.
 
 Exit codes: 0 done, 1 not done, 2 the command line is wrong.`,
 		SilenceUsage: true, SilenceErrors: true,
-		RunE: inside,
+		RunE: inside, Args: cobra.ArbitraryArgs,
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &usageError{err} })
 	flags := root.PersistentFlags()
@@ -118,6 +119,7 @@ func inside(command *cobra.Command, args []string) error {
 		return command.Help()
 	}
 	text := fmt.Sprintf("%q is no command of %s", args[0], command.CommandPath())
+	command.SuggestionsMinimumDistance = 2
 	if near := command.SuggestionsFor(args[0]); len(near) > 0 {
 		text += "; try: " + strings.Join(near, ", ")
 	}
@@ -128,10 +130,14 @@ func inside(command *cobra.Command, args []string) error {
 func wrapArgs(command *cobra.Command) {
 	if check := command.Args; check != nil {
 		command.Args = func(command *cobra.Command, args []string) error {
-			if err := check(command, args); err != nil {
-				return &usageError{err}
+			if check(command, args) == nil {
+				return nil
 			}
-			return nil
+			found := "no argument"
+			if len(args) > 0 {
+				found = strconv.Quote(strings.Join(args, " "))
+			}
+			return &usageError{fmt.Errorf("found %s; allowed: %s", found, command.UseLine())}
 		}
 	}
 	for _, child := range command.Commands() {

@@ -217,6 +217,9 @@ func normalRules() []normalRule {
 	for _, rule := range [][2]string{
 		{`balsa1\.[a-z0-9]+\.[a-z0-9]+\.[a-z0-9]+\.[a-z0-9]+`, "TOKEN"},
 		{`\b[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\b`, "UID"},
+		{`(uid: )"UID"`, "${1}UID"},
+		{`(pod-template-hash: )[a-z0-9]+`, "${1}HASH"},
+		{`/tmp/balsa-cli-test-\d+`, "DIR"},
 		{`\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d+)?(Z| UTC)?`, "TIME"},
 		{`until \d{4}-\d\d-\d\d`, "until DATE"},
 		{`127\.0\.0\.1:\d+`, "SERVER"},
@@ -231,7 +234,6 @@ func normalRules() []normalRule {
 		{`term \d+`, "term N"},
 		{`\bgo1\.\d+(\.\d+)?\b`, "GOVERSION"},
 		{`(?m)\b\d+s(( \(x\d+\))?( \(deleted\))?$|( \(x\d+\))? {3,}| ago)`, "AGE$1"},
-		{`/tmp/[A-Za-z0-9_./-]+?/\d{3}\b`, "TMP"},
 		// Widths depend on what was replaced.
 		{`(\S) {3,}`, "$1   "},
 	} {

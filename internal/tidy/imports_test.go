@@ -32,7 +32,7 @@ var layers = map[string][]string{
 	"cmd/balsa-shim":  {},
 	"cmd/balsa-chaos": {"gen", "object", "store", "scheduler", "pki", "client", "reconciler", "cluster", "apiserver", "netproxy", "dns", "node", "daemon", "chaos", "internal"},
 	"chaos":           {"gen", "object", "store", "scheduler", "pki", "client", "reconciler", "cluster", "apiserver", "netproxy", "dns", "node", "daemon", "internal"},
-	"bench":           {"gen", "object", "store", "scheduler", "pki", "client", "reconciler", "cluster", "apiserver", "netproxy", "dns", "node", "daemon", "internal"},
+	"bench":           {"gen", "object", "store", "scheduler", "pki", "client", "reconciler", "cluster", "apiserver", "netproxy", "dns", "node", "daemon", "chaos", "internal"},
 	"examples":        {"gen", "object", "client", "internal"},
 	"tools":           {"gen", "object", "client", "pki", "internal"},
 }

@@ -1,5 +1,7 @@
 //go:build linux
 
+//balsa:real-processes
+
 package apply_test
 
 import (

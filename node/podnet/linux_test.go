@@ -1,5 +1,7 @@
 //go:build linux
 
+//balsa:real-processes
+
 package podnet_test
 
 import (
@@ -459,4 +461,38 @@ func TestCallersNamespace(t *testing.T) {
 	}
 	ns.Device(podnet.DeviceName("uid-a"))
 	expect(t, ns, "10.244.1.2:8080", "pod 192.168.77.1")
+}
+
+// A pod's first packet arrives: the device carries traffic when Setup returns,
+// not only once the kernel's link watch has noticed.
+func TestFirstPacketOfAPod(t *testing.T) {
+	w := newWorld(t)
+	var udp net.PacketConn
+	if err := w.ns1.Do(func() (err error) {
+		udp, err = net.ListenPacket("udp4", localAddress+":53")
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	defer udp.Close()
+	buffer := make([]byte, 16)
+	for i := range 20 {
+		name := fmt.Sprintf("first-%d", i)
+		a, _ := pod(t, w.n1, name)
+		c, err := a.Dial("udp4", localAddress+":53")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := c.Write([]byte(name)); err != nil {
+			t.Fatal(err)
+		}
+		if err := udp.SetReadDeadline(time.Now().Add(5 * time.Second)); err != nil {
+			t.Fatal(err)
+		}
+		n, _, err := udp.ReadFrom(buffer)
+		if err != nil || string(buffer[:n]) != name {
+			t.Fatalf("the first packet of pod %d: %q, %v", i, buffer[:n], err)
+		}
+		c.Close()
+	}
 }

@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
@@ -70,7 +71,35 @@ func (p *podLink) connect() error {
 	if err := p.configureInside(inside, outside); err != nil {
 		return fmt.Errorf("inside the pod: %w", err)
 	}
-	return p.configureOutside(outside, inside)
+	if err := p.configureOutside(outside, inside); err != nil {
+		return err
+	}
+	return errors.Join(operational(p.link, inside), operational(p.node.link, outside))
+}
+
+const (
+	operationalTimeout = 2 * time.Second
+	operationalPause   = time.Millisecond
+)
+
+// operational waits until a device carries traffic. The end of a pair that was
+// set up first does not until the kernel's link watch has noticed that the other
+// is up as well; until then it drops what it is given without a word, which
+// would cost a pod its first DNS question, and five seconds.
+func operational(link *netlink.Handle, device netlink.Link) error {
+	name := device.Attrs().Name
+	for deadline := time.Now().Add(operationalTimeout); ; time.Sleep(operationalPause) {
+		now, err := link.LinkByName(name)
+		if err != nil {
+			return fmt.Errorf("look whether %s is up: %w", name, err)
+		}
+		if now.Attrs().OperState == netlink.OperUp {
+			return nil
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("%s is %s, not up, after %v", name, now.Attrs().OperState, operationalTimeout)
+		}
+	}
 }
 
 func (p *podLink) ensurePair() (outside, inside netlink.Link, err error) {

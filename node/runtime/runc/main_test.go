@@ -1,3 +1,5 @@
+//balsa:real-processes
+
 package runc
 
 import (

@@ -196,6 +196,7 @@ func (s *scenario) judge(members []history.Member) (code int) {
 		}
 	}
 	s.trace.Say("", "%+v, %d faults, %d failovers", count, s.injected, failovers)
+	s.coverage()
 	for _, m := range members {
 		s.trace.Say(m.Name, "ends at revision %d, hash %016x, %d changes", m.Revision, m.Hash, len(m.Changes))
 	}
@@ -213,4 +214,15 @@ func (s *scenario) judge(members []history.Member) (code int) {
 	}
 	s.trace.Say("", "nothing is wrong")
 	return 0
+}
+
+// coverage tells which of the states that are worth a visit the run has seen, by
+// what the servers log there.
+func (s *scenario) coverage() {
+	for _, message := range []string{
+		"election won", "failed to contact quorum of nodes, stepping down", "rejecting pre-vote request since we have a leader",
+		"clearing log suffix", "snapshot complete up to", "Installed remote snapshot",
+	} {
+		s.trace.Say("", "seen %d times: %s", s.trace.Seen(message), message)
+	}
 }

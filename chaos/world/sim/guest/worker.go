@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	balsav1 "github.com/balsa-run/balsa/gen/balsa/v1"
@@ -21,6 +23,9 @@ const (
 	namespace = "default"
 	keyPrefix = "configmaps/" + namespace + "/"
 	field     = "value"
+
+	burstWrites = 6
+	lieEvery    = 20 // writes
 
 	registers = 4 // keys that all clients write
 	opLimit   = 3 * time.Second
@@ -44,7 +49,8 @@ type worker struct {
 	name   string
 	api    *client.Client
 	chance *rand.Rand
-	made   int
+	made   atomic.Int64 // values
+	wrote  atomic.Int64 // requests
 }
 
 func newWorker(s *scenario, i int) (*worker, error) {
@@ -67,10 +73,12 @@ func newWorkerAt(s *scenario, name string, addresses []string) (*worker, error) 
 func (w *worker) work(ctx context.Context) {
 	for inside.Sleep(ctx, thinkMin+time.Duration(w.chance.Int64N(int64(thinkMax-thinkMin)))) {
 		switch n := w.chance.IntN(100); {
-		case n < 45:
+		case n < 40:
 			w.update(ctx)
-		case n < 60:
+		case n < 55:
 			w.create(ctx)
+		case n < 60:
+			w.burst(ctx)
 		case n < 80:
 			w.get(ctx, history.Get, w.register())
 		case n < 90:
@@ -85,8 +93,7 @@ func (w *worker) register() string { return fmt.Sprintf("r%d", w.chance.IntN(reg
 
 // value is one that nobody else writes.
 func (w *worker) value() string {
-	w.made++
-	return fmt.Sprintf("%s-%d", w.name, w.made)
+	return fmt.Sprintf("%s-%d", w.name, w.made.Add(1))
 }
 
 // do carries out one request and records it. The work of ctx ends between two
@@ -118,6 +125,16 @@ func (w *worker) create(ctx context.Context) history.Outcome {
 	return w.put(ctx, history.Op{Kind: history.Create, Key: "new-" + value, Value: value}, &balsav1.ConfigMap{})
 }
 
+// burst creates several at once, which then share an entry of the log, and which a
+// leader that is cut off takes in before it notices.
+func (w *worker) burst(ctx context.Context) {
+	var all sync.WaitGroup
+	for range burstWrites {
+		all.Go(func() { w.create(ctx) })
+	}
+	all.Wait()
+}
+
 // put sends a write of o.Value, as a change of cm.
 func (w *worker) put(ctx context.Context, o history.Op, cm *balsav1.ConfigMap) history.Outcome {
 	if cm.Metadata == nil {
@@ -142,7 +159,7 @@ func (w *worker) put(ctx context.Context, o history.Op, cm *balsav1.ConfigMap) h
 }
 
 // lies: not always, or it were too easy.
-func (w *worker) lies() bool { return w.chance.IntN(20) == 0 }
+func (w *worker) lies() bool { return w.wrote.Add(1)%lieEvery == 0 }
 
 // update reads a register and writes it on the base of what it has read.
 func (w *worker) update(ctx context.Context) {

@@ -23,8 +23,9 @@ const (
 	simVersion = "0.0.0-sim"
 	// Snapshots come early, so that a short run has some, and members that fell
 	// behind get them.
-	snapshotEntries = 150
-	trailingEntries = 30
+	snapshotEntries = 40
+	trailingEntries = 8
+	trailingBytes   = 1 << 10
 )
 
 // Server is a machine with one server of the control plane on it. Its process
@@ -129,7 +130,7 @@ func (s *Server) config(l *life) core.Config {
 		Blobs: noImages{}, Archives: noImages{}, Bundle: s.world.bundle, Guard: pki.NewGuard(clock.Real{}, nil),
 		Clock: clock.Real{}, Random: crypto.Reader, Logger: s.world.Trace.Logger(s.Name),
 		Fatal:        func(reason error) { s.fatal(l, reason) },
-		Limits:       cluster.Limits{SnapshotEntries: snapshotEntries, TrailingEntries: trailingEntries},
+		Limits:       cluster.Limits{SnapshotEntries: snapshotEntries, TrailingEntries: trailingEntries, TrailingBytes: trailingBytes},
 		FeatureLevel: store.FeatureLevel,
 	}
 }

@@ -24,13 +24,14 @@ type Trace struct {
 	level slog.Level // what is printed; lower is noted
 
 	mu    sync.Mutex
-	noted int    // guarded by mu
-	sum   uint64 // guarded by mu; FNV-1a over every line, in order
+	noted int            // guarded by mu
+	sum   uint64         // guarded by mu; FNV-1a over every line, in order
+	seen  map[string]int // guarded by mu; how often the servers logged a message
 }
 
 // NewTrace begins the world's time. Log lines of at least level are printed.
 func NewTrace(out io.Writer, level slog.Level) *Trace {
-	return &Trace{out: out, start: time.Now(), level: level}
+	return &Trace{out: out, start: time.Now(), level: level, seen: map[string]int{}}
 }
 
 // Now is the time since the world began.
@@ -67,6 +68,14 @@ func (t *Trace) Mark() {
 	t.Say("", "mark %d %016x", noted, sum)
 }
 
+// Seen is how often servers have logged a message, at whatever level: a way to
+// tell whether a run came to the place in the code that logs it.
+func (t *Trace) Seen(message string) int {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.seen[message]
+}
+
 // Logger notes what a machine logs.
 func (t *Trace) Logger(who string) *slog.Logger { return slog.New(&handler{trace: t, who: who}) }
 
@@ -78,11 +87,17 @@ type handler struct {
 	group string
 }
 
-func (h *handler) Enabled(_ context.Context, level slog.Level) bool {
-	return level >= min(slog.LevelInfo, h.trace.level)
-}
+// Enabled: what is below slog.LevelInfo is counted, and not noted: the servers
+// say much there.
+func (h *handler) Enabled(context.Context, slog.Level) bool { return true }
 
 func (h *handler) Handle(_ context.Context, r slog.Record) error {
+	h.trace.mu.Lock()
+	h.trace.seen[r.Message]++
+	h.trace.mu.Unlock()
+	if r.Level < min(slog.LevelInfo, h.trace.level) {
+		return nil
+	}
 	text := r.Level.String() + " " + r.Message + h.attrs
 	r.Attrs(func(a slog.Attr) bool {
 		text += attr(h.group, a)
