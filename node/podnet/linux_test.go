@@ -7,6 +7,7 @@ package podnet_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"net/netip"
 	"os"
@@ -14,6 +15,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	mdns "github.com/miekg/dns"
 	"github.com/vishvananda/netlink"

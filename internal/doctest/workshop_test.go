@@ -1,0 +1,3 @@
+package doctest
+
+func closeWorkshop() {}
