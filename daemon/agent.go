@@ -205,7 +205,10 @@ func (a *agent) makeNode(ctx context.Context) (*node.Agent, error) {
 
 // openPlant makes network, proxy and resolver.
 func (a *agent) openPlant(ctx context.Context, facts node.ClusterFacts) (node.Plant, error) {
-	var err error
+	err := apart(a.ip, facts)
+	if err != nil {
+		return node.Plant{}, err
+	}
 	a.podnet, err = podnet.NewLinux(podnet.Options{
 		Dir: filepath.Join(a.RunDir, "network"), PodCIDR: facts.PodCIDR, ClusterCIDR: facts.ClusterCIDR, NodeIP: a.ip,
 		LocalAddress: node.DefaultDNSAddress(), Logger: a.Logger,
@@ -221,6 +224,17 @@ func (a *agent) openPlant(ctx context.Context, facts node.ClusterFacts) (node.Pl
 	}
 	resolver, err := a.openResolver(ctx, facts.DNSDomain)
 	return node.Plant{Network: a.podnet, Proxy: a.applier, Resolver: resolver}, err
+}
+
+// apart refuses a node whose own address the cluster gives to others: what is
+// sent to it would be taken for a Service's, or routed to a pod.
+func apart(ip netip.Addr, facts node.ClusterFacts) error {
+	for what, cidr := range map[string]netip.Prefix{"service": facts.ServiceCIDR, "pod": facts.ClusterCIDR} {
+		if cidr.Contains(ip) {
+			return fmt.Errorf("this node's address %s lies in the %s CIDR %s of the cluster: give another with --node-ip, or make the cluster with another --%s-cidr", ip, what, cidr, what)
+		}
+	}
+	return nil
 }
 
 func (a *agent) openResolver(ctx context.Context, domain string) (*dns.Server, error) {

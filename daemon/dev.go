@@ -2,11 +2,12 @@ package daemon
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
-	"net"
 	"os"
 	"path/filepath"
 	"time"
@@ -24,7 +25,7 @@ const devName = "dev"
 type DevOptions struct {
 	DataDir string
 	Listen  string
-	// CgroupPrefix holds the pods' cgroups; empty: /balsa-dev.
+	// CgroupPrefix holds the pods' cgroups; empty: one of the data directory's own.
 	CgroupPrefix string
 	// Out gets a line when the node is Ready.
 	Out    io.Writer
@@ -55,21 +56,32 @@ func adminOf(dataDir string) string { return filepath.Join(dataDir, adminFile) }
 
 // runDevAgent waits until the server can let an agent in.
 func runDevAgent(ctx context.Context, options DevOptions) error {
-	host, _, err := net.SplitHostPort(options.Listen)
+	address, err := machineAddress()
 	if err != nil {
-		return fmt.Errorf("--listen %q is not host:port: %w", options.Listen, err)
+		return err
+	}
+	dir, err := filepath.Abs(options.DataDir)
+	if err != nil {
+		return err
 	}
 	agent := AgentOptions{
-		Name: devName, DataDir: options.DataDir, NodeIP: host, Gossip: devGossipPort, Join: []string{options.Listen},
+		Name: devName, DataDir: dir, NodeIP: address.String(), Gossip: devGossipPort, Join: []string{options.Listen},
 		CgroupPrefix: options.CgroupPrefix, Logger: options.Logger.With("part", "agent"),
 	}
-	setDefault(&agent.CgroupPrefix, "/balsa-dev")
-	if _, err := pki.OpenAgent(pki.OSDir(filepath.Join(options.DataDir, "agent", "identity"))); err != nil {
+	setDefault(&agent.CgroupPrefix, devCgroup(dir))
+	if _, err := pki.OpenAgent(pki.OSDir(filepath.Join(dir, "agent", "identity"))); err != nil {
 		if agent.Token, err = devToken(ctx, options.DataDir); err != nil {
 			return err
 		}
 	}
 	return RunAgent(ctx, agent)
+}
+
+// devCgroup is a data directory's own: an agent removes what it does not know,
+// and must not find another one's pods.
+func devCgroup(dir string) string {
+	sum := sha256.Sum256([]byte(dir))
+	return "/balsa-dev-" + hex.EncodeToString(sum[:4])
 }
 
 // devGossipPort is the agent's, since the server of the same host has the usual.

@@ -98,3 +98,22 @@ func ownAddress(to string) (netip.Addr, error) {
 	}
 	return own.Addr(), nil
 }
+
+// machineAddress is an address of this machine that pods can answer to: the one
+// that leads out, or else any that is not loopback's.
+func machineAddress() (netip.Addr, error) {
+	if own, err := ownAddress("192.0.2.1:9"); err == nil { // RFC 5737: nobody has it, nothing is sent
+		return own, nil
+	}
+	addresses, err := net.InterfaceAddrs()
+	if err != nil {
+		return netip.Addr{}, fmt.Errorf("list this machine's addresses: %w", err)
+	}
+	for _, address := range addresses {
+		prefix, err := netip.ParsePrefix(address.String())
+		if err == nil && prefix.Addr().Is4() && prefix.Addr().IsGlobalUnicast() {
+			return prefix.Addr(), nil
+		}
+	}
+	return netip.Addr{}, errors.New("this machine has no IPv4 address but loopback's, and pods could not answer to that: connect it, or add one (ip addr add 192.168.255.1/32 dev lo)")
+}

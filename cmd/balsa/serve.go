@@ -151,7 +151,7 @@ balsa dev, or until their pods are deleted.`,
 	flags := command.Flags()
 	flags.StringVar(&options.DataDir, "data-dir", "balsa-dev", "folder of everything that dev keeps")
 	flags.StringVar(&options.Listen, "listen", "127.0.0.1:"+daemon.DefaultAPIPort, "address of the API")
-	flags.StringVar(&options.CgroupPrefix, "cgroup-prefix", "/balsa-dev", "cgroup of all pods; two on one machine need two")
+	flags.StringVar(&options.CgroupPrefix, "cgroup-prefix", "", "cgroup of all pods (default: one of the data directory's own)")
 	log.add(command)
 	return command
 }
