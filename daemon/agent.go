@@ -110,6 +110,15 @@ func (a *agent) run(ctx context.Context) error {
 	if cause := context.Cause(ctx); errors.Is(cause, errServe) {
 		return cause
 	}
+	return unlessAsked(ctx, err)
+}
+
+// unlessAsked forgets an error that only says that ctx has ended: whoever ended
+// it asked for just that.
+func unlessAsked(ctx context.Context, err error) error {
+	if ctx.Err() != nil && (errors.Is(err, context.Cause(ctx)) || errors.Is(err, context.Canceled)) {
+		return nil
+	}
 	return err
 }
 

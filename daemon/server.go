@@ -45,9 +45,9 @@ func RunServer(ctx context.Context, options ServerOptions) error {
 	defer unlock()
 	s.Logger = s.Logger.With("server", s.Name)
 	if err := s.open(ctx); err != nil {
-		return errors.Join(err, s.close())
+		return errors.Join(unlessAsked(ctx, err), s.close())
 	}
-	return errors.Join(s.run(ctx), s.close())
+	return errors.Join(unlessAsked(ctx, s.run(ctx)), s.close())
 }
 
 // server is a running server and what it stands on.
