@@ -201,6 +201,25 @@ func TestScaleSurvivesApply(t *testing.T) {
 	})
 }
 
+// A field that an Update changed is no longer the manager's who applied it
+// first: an Apply that drops it leaves the updated value.
+func TestUpdateTakesOverWhatItChanges(t *testing.T) {
+	run(t, func(t *testing.T, w *world) {
+		c := w.admin()
+		manifest := newDeployment("web", 3)
+		apply(t, c, manifest, "cli")
+		updated := get[*balsav1.Deployment](t, c, "", "web")
+		updated.Spec.Replicas = proto.Int32(5)
+		_, err := c.objects.Update(t.Context(), &balsav1.UpdateRequest{Object: object.Wrap(updated)})
+		must(t, err)
+		manifest.Spec.Replicas = nil
+		res := apply(t, c, manifest, "cli")
+		if got := res.GetObject().GetDeployment().GetSpec().GetReplicas(); got != 5 {
+			t.Fatalf("after an apply without replicas there are %d, the update said 5", got)
+		}
+	})
+}
+
 func TestUpdateStatusChangesOnlyStatus(t *testing.T) {
 	run(t, func(t *testing.T, w *world) {
 		c := w.admin()

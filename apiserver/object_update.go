@@ -72,6 +72,8 @@ func (s *Server) planUpdate(view store.View, id pki.Identity, m object.Message) 
 	}
 	next := object.Clone(m)
 	object.CarryOver(live, next)
+	object.Default(next) // before the comparison: what is left out is not changed
+	object.ReleaseChanged(live, next)
 	return s.replace(c, view, id, live, next)
 }
 

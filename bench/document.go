@@ -66,7 +66,7 @@ func (d Document) targets(text *strings.Builder) {
 		for _, target := range r.Targets {
 			verdict := fmt.Sprintf("%s: %s", r.Name, target.words(r))
 			switch {
-			case r.Failure != "":
+			case r.Err != nil:
 				unknown = append(unknown, verdict)
 			case target.met(r):
 				met = append(met, verdict)
@@ -88,7 +88,7 @@ func (t Target) words(r Result) string {
 	if t.Aim {
 		word = "aim"
 	}
-	if r.Failure != "" {
+	if r.Err != nil {
 		return fmt.Sprintf("%s under %s is the %s", t.Of, r.Unit.show(t.Under), word)
 	}
 	return fmt.Sprintf("%s is %s; the %s is under %s", t.Of, r.Unit.show(t.Of.Of(r.Samples.Values)), word, r.Unit.show(t.Under))
@@ -109,7 +109,7 @@ func list(text *strings.Builder, title string, items []string) {
 func (d Document) figures(text *strings.Builder) {
 	text.WriteString("## Figures\n\n| measure | p50 | p25 to p75 | min | p99 | max | values | load average |\n|---|---|---|---|---|---|---|---|\n")
 	for _, r := range d.Results {
-		if r.Failure != "" {
+		if r.Err != nil {
 			fmt.Fprintf(text, "| %s | not measured | | | | | | |\n", r.Name)
 			continue
 		}
@@ -122,8 +122,9 @@ func (d Document) figures(text *strings.Builder) {
 
 func section(text *strings.Builder, r Result) {
 	fmt.Fprintf(text, "## %s\n\n%s\n\n", r.Name, r.Question)
-	if r.Failure != "" {
-		fmt.Fprintf(text, "Not measured:\n\n```\n%s\n```\n\n", strings.TrimSpace(r.Failure))
+	if r.Err != nil {
+		reason, _, _ := strings.Cut(r.Err.Error(), "\n")
+		fmt.Fprintf(text, "* not measured: %s\n\n", reason)
 		return
 	}
 	fmt.Fprintf(text, "* %s\n", sentence(r))

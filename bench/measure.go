@@ -2,6 +2,7 @@ package bench
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"time"
@@ -55,10 +56,11 @@ type Result struct {
 	Unit           Unit
 	Targets        []Target
 	Samples        Samples
-	// Failure tells why the measure came to nothing; empty: it did not.
-	Failure string
-	Load    Load
-	Took    time.Duration
+	// Err tells why the measure came to nothing; nil: it did not. The document
+	// shows its first line; what follows are logs.
+	Err  error
+	Load Load
+	Took time.Duration
 }
 
 // Run takes the measures one after the other. It ends early only with ctx; a
@@ -68,8 +70,8 @@ func Run(ctx context.Context, measures []Measure, progress io.Writer) ([]Result,
 	for _, m := range measures {
 		fmt.Fprintf(progress, "== %s: %s\n", m.Name(), m.Question())
 		result := take(ctx, m)
-		if err := ctx.Err(); err != nil {
-			return results, context.Cause(ctx)
+		if ctx.Err() != nil {
+			return results, errors.Join(context.Cause(ctx), result.Err)
 		}
 		results = append(results, result)
 		fmt.Fprintf(progress, "   %s (%v, %s)\n", summary(result), result.Took.Round(time.Second), result.Load)
@@ -85,19 +87,17 @@ func take(ctx context.Context, m Measure) Result {
 	meter, began := startMeter(), time.Now()
 	samples, err := m.Run(ctx)
 	result.Took, result.Load, result.Samples = time.Since(began), meter.stop(), samples
-	switch {
-	case err != nil:
-		result.Failure = err.Error()
-	case len(samples.Values) == 0:
-		result.Failure = "it took no value"
+	result.Err = err
+	if err == nil && len(samples.Values) == 0 {
+		result.Err = errors.New("it took no value")
 	}
 	return result
 }
 
 // summary is a result in a line.
 func summary(r Result) string {
-	if r.Failure != "" {
-		return "NOT MEASURED: " + r.Failure
+	if r.Err != nil {
+		return "NOT MEASURED: " + r.Err.Error()
 	}
 	return fmt.Sprintf("median %s, min %s, max %s of %d", r.Unit.show(Median.Of(r.Samples.Values)),
 		r.Unit.show(Minimum.Of(r.Samples.Values)), r.Unit.show(Maximum.Of(r.Samples.Values)), len(r.Samples.Values))

@@ -146,6 +146,9 @@ func (m ShimMemory) Run(ctx context.Context) (samples Samples, err error) {
 	return samples, err
 }
 
+// shimProgram begins the file name of shims; a hash of the content follows.
+const shimProgram = "balsa-shim-"
+
 const podsManifest = `apiVersion: apps/v1
 kind: Deployment
 metadata: {name: shims, namespace: default}
@@ -182,7 +185,7 @@ func shims(dir string) ([]mapped, error) {
 	var found []mapped
 	for _, link := range links {
 		program, err := os.Readlink(link)
-		if err != nil || !strings.HasPrefix(program, dir+"/") || filepath.Base(program) != "balsa-shim" {
+		if err != nil || !strings.HasPrefix(program, dir+"/") || !strings.HasPrefix(filepath.Base(program), shimProgram) {
 			continue
 		}
 		pid, err := strconv.Atoi(strings.Split(link, "/")[2])

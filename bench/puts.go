@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"time"
 
@@ -19,23 +20,33 @@ type Puts struct {
 	Clients int
 	Rounds  int
 	Round   time.Duration
+	// Follower has the first client talk to a follower instead of the leader.
+	Follower bool
 }
 
-// Name is "puts-N".
-func (m Puts) Name() string { return fmt.Sprintf("puts-%d", m.Clients) }
+// Name is "puts-N", or "puts-N-follower".
+func (m Puts) Name() string {
+	if m.Follower {
+		return fmt.Sprintf("puts-%d-follower", m.Clients)
+	}
+	return fmt.Sprintf("puts-%d", m.Clients)
+}
 
 // Question is what is measured.
 func (m Puts) Question() string {
-	return fmt.Sprintf("How many new ConfigMaps of %d bytes a second do three servers acknowledge to %s, spread over the servers, who write one after the other? "+
+	return fmt.Sprintf("How many new ConfigMaps of %d bytes a second do three servers acknowledge to %s? "+
 		"Every put is validated, committed by a majority of the disks and answered with the stored object; the servers and the load share this machine. A value is a round of %v.",
-		putBytes, clients(m.Clients), m.Round)
+		putBytes, m.who(), m.Round)
 }
 
-func clients(count int) string {
-	if count == 1 {
-		return "one client"
+func (m Puts) who() string {
+	switch {
+	case m.Clients > 1:
+		return fmt.Sprintf("%d clients, each with a TLS connection, spread over the servers, who write one after the other", m.Clients)
+	case m.Follower:
+		return "one client of a follower, who writes one after the other"
 	}
-	return fmt.Sprintf("%d clients, a TLS connection each", count)
+	return "one client of the leader, who writes one after the other"
 }
 
 // Unit is puts a second.
@@ -47,8 +58,12 @@ func (Puts) Targets() []Target { return nil }
 // Run puts the load on a new cluster.
 func (m Puts) Run(ctx context.Context) (samples Samples, err error) {
 	err = m.Ground.cluster(ctx, clusterServers, 0, func(s *stage.Stage) error {
+		first, err := m.first(ctx, s)
+		if err != nil {
+			return err
+		}
 		report := load.PutReport{}
-		if err := m.Ground.load(ctx, s, &report, "puts", "--clients", strconv.Itoa(m.Clients), "--bytes", strconv.Itoa(putBytes),
+		if err := m.Ground.load(ctx, s, &report, "puts", "--first", strconv.Itoa(first), "--clients", strconv.Itoa(m.Clients), "--bytes", strconv.Itoa(putBytes),
 			"--rounds", strconv.Itoa(m.Rounds), "--round", m.Round.String()); err != nil {
 			return err
 		}
@@ -56,6 +71,19 @@ func (m Puts) Run(ctx context.Context) (samples Samples, err error) {
 		return err
 	})
 	return samples, err
+}
+
+// first is the number of the server that the first client talks to.
+func (m Puts) first(ctx context.Context, s *stage.Stage) (int, error) {
+	leader, err := s.Leader(ctx)
+	if err != nil {
+		return 0, err
+	}
+	number := slices.Index(s.Servers, leader)
+	if m.Follower {
+		number++
+	}
+	return number % len(s.Servers), nil
 }
 
 func putSamples(report load.PutReport) (Samples, error) {

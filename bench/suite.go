@@ -7,6 +7,8 @@ import (
 	"time"
 )
 
+const putRound = 2 * time.Second
+
 // Suite is every measure, in the order of the document. A quick one takes few
 // values, to see that it works.
 func Suite(ground *Ground, quick bool) []Measure {
@@ -16,9 +18,8 @@ func Suite(ground *Ground, quick bool) []Measure {
 		}
 		return full
 	}
-	round := 2 * time.Second
-	puts := func(clients int) Measure {
-		return Puts{Ground: ground, Clients: clients, Rounds: of(7, 1), Round: round}
+	puts := func(clients int, follower bool) Measure {
+		return Puts{Ground: ground, Clients: clients, Rounds: of(7, 1), Round: putRound, Follower: follower}
 	}
 	return []Measure{
 		DevStart{Ground: ground, Count: of(20, 2)},
@@ -26,7 +27,7 @@ func Suite(ground *Ground, quick bool) []Measure {
 		ServerMemory{Ground: ground, Readings: of(10, 1)},
 		AgentMemory{Ground: ground, Readings: of(10, 1)},
 		ShimMemory{Ground: ground, Readings: of(5, 1)},
-		puts(1), puts(64), puts(256),
+		puts(1, false), puts(1, true), puts(64, false), puts(256, false),
 		Failover{Ground: ground, Kills: of(20, 2)},
 	}
 }

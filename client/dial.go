@@ -75,22 +75,22 @@ func encrypted(cfg Config, conn net.Conn) error {
 	return nil
 }
 
-// refusal is a server that did not take our certificate. With TLS 1.3 it judges
+// refusalError is a server that did not take our certificate. With TLS 1.3 it judges
 // it when the client takes the handshake for done already, so that the verdict
 // comes as an alert to whoever reads next, while the first to notice is often
 // whoever writes.
-type refusal struct {
+type refusalError struct {
 	address string
 	err     error
 }
 
-func (e *refusal) Error() string {
+func (e *refusalError) Error() string {
 	return fmt.Sprintf("server %s refused this identity's certificate: %v", e.address, e.err)
 }
-func (e *refusal) Unwrap() error { return e.err }
+func (e *refusalError) Unwrap() error { return e.err }
 
 func refusedUs(err error) bool {
-	var refused *refusal
+	var refused *refusalError
 	return errors.As(err, &refused)
 }
 
@@ -115,7 +115,7 @@ func (c *watchedConn) Read(p []byte) (int, error) {
 		return n, nil
 	}
 	if alert := certificateAlert(err); alert != nil {
-		err = &refusal{address: c.address, err: alert}
+		err = &refusalError{address: c.address, err: alert}
 	}
 	c.once.Do(func() { c.why = err; close(c.ended) })
 	return n, err

@@ -61,7 +61,7 @@ func (t *trials) conclude(spec connect.Spec, err error, now time.Time) error {
 	case neverSent(err):
 		code, detail.Reason, text = connect.CodeUnavailable, ReasonUnreachable, t.unreachable(now)
 		detail.Hint = "see that a server runs there and that the addresses in the configuration are right"
-	case transport(err) != nil:
+	case !connect.IsWireError(err):
 		detail.Reason = ReasonConnectionLost
 	default:
 		return err
@@ -81,7 +81,7 @@ func (t *trials) unreachable(now time.Time) string {
 	return text
 }
 
-// transport is what went wrong below the protocol, nil when a server answered.
+// transport is what went wrong below the protocol, nil when it was nothing there.
 func transport(err error) error {
 	var at *url.Error
 	if !errors.As(err, &at) {
@@ -95,7 +95,7 @@ func failed(code connect.Code, text string, cause error, detail *balsav1.ErrorDe
 	if text == "" {
 		text = plain(cause)
 	}
-	failure := connect.NewError(code, &told{text: text, cause: cause})
+	failure := connect.NewError(code, &toldError{text: text, cause: cause})
 	if encoded, err := connect.NewErrorDetail(detail); err == nil {
 		failure.AddDetail(encoded)
 	}
@@ -104,7 +104,7 @@ func failed(code connect.Code, text string, cause error, detail *balsav1.ErrorDe
 
 // plain is what went wrong, without the protocol's code and the transport's URL.
 func plain(err error) string {
-	var refused *refusal
+	var refused *refusalError
 	var dial *dialError
 	switch {
 	case errors.As(err, &refused):
@@ -115,17 +115,21 @@ func plain(err error) string {
 	if below := transport(err); below != nil {
 		return below.Error()
 	}
+	var failure *connect.Error
+	if errors.As(err, &failure) {
+		return failure.Message()
+	}
 	return err.Error()
 }
 
-// told is an error with a text of its own and a cause for those who look.
-type told struct {
+// toldError is an error with a text of its own and a cause for those who look.
+type toldError struct {
 	text  string
 	cause error
 }
 
-func (e *told) Error() string { return e.text }
-func (e *told) Unwrap() error { return e.cause }
+func (e *toldError) Error() string { return e.text }
+func (e *toldError) Unwrap() error { return e.cause }
 
 // reads tells whether calls of a method change nothing.
 func reads(spec connect.Spec) bool {

@@ -89,7 +89,7 @@ func (s *watchedStream) Receive(message any) error {
 	if err == nil || errors.Is(err, io.EOF) || s.ctx.Err() != nil {
 		return err
 	}
-	if connect.CodeOf(err) == connect.CodeUnavailable && s.made.address != "" {
+	if s.made.address != "" && (connect.CodeOf(err) == connect.CodeUnavailable || !connect.IsWireError(err)) {
 		s.retrier.servers.failed(s.made.address, err)
 	}
 	tried := trials{began: s.began}
@@ -137,6 +137,9 @@ func Applied(err error) balsav1.ErrorDetail_Applied {
 	}
 	if neverSent(err) {
 		return balsav1.ErrorDetail_APPLIED_NOT_APPLIED
+	}
+	if !connect.IsWireError(err) {
+		return balsav1.ErrorDetail_APPLIED_UNKNOWN // a server may have done it before the failure
 	}
 	switch connect.CodeOf(err) {
 	case connect.CodeInvalidArgument, connect.CodeNotFound, connect.CodeAlreadyExists, connect.CodePermissionDenied,

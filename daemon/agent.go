@@ -44,7 +44,7 @@ const (
 // RunAgent runs the agent of a node until ctx ends. Its pods live on.
 func RunAgent(ctx context.Context, options AgentOptions) error {
 	if err := options.complete(); err != nil {
-		return err
+		return asOption(err)
 	}
 	if err := checkMachine(); err != nil {
 		return err

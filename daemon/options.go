@@ -77,6 +77,20 @@ type AgentOptions struct {
 // startTimeout bounds each step of a start that needs the cluster.
 const startTimeout = 60 * time.Second
 
+// OptionError is a mistake in the options themselves: nothing was tried.
+type OptionError struct{ Err error }
+
+func (e *OptionError) Error() string { return e.Err.Error() }
+func (e *OptionError) Unwrap() error { return e.Err }
+
+// asOption marks what is wrong with the options.
+func asOption(err error) error {
+	if err == nil {
+		return nil
+	}
+	return &OptionError{err}
+}
+
 func (o *ServerOptions) complete() error {
 	if err := complete(&o.Name, &o.DataDir, pki.RoleServer); err != nil {
 		return err

@@ -35,7 +35,7 @@ const (
 // returns why.
 func RunServer(ctx context.Context, options ServerOptions) error {
 	if err := options.complete(); err != nil {
-		return err
+		return asOption(err)
 	}
 	s := &server{ServerOptions: options, dir: filepath.Join(options.DataDir, "server"), fatal: make(chan error, 1)}
 	unlock, err := lockDir(s.dir)

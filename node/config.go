@@ -91,7 +91,7 @@ const (
 
 	// reportSettle is how long a report waits for others, reportPods and
 	// reportEvents how many of them go together, maxEvents how many wait.
-	reportSettle = 50 * time.Millisecond
+	reportSettle = 10 * time.Millisecond
 	reportPods   = 200
 	reportEvents = 100
 	maxEvents    = 1000

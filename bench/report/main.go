@@ -112,8 +112,8 @@ func write(out string, document bench.Document) error {
 func failures(document bench.Document) error {
 	var failed []error
 	for _, r := range document.Results {
-		if r.Failure != "" {
-			failed = append(failed, fmt.Errorf("%s was not measured: %s", r.Name, r.Failure))
+		if r.Err != nil {
+			failed = append(failed, fmt.Errorf("%s was not measured: %w", r.Name, r.Err))
 		}
 	}
 	return errors.Join(failed...)

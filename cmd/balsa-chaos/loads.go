@@ -13,12 +13,13 @@ import (
 
 func putsCommand() *cobra.Command {
 	var config, out string
+	var first int
 	var options load.PutOptions
 	command := &cobra.Command{
 		Use: "puts", Short: "Have clients make ConfigMaps for some rounds, and count", Args: cobra.NoArgs,
 		RunE: func(command *cobra.Command, _ []string) error {
 			options.Connect = func(number int) (*client.Client, error) {
-				return client.FromFile(config, func(c *client.Config) { c.Servers = from(c.Servers, number) })
+				return client.FromFile(config, func(c *client.Config) { c.Servers = from(c.Servers, first+number) })
 			}
 			result, err := load.Puts(command.Context(), options)
 			return errors.Join(err, report(out, result))
@@ -26,6 +27,7 @@ func putsCommand() *cobra.Command {
 	}
 	flags := command.Flags()
 	flags.StringVar(&config, "config", "", "client configuration; the clients spread over its servers")
+	flags.IntVar(&first, "first", 0, "number of the server, in the configuration, that the first client begins with")
 	flags.StringVar(&options.Namespace, "namespace", "default", "where to write")
 	flags.StringVar(&options.Prefix, "prefix", "put", "of the ConfigMaps' names")
 	flags.IntVar(&options.Clients, "clients", 1, "how many, each with a connection of its own")

@@ -64,9 +64,6 @@ func (a *app) explain(err error) {
 		text = strings.Replace(text, failure.Error(), failure.Message(), 1)
 	}
 	fmt.Fprintf(a.errOut, "error: %s\n", text)
-	if detail == nil {
-		return
-	}
 	for _, violation := range detail.GetViolations() {
 		if !strings.Contains(text, violation.GetField()) {
 			fmt.Fprintf(a.errOut, "  %s: %s\n", violation.GetField(), violation.GetMessage())
@@ -75,9 +72,23 @@ func (a *app) explain(err error) {
 	if detail.GetApplied() == balsav1.ErrorDetail_APPLIED_UNKNOWN {
 		fmt.Fprintln(a.errOut, "  it is not known whether this took place: look before you repeat it")
 	}
-	if hint := detail.GetHint(); hint != "" && !strings.Contains(text, hint) {
+	if hint := hintOf(err, detail); hint != "" && !strings.Contains(text, hint) {
 		fmt.Fprintf(a.errOut, "  hint: %s\n", hint)
 	}
+}
+
+// hintOf is what to try next: what the server says, or what a person at a
+// terminal can do about refusals that are made without its knowing how.
+func hintOf(err error, detail *balsav1.ErrorDetail) string {
+	switch {
+	case detail.GetHint() != "":
+		return detail.GetHint()
+	case detail.GetReason() == "NoLeader":
+		return "more than half of the servers must run and reach each other: start those that are down, or try again if one was just lost"
+	case detail == nil && connect.CodeOf(err) == connect.CodeResourceExhausted:
+		return "ask for less at once, or split the object"
+	}
+	return ""
 }
 
 func (a *app) configCommand() *cobra.Command {

@@ -55,7 +55,7 @@ func (a *app) describe(ctx context.Context, c *client.Client, kind object.Kind, 
 	if err != nil {
 		return err
 	}
-	a.out.Write(text)
+	fmt.Fprintf(a.out, "%s", text)
 	events, err := client.List[*balsav1.Event](ctx, c, meta.GetNamespace(), client.ListOptions{FieldSelector: "involvedObject.uid=" + meta.GetUid()})
 	if err != nil {
 		return err

@@ -64,7 +64,7 @@ func (a *app) logs(ctx context.Context, c *client.Client, request *balsav1.LogsR
 			if timestamps && !begun {
 				fmt.Fprintf(a.out, "%s ", line.GetTime().AsTime().Format(time.RFC3339Nano))
 			}
-			a.out.Write(line.GetLine())
+			fmt.Fprintf(a.out, "%s", line.GetLine())
 			if begun = line.GetPartial(); !begun {
 				fmt.Fprintln(a.out)
 			}

@@ -17,6 +17,8 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/balsa-run/balsa/daemon"
+
 	"github.com/balsa-run/balsa/client"
 )
 
@@ -48,7 +50,8 @@ func run(ctx context.Context, args []string, in io.Reader, out, errOut io.Writer
 	}
 	a.explain(err)
 	var usage *usageError
-	if errors.As(err, &usage) {
+	var option *daemon.OptionError
+	if errors.As(err, &usage) || errors.As(err, &option) {
 		fmt.Fprintf(errOut, "  hint: %s --help\n", command.CommandPath())
 		return exitUsage
 	}

@@ -1,6 +1,7 @@
 package sim_test
 
 import (
+	"flag"
 	"fmt"
 	"strings"
 	"sync"
@@ -10,8 +11,13 @@ import (
 	"github.com/balsa-run/balsa/chaos/world/sim"
 )
 
+// More seeds, or one again: go test -run TestThreeServers/seeds -first 17 -seeds 1 -v
+var (
+	firstSeed = flag.Uint64("first", 1, "the first seed of TestThreeServers")
+	seeds     = flag.Uint64("seeds", 10, "how many seeds TestThreeServers runs, each twice")
+)
+
 const (
-	seeds        = 10
 	virtualLimit = 10 * time.Minute
 	wallLimit    = 4 * time.Minute
 	linesShown   = 40
@@ -38,26 +44,48 @@ func TestThreeServers(t *testing.T) {
 
 func tenSeeds(t *testing.T, m *sim.Machine) {
 	var mu sync.Mutex
-	digests := map[string]uint64{} // guarded by mu
+	digests, seen := map[string]uint64{}, map[string]int{} // guarded by mu
 	t.Run("each", func(t *testing.T) {
-		for seed := uint64(1); seed <= seeds; seed++ {
+		for seed := *firstSeed; seed < *firstSeed+*seeds; seed++ {
 			t.Run(fmt.Sprint(seed), func(t *testing.T) {
 				t.Parallel()
 				first, again := pass(t, m, seed), pass(t, m, seed)
 				if first.Digest != again.Digest {
 					t.Errorf("seed %d: two runs part after\n%s", seed, parting(first.Lines, again.Lines))
 				}
+				t.Log(strings.Join(first.Lines, "\n"))
 				mu.Lock()
 				defer mu.Unlock()
 				if other, taken := digests[first.Digest]; taken {
 					t.Errorf("seeds %d and %d give one digest", other, seed)
 				}
 				digests[first.Digest] = seed
+				visited(first, seen)
 			})
 		}
 	})
-	if len(digests) != seeds && !t.Failed() {
-		t.Errorf("%d digests of %d seeds", len(digests), seeds)
+	if uint64(len(digests)) != *seeds && !t.Failed() {
+		t.Errorf("%d digests of %d seeds", len(digests), *seeds)
+	}
+	for _, state := range []string{"election won", "failed to contact quorum of nodes, stepping down", "snapshot complete up to"} {
+		if seen[state] == 0 && !t.Failed() {
+			t.Errorf("no run came where the servers say %q", state)
+		}
+	}
+	t.Logf("visited: %v", seen)
+}
+
+// visited reads how often a run came to the states that the guest counts.
+func visited(r sim.Result, into map[string]int) {
+	for _, line := range r.Lines {
+		var times int
+		_, text, ok := strings.Cut(line, " seen ")
+		if !ok {
+			continue
+		}
+		if _, err := fmt.Sscanf(text, "%d times:", &times); err == nil {
+			into[text[strings.Index(text, ": ")+2:]] += times
+		}
 	}
 }
 

@@ -36,7 +36,7 @@ func (o *output) lines() []string {
 func (o *output) digest(code int, elapsed time.Duration) string {
 	h := sha256.New()
 	h.Write(o.text.Bytes())
-	fmt.Fprintf(h, "\nexit %d at %d", code, elapsed)
+	_, _ = fmt.Fprintf(h, "\nexit %d at %d", code, elapsed)
 	return hex.EncodeToString(h.Sum(nil))
 }
 

@@ -62,13 +62,13 @@ func run(ctx context.Context, o options) (code int) {
 		err = s.setUp(ctx)
 	}
 	if err != nil {
-		trace.Say("", "not set up: %v", err)
+		trace.Sayf("", "not set up: %v", err)
 		return exitSetup
 	}
 	s.trouble(ctx)
 	members, err := s.rest(ctx)
 	if err != nil {
-		s.world.Wrong("the cluster does not come to rest: %v", err)
+		s.world.Wrongf("the cluster does not come to rest: %v", err)
 	}
 	code = s.judge(members)
 	trace.Mark()

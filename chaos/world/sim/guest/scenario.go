@@ -64,7 +64,7 @@ func (s *scenario) trouble(ctx context.Context) {
 	for i := range s.clients {
 		c, err := newWorker(s, i)
 		if err != nil {
-			s.world.Wrong("client %d: %v", i, err)
+			s.world.Wrongf("client %d: %v", i, err)
 			continue
 		}
 		clients.Go(func() { c.work(ctx) })
@@ -75,9 +75,9 @@ func (s *scenario) trouble(ctx context.Context) {
 		schedule = inside.Generate(s.world.Chance("schedule"), s.length)
 	}
 	s.carryOut(ctx, schedule)
-	s.trace.Say("", "all is healed")
+	s.trace.Sayf("", "all is healed")
 	if err := s.recovered(ctx); err != nil {
-		s.world.Wrong("after everything was healed: %v", err)
+		s.world.Wrongf("after everything was healed: %v", err)
 	}
 	stop()
 	clients.Wait()
@@ -96,7 +96,7 @@ func (s *scenario) carryOut(ctx context.Context, schedule inside.Schedule) {
 	var healed sync.WaitGroup
 	for _, step := range schedule {
 		inside.Sleep(ctx, step.At-(s.trace.Now()-start))
-		heal := s.world.Inject(step.Fault, chance)
+		heal := s.world.Inject(step.Fault, chance) //nolint:contextcheck // what is undone later outlives the schedule
 		if heal == nil {
 			continue
 		}
@@ -195,24 +195,24 @@ func (s *scenario) judge(members []history.Member) (code int) {
 			failovers++
 		}
 	}
-	s.trace.Say("", "%+v, %d faults, %d failovers", count, s.injected, failovers)
+	s.trace.Sayf("", "%+v, %d faults, %d failovers", count, s.injected, failovers)
 	s.coverage()
 	for _, m := range members {
-		s.trace.Say(m.Name, "ends at revision %d, hash %016x, %d changes", m.Revision, m.Hash, len(m.Changes))
+		s.trace.Sayf(m.Name, "ends at revision %d, hash %016x, %d changes", m.Revision, m.Hash, len(m.Changes))
 	}
 	if members != nil {
 		for _, finding := range history.Check(ops, members) {
-			s.world.Wrong("%s", finding)
+			s.world.Wrongf("%s", finding)
 		}
 	}
 	switch {
 	case len(s.world.Wrongs()) > 0:
 		return exitBroken
 	case count.Commits < minCommits || count.Reads < minReads || failovers < minFailovers && !s.calm:
-		s.trace.Say("", "too little was done: %d commits, %d reads and %d failovers are needed", minCommits, minReads, minFailovers)
+		s.trace.Sayf("", "too little was done: %d commits, %d reads and %d failovers are needed", minCommits, minReads, minFailovers)
 		return exitTooLittle
 	}
-	s.trace.Say("", "nothing is wrong")
+	s.trace.Sayf("", "nothing is wrong")
 	return 0
 }
 
@@ -223,6 +223,6 @@ func (s *scenario) coverage() {
 		"election won", "failed to contact quorum of nodes, stepping down", "rejecting pre-vote request since we have a leader",
 		"clearing log suffix", "snapshot complete up to", "Installed remote snapshot",
 	} {
-		s.trace.Say("", "seen %d times: %s", s.trace.Seen(message), message)
+		s.trace.Sayf("", "seen %d times: %s", s.trace.Seen(message), message)
 	}
 }

@@ -106,7 +106,7 @@ func (w *worker) do(ctx context.Context, o history.Op, request func(ctx context.
 	o.Ended = w.trace.Now()
 	o.Outcome = outcome(err)
 	w.history.Add(o)
-	w.trace.Note(w.name, "%v %v", o, err)
+	w.trace.Notef(w.name, "%v %v", o, err)
 	return o.Outcome
 }
 
@@ -114,7 +114,7 @@ func outcome(err error) history.Outcome {
 	switch {
 	case err == nil:
 		return history.OK
-	case client.IsConflict(err), client.Applied(err) == balsav1.ErrorDetail_APPLIED_NOT_APPLIED:
+	case client.Applied(err) == balsav1.ErrorDetail_APPLIED_NOT_APPLIED:
 		return history.Refused
 	}
 	return history.Unknown

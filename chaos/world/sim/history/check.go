@@ -37,7 +37,7 @@ type checker struct {
 	previous map[Change]int64 // revision of the key's write before; 0: none
 }
 
-func (c *checker) find(format string, args ...any) {
+func (c *checker) findf(format string, args ...any) {
 	c.findings = append(c.findings, fmt.Sprintf(format, args...))
 }
 
@@ -46,11 +46,11 @@ func (c *checker) agree(members []Member) {
 	first := members[0]
 	for _, m := range members[1:] {
 		if m.Revision != first.Revision || m.Hash != first.Hash {
-			c.find("members differ: %s is at revision %d with hash %016x, %s at %d with %016x",
+			c.findf("members differ: %s is at revision %d with hash %016x, %s at %d with %016x",
 				first.Name, first.Revision, first.Hash, m.Name, m.Revision, m.Hash)
 		}
 		if !slices.Equal(m.Changes, first.Changes) {
-			c.find("members differ: %s and %s do not have the same %d and %d changes", first.Name, m.Name, len(first.Changes), len(m.Changes))
+			c.findf("members differ: %s and %s do not have the same %d and %d changes", first.Name, m.Name, len(first.Changes), len(m.Changes))
 		}
 	}
 }
@@ -78,17 +78,17 @@ func (c *checker) writes() {
 		}
 		found := c.byValue[o.Value]
 		if len(found) > 1 {
-			c.find("applied %d times: %v", len(found), o)
+			c.findf("applied %d times: %v", len(found), o)
 		}
 		switch {
 		case o.Outcome == Refused && len(found) > 0:
-			c.find("refused, but there at revision %d: %v", found[0].Revision, o)
+			c.findf("refused, but there at revision %d: %v", found[0].Revision, o)
 		case o.Outcome == OK && !slices.Contains(c.at[o.Revision], Change{o.Revision, o.Key, o.Value}):
-			c.find("acknowledged, but lost: %v", o)
+			c.findf("acknowledged, but lost: %v", o)
 		}
 		for _, ch := range found {
 			if ch.Key == o.Key && c.previous[ch] != o.Base {
-				c.find("based on revision %d, but the one before it is %d: %v", o.Base, c.previous[ch], o)
+				c.findf("based on revision %d, but the one before it is %d: %v", o.Base, c.previous[ch], o)
 			}
 		}
 	}
@@ -104,7 +104,7 @@ func (c *checker) accounted() {
 	}
 	for _, ch := range c.changes {
 		if asked[ch.Value] != ch.Key {
-			c.find("nobody wrote %s=%q of revision %d", ch.Key, ch.Value, ch.Revision)
+			c.findf("nobody wrote %s=%q of revision %d", ch.Key, ch.Value, ch.Revision)
 		}
 	}
 }
@@ -115,11 +115,11 @@ func (c *checker) reads() {
 	for _, o := range c.ops {
 		if o.Outcome == OK && (o.Kind == Get || o.Kind == Stale) && o.Revision != 0 &&
 			!slices.Contains(c.at[o.Revision], Change{o.Revision, o.Key, o.Value}) {
-			c.find("read what was never written: %v", o)
+			c.findf("read what was never written: %v", o)
 		}
 		if o.Outcome == OK && o.Kind == List {
 			if all := Fingerprint(c.asOf(o.Revision)); all != o.Value {
-				c.find("not what there was at that revision, which is %s: %v", all, o)
+				c.findf("not what there was at that revision, which is %s: %v", all, o)
 			}
 		}
 	}
@@ -157,7 +157,7 @@ func (c *checker) realTime() {
 		}
 		before, ok := known.before(o)
 		if ok && (o.Revision < before.Revision || o.Write() && o.Revision == before.Revision) {
-			c.find("stale: %v; known since %v by %v", o, before.Ended.Round(time.Microsecond), before)
+			c.findf("stale: %v; known since %v by %v", o, before.Ended.Round(time.Microsecond), before)
 		}
 	}
 }

@@ -140,14 +140,14 @@ func (w *World) Inject(f Fault, chance *rand.Rand) (heal func()) {
 	}
 	s := w.target(f.Target, chance)
 	if s == nil || s.Core() == nil {
-		w.Trace.Say("", "no %s for %s", f.Target, f.Kind)
+		w.Trace.Sayf("", "no %s for %s", f.Target, f.Kind)
 		return nil
 	}
-	w.Trace.Say(s.Name, "FAULT %s", f)
+	w.Trace.Sayf(s.Name, "FAULT %s", f)
 	undo := w.inject(s, f, chance)
 	return func() {
 		undo()
-		w.Trace.Say(s.Name, "healed: %s", f.Kind)
+		w.Trace.Sayf(s.Name, "healed: %s", f.Kind)
 	}
 }
 
@@ -181,7 +181,7 @@ func (w *World) inject(s *Server, f Fault, chance *rand.Rand) (undo func()) {
 func both(first, second func()) func() { return func() { second(); first() } }
 
 func (w *World) powerCutAll(f Fault) (heal func()) {
-	w.Trace.Say("", "FAULT %s for %v", f.Kind, f.For)
+	w.Trace.Sayf("", "FAULT %s for %v", f.Kind, f.For)
 	var undo []func()
 	for _, s := range w.servers {
 		if s.Core() != nil {
@@ -192,7 +192,7 @@ func (w *World) powerCutAll(f Fault) (heal func()) {
 		for _, each := range undo {
 			each()
 		}
-		w.Trace.Say("", "healed: %s", f.Kind)
+		w.Trace.Sayf("", "healed: %s", f.Kind)
 	}
 }
 
@@ -211,7 +211,7 @@ func (w *World) target(t Target, chance *rand.Rand) *Server {
 func (w *World) crash(s *Server, loud bool) (undo func()) {
 	restore, err := s.Crash(loud)
 	if err != nil {
-		w.Wrong("crash: %v", err)
+		w.Wrongf("crash: %v", err)
 		return func() {}
 	}
 	return func() {
@@ -231,7 +231,7 @@ func (w *World) restart(s *Server) (undo func()) {
 		ctx, cancel := context.WithTimeout(context.Background(), stopLimit)
 		defer cancel()
 		if err := s.Stop(ctx); err != nil {
-			w.Wrong("restart: %v", err)
+			w.Wrongf("restart: %v", err)
 		}
 	}()
 	return func() {
@@ -246,7 +246,7 @@ func (w *World) start(s *Server) {
 		return
 	}
 	if err := s.Start(); err != nil {
-		w.Wrong("after a crash: %v", err)
+		w.Wrongf("after a crash: %v", err)
 	}
 }
 

@@ -97,7 +97,7 @@ func (s *Server) Start() error {
 	}
 	s.life = l
 	s.past = append(s.past, l)
-	s.world.Trace.Say(s.Name, "started, life %d", s.lives)
+	s.world.Trace.Sayf(s.Name, "started, life %d", s.lives)
 	return nil
 }
 
@@ -118,7 +118,7 @@ func (s *Server) boot() (*life, error) {
 	go func() {
 		defer close(l.ended)
 		err := l.core.Run(ctx)
-		s.world.Trace.Note(s.Name, "a process has ended: %v", err)
+		s.world.Trace.Notef(s.Name, "a process has ended: %v", err)
 	}()
 	return l, nil
 }
@@ -142,7 +142,7 @@ func (s *Server) fatal(l *life, reason error) {
 	current := s.life == l
 	s.mu.Unlock()
 	if current {
-		s.world.Wrong("%s gave up: %v", s.Name, reason)
+		s.world.Wrongf("%s gave up: %v", s.Name, reason)
 	}
 }
 

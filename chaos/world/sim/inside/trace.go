@@ -37,17 +37,17 @@ func NewTrace(out io.Writer, level slog.Level) *Trace {
 // Now is the time since the world began.
 func (t *Trace) Now() time.Duration { return time.Since(t.start) }
 
-// Say prints a line.
-func (t *Trace) Say(who, format string, args ...any) {
+// Sayf prints a line.
+func (t *Trace) Sayf(who, format string, args ...any) {
 	t.line(true, who, fmt.Sprintf(format, args...))
 }
 
-// Note adds a line to the sum.
-func (t *Trace) Note(who, format string, args ...any) {
+// Notef adds a line to the sum.
+func (t *Trace) Notef(who, format string, args ...any) {
 	t.line(false, who, fmt.Sprintf(format, args...))
 }
 
-func (t *Trace) line(print bool, who, text string) {
+func (t *Trace) line(printed bool, who, text string) {
 	line := fmt.Sprintf("%12.6f %-4s %s\n", t.Now().Seconds(), who, text)
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -55,7 +55,7 @@ func (t *Trace) line(print bool, who, text string) {
 	_, _ = fmt.Fprintf(h, "%016x%s", t.sum, line)
 	t.sum = h.Sum64()
 	t.noted++
-	if print {
+	if printed {
 		_, _ = io.WriteString(t.out, line)
 	}
 }
@@ -65,7 +65,7 @@ func (t *Trace) Mark() {
 	t.mu.Lock()
 	noted, sum := t.noted, t.sum
 	t.mu.Unlock()
-	t.Say("", "mark %d %016x", noted, sum)
+	t.Sayf("", "mark %d %016x", noted, sum)
 }
 
 // Seen is how often servers have logged a message, at whatever level: a way to

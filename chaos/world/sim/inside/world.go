@@ -41,7 +41,7 @@ type World struct {
 
 	mu        sync.Mutex
 	links     map[[2]string]*link // guarded by mu; by the hosts from and to
-	wrong     []string            // guarded by mu; see Wrong
+	wrong     []string            // guarded by mu; see Wrongf
 	elections []Election          // guarded by mu
 	clients   []func()            // guarded by mu; each detaches one
 }
@@ -148,7 +148,7 @@ func (w *World) Client(name string, servers []string, retryFor time.Duration) (*
 // first begins it, the others join. It returns when all of them have a vote.
 func (w *World) Form(ctx context.Context) error {
 	for _, s := range w.servers {
-		if err := s.Start(); err != nil {
+		if err := s.Start(); err != nil { //nolint:contextcheck // a process outlives whoever started it
 			return err
 		}
 	}
@@ -200,10 +200,10 @@ func (w *World) Close(ctx context.Context) error {
 	return nil
 }
 
-// Wrong notes that something happened that must not.
-func (w *World) Wrong(format string, args ...any) {
+// Wrongf notes that something happened that must not.
+func (w *World) Wrongf(format string, args ...any) {
 	text := fmt.Sprintf(format, args...)
-	w.Trace.Say("", "WRONG: %s", text)
+	w.Trace.Sayf("", "WRONG: %s", text)
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.wrong = append(w.wrong, text)
@@ -225,7 +225,7 @@ func (w *World) Elections() []Election {
 
 // elected notes a leader, and that a term has two.
 func (w *World) elected(server string, term uint64) {
-	w.Trace.Say(server, "leads in term %d", term)
+	w.Trace.Sayf(server, "leads in term %d", term)
 	w.mu.Lock()
 	var other string
 	for _, e := range w.elections {
@@ -236,7 +236,7 @@ func (w *World) elected(server string, term uint64) {
 	w.elections = append(w.elections, Election{At: w.Trace.Now(), Server: server, Term: term})
 	w.mu.Unlock()
 	if other != "" {
-		w.Wrong("%s leads in term %d, and so did %s", server, term, other)
+		w.Wrongf("%s leads in term %d, and so did %s", server, term, other)
 	}
 }
 
