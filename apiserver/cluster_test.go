@@ -55,7 +55,7 @@ func TestTokens(t *testing.T) {
 		made, err := c.CreateToken(t.Context(), &balsav1.CreateTokenRequest{Role: "agent", Description: "rack 7"})
 		must(t, err)
 		info := made.GetInfo()
-		if got := info.GetExpires().AsTime().Sub(time.Now()); got != time.Hour || info.GetMaxUses() != 1 {
+		if got := time.Until(info.GetExpires().AsTime()); got != time.Hour || info.GetMaxUses() != 1 {
 			t.Fatalf("info: %v", info)
 		}
 		_, err = c.RevokeToken(t.Context(), &balsav1.RevokeTokenRequest{Id: info.GetId()})

@@ -196,7 +196,7 @@ func (w *watcher) expect(t *testing.T, want ...string) {
 // end waits for the stream's error.
 func (w *watcher) end(t *testing.T) error {
 	t.Helper()
-	for range w.events { //nolint:revive // only the end counts
+	for range w.events { // only the end counts
 	}
 	return w.err
 }

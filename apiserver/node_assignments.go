@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"time"
 
 	"connectrpc.com/connect"
 
@@ -50,9 +51,14 @@ type assignments struct {
 	// dropped are refs that had no user at some moment of the step at hand: their
 	// changes went unnoticed, so they are read anew if they have one again.
 	dropped map[string]bool
-	// sent: the agent has the state at this revision.
+	// sent: the agent has the state at this revision, since told.
 	sent store.Revision
+	told time.Time
 }
+
+// tellAlive is how often an agent hears that nothing has changed: a stream that
+// says nothing for three times as long counts as broken.
+const tellAlive = 10 * time.Second
 
 // sharedKinds are sent to every node whole.
 func sharedKinds() []string { return []string{"services", "endpointslices", "nodes"} }
@@ -125,7 +131,8 @@ func gather(first store.Batch, watcher *store.Watcher) []store.Batch {
 
 // full sends everything that the node needs at a view.
 func (a *assignments) full(view store.View) error {
-	a.pods, a.refs, a.sent = map[string][]string{}, map[string]int{}, view.Revision()
+	a.pods, a.refs = map[string][]string{}, map[string]int{}
+	a.sent, a.told = view.Revision(), a.clock.Now()
 	a.dropped = map[string]bool{}
 	out := &outbox{assignments: a, next: &balsav1.AssignmentsResponse{Full: true}}
 	for kv := range view.ByIndex(object.IndexNode, a.node) {
@@ -166,7 +173,7 @@ func (a *assignments) step(batches []store.Batch) error {
 	if err := a.changedRefs(touched, before, last.Revision); err != nil {
 		return err
 	}
-	if len(touched) == 0 && (!progress || last.Revision <= a.sent) {
+	if len(touched) == 0 && (!progress || last.Revision <= a.sent && a.clock.Now().Sub(a.told) < tellAlive) {
 		return nil
 	}
 	out := &outbox{assignments: a, next: &balsav1.AssignmentsResponse{}}
@@ -177,7 +184,7 @@ func (a *assignments) step(batches []store.Batch) error {
 			out.remove(key)
 		}
 	}
-	a.sent = last.Revision
+	a.sent, a.told = last.Revision, a.clock.Now()
 	return out.close(last.Revision)
 }
 

@@ -65,9 +65,7 @@ func (n nodeService) Register(ctx context.Context, req *balsav1.RegisterRequest)
 	if err != nil {
 		return nil, err
 	}
-	if _, err := n.finishWrite(ctx, c, false); err != nil {
-		return nil, err
-	}
+	n.finishWrite(ctx, c, false)
 	return &balsav1.RegisterResponse{Node: c.result.(*balsav1.Node), Cluster: info}, nil
 }
 

@@ -29,8 +29,7 @@ func (o objectService) Apply(ctx context.Context, req *balsav1.ApplyRequest) (*b
 	if err != nil {
 		return nil, err
 	}
-	shown, err := o.finishWrite(ctx, c, req.GetDryRun())
-	return &balsav1.ApplyResponse{Object: shown, Result: c.outcome}, err
+	return &balsav1.ApplyResponse{Object: o.finishWrite(ctx, c, req.GetDryRun()), Result: c.outcome}, nil
 }
 
 func (s *Server) planApply(view store.View, id pki.Identity, m object.Message, manager string, now time.Time) (*change, error) {

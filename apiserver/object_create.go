@@ -37,8 +37,7 @@ func (o objectService) Create(ctx context.Context, req *balsav1.CreateRequest) (
 	if err != nil {
 		return nil, err
 	}
-	shown, err := o.finishWrite(ctx, c, req.GetDryRun())
-	return &balsav1.CreateResponse{Object: shown}, err
+	return &balsav1.CreateResponse{Object: o.finishWrite(ctx, c, req.GetDryRun())}, nil
 }
 
 // unborn refuses what only an object that exists can have.

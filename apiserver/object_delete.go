@@ -42,9 +42,7 @@ func (o objectService) Delete(ctx context.Context, req *balsav1.DeleteRequest) (
 	if err != nil {
 		return nil, err
 	}
-	if _, err := o.finishWrite(ctx, c, req.GetDryRun()); err != nil {
-		return nil, err
-	}
+	o.finishWrite(ctx, c, req.GetDryRun())
 	res := &balsav1.DeleteResponse{Deleted: c.outcome == outcomeDeleted}
 	if res.Object, err = o.shown(ctx, c.result); err != nil {
 		// A Secret that cannot be opened can be deleted all the same.

@@ -24,8 +24,7 @@ func (o objectService) Update(ctx context.Context, req *balsav1.UpdateRequest) (
 	if err != nil {
 		return nil, err
 	}
-	shown, err := o.finishWrite(ctx, c, req.GetDryRun())
-	return &balsav1.UpdateResponse{Object: shown}, err
+	return &balsav1.UpdateResponse{Object: o.finishWrite(ctx, c, req.GetDryRun())}, nil
 }
 
 // existing unwraps an object that must exist and that the caller may write. It
@@ -111,8 +110,7 @@ func (o objectService) UpdateStatus(ctx context.Context, req *balsav1.UpdateStat
 	if err != nil {
 		return nil, err
 	}
-	shown, err := o.finishWrite(ctx, c, req.GetDryRun())
-	return &balsav1.UpdateStatusResponse{Object: shown}, err
+	return &balsav1.UpdateStatusResponse{Object: o.finishWrite(ctx, c, req.GetDryRun())}, nil
 }
 
 func (s *Server) planStatus(view store.View, m object.Message) (*change, error) {

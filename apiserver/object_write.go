@@ -72,7 +72,7 @@ type planner func(view store.View, now time.Time) (*change, error)
 // and a dry run are answers about the present and are planned after a barrier.
 func (s *Server) write(ctx context.Context, space string, dryRun bool, plan planner) (*change, error) {
 	fresh := false
-	for attempt := 0; attempt < s.limits.WriteAttempts; attempt++ {
+	for range s.limits.WriteAttempts {
 		if dryRun && !fresh {
 			if err := s.barrier(ctx); err != nil {
 				return nil, err
@@ -84,7 +84,6 @@ func (s *Server) write(ctx context.Context, space string, dryRun bool, plan plan
 			if err := s.barrier(ctx); err != nil {
 				return nil, err
 			}
-			fresh = true
 			c, err = plan(s.store.Space(space).View(), s.clock.Now())
 		}
 		if err != nil || dryRun || len(c.ops) == 0 {
@@ -95,7 +94,6 @@ func (s *Server) write(ctx context.Context, space string, dryRun bool, plan plan
 			return c, err
 		}
 		s.conflicted(ctx)
-		fresh = false
 		if err := s.barrier(ctx); err != nil {
 			return nil, err
 		}
@@ -239,13 +237,13 @@ func precondition(live object.Message, uid, version string) error {
 	return nil
 }
 
-// finish shows the result of a write and notes it for the audit.
-func (s *Server) finishWrite(ctx context.Context, c *change, dryRun bool) (*balsav1.Object, error) {
+// finishWrite shows the result of a write and notes it for the audit.
+func (s *Server) finishWrite(ctx context.Context, c *change, dryRun bool) *balsav1.Object {
 	call := callOf(ctx)
 	call.outcome = c.outcome
 	if dryRun {
 		call.outcome += " (dry run)"
 	}
 	about(ctx, keyOfMessage(c.result))
-	return object.Wrap(c.result), nil
+	return object.Wrap(c.result)
 }

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"strings"
 	"time"
 
 	"github.com/balsa-run/balsa/chaos/load"
@@ -40,7 +42,7 @@ func (Failover) Targets() []Target {
 
 // Run kills one leader after the other; each comes back before the next dies.
 func (m Failover) Run(ctx context.Context) (samples Samples, err error) {
-	var asked, others []float64
+	var asked, others, elected []float64
 	err = m.Ground.cluster(ctx, clusterServers, 0, func(s *stage.Stage) error {
 		for i := range m.Kills {
 			k, err := m.kill(ctx, s, fmt.Sprintf("k%d", i))
@@ -48,6 +50,7 @@ func (m Failover) Run(ctx context.Context) (samples Samples, err error) {
 				return fmt.Errorf("kill %d: %w", i+1, err)
 			}
 			samples.Values = append(samples.Values, k.outageMS)
+			elected = append(elected, k.electedMS)
 			if k.asked {
 				asked = append(asked, k.outageMS)
 			} else {
@@ -56,6 +59,10 @@ func (m Failover) Run(ctx context.Context) (samples Samples, err error) {
 		}
 		return nil
 	})
+	if len(elected) > 0 {
+		samples.Notes = append(samples.Notes, fmt.Sprintf("of this, the median kill took %.0f ms until another server said that it leads, the longest %.0f ms",
+			Median.Of(elected), Maximum.Of(elected)))
+	}
 	samples.Notes = append(samples.Notes, splitNote("the client's own server was the leader", asked)...)
 	samples.Notes = append(samples.Notes, splitNote("the client's own server was a follower", others)...)
 	return samples, err
@@ -70,8 +77,9 @@ func splitNote(when string, values []float64) []string {
 
 // killed is one leader's death.
 type killed struct {
-	outageMS float64
-	asked    bool // the client wrote to the leader itself
+	outageMS  float64
+	electedMS float64 // until another server leads, as it says itself
+	asked     bool    // the client wrote to the leader itself
 }
 
 func (m Failover) kill(ctx context.Context, s *stage.Stage, prefix string) (killed, error) {
@@ -104,8 +112,12 @@ func (m Failover) kill(ctx context.Context, s *stage.Stage, prefix string) (kill
 	if err != nil {
 		return killed{}, err
 	}
+	elected, err := leads(s.Servers, at)
+	if err != nil {
+		return killed{}, err
+	}
 	// A client begins with the first server it knows.
-	return killed{outageMS: outage, asked: leader == s.Servers[0]}, m.mend(ctx, s, leader)
+	return killed{outageMS: outage, electedMS: elected, asked: leader == s.Servers[0]}, m.mend(ctx, s, leader)
 }
 
 func (m Failover) otherLeader(ctx context.Context, s *stage.Stage, gone *stage.Member) error {
@@ -142,4 +154,37 @@ func outage(spans []load.Span, killed time.Time) (float64, error) {
 		}
 	}
 	return 0, fmt.Errorf("none of %d acknowledged writes began after the kill", len(spans))
+}
+
+// leads is the time, in milliseconds, from the kill to the first line in a
+// server's log that says it leads.
+func leads(servers []*stage.Member, killed time.Time) (float64, error) {
+	var first time.Time
+	for _, server := range servers {
+		text, err := os.ReadFile(server.Process.LogPath)
+		if err != nil {
+			return 0, err
+		}
+		if at, found := leadsAfter(string(text), killed); found && (first.IsZero() || at.Before(first)) {
+			first = at
+		}
+	}
+	if first.IsZero() {
+		return 0, errors.New("no server's log says that it leads")
+	}
+	return float64(first.Sub(killed)) / float64(time.Millisecond), nil
+}
+
+// leadsAfter finds the line in a log of slog's text form.
+func leadsAfter(log string, killed time.Time) (time.Time, bool) {
+	for line := range strings.Lines(log) {
+		if !strings.Contains(line, " msg=leading ") {
+			continue
+		}
+		stamp, _, _ := strings.Cut(strings.TrimPrefix(line, "time="), " ")
+		if at, err := time.Parse(time.RFC3339Nano, stamp); err == nil && at.After(killed) {
+			return at, true
+		}
+	}
+	return time.Time{}, false
 }

@@ -56,8 +56,8 @@ type Result struct {
 	Unit           Unit
 	Targets        []Target
 	Samples        Samples
-	// Err tells why the measure came to nothing; nil: it did not. The document
-	// shows its first line; what follows are logs.
+	// Err tells why the measure came to nothing; nil: it did not. It holds paths
+	// and logs, so the document only says that there was one.
 	Err  error
 	Load Load
 	Took time.Duration

@@ -108,6 +108,23 @@ func TestOutageEndsWithTheFirstWriteBegunAfterTheKill(t *testing.T) {
 	}
 }
 
+func TestLeadsAfter(t *testing.T) {
+	const log = `time=2026-11-22T10:00:00.100Z level=INFO msg=leading server=s1 term=1
+not of slog
+time=2026-11-22T10:00:05.000Z level=INFO msg="no longer leading" server=s1
+time=2026-11-22T10:00:09.250Z level=INFO msg=leading server=s1 term=3
+time=2026-11-22T10:00:09.300Z level=INFO msg=leading server=s1 epoch=3
+`
+	killed := time.Date(2026, 11, 22, 10, 0, 1, 0, time.UTC)
+	at, found := leadsAfter(log, killed)
+	if want := killed.Add(8250 * time.Millisecond); !found || !at.Equal(want) {
+		t.Errorf("leads at %v, %v; want %v", at, found, want)
+	}
+	if at, found := leadsAfter(log, killed.Add(time.Hour)); found {
+		t.Errorf("leads at %v before it was asked", at)
+	}
+}
+
 func TestPodSamples(t *testing.T) {
 	got := podSamples(load.PodReport{Pods: []load.PodStart{
 		{AcknowledgedMS: 3, BoundMS: 8, RunningMS: 90, Node: "n1"}, {AcknowledgedMS: 5, BoundMS: 9, RunningMS: 110, Node: "n2"},

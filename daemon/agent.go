@@ -88,14 +88,14 @@ func (a *agent) run(ctx context.Context) error {
 	if a.client, err = client.FromCredentials(a.keeper, a.servers(), a.Logger); err != nil {
 		return err
 	}
-	if err := a.findAddress(); err != nil {
+	if err := a.findAddress(ctx); err != nil {
 		return err
 	}
 	made, err := a.makeNode(ctx)
 	if err != nil {
 		return err
 	}
-	serving, err := a.serve(made.Handler(), cancel)
+	serving, err := a.serve(ctx, made.Handler(), cancel)
 	if err != nil {
 		return err
 	}
@@ -172,12 +172,12 @@ func (a *agent) servers() []string {
 	return servers
 }
 
-func (a *agent) findAddress() (err error) {
+func (a *agent) findAddress(ctx context.Context) (err error) {
 	if a.NodeIP != "" {
 		a.ip, err = netip.ParseAddr(a.NodeIP)
 		return err
 	}
-	a.ip, err = ownAddress(a.servers()[0])
+	a.ip, err = ownAddress(ctx, a.servers()[0])
 	return err
 }
 
@@ -312,9 +312,9 @@ func (a *agent) onServers(addresses []string) {
 var errServe = errors.New("the agent's port failed")
 
 // serve answers servers, and nobody else, on the agent's port.
-func (a *agent) serve(handler http.Handler, fail context.CancelCauseFunc) (*http.Server, error) {
+func (a *agent) serve(ctx context.Context, handler http.Handler, fail context.CancelCauseFunc) (*http.Server, error) {
 	address := net.JoinHostPort(a.ip.String(), a.Port)
-	raw, err := net.Listen("tcp4", address)
+	raw, err := new(net.ListenConfig).Listen(ctx, "tcp4", address)
 	if err != nil {
 		return nil, fmt.Errorf("listen on %s: %w; does another agent run on this host?", address, err)
 	}

@@ -56,7 +56,7 @@ func adminOf(dataDir string) string { return filepath.Join(dataDir, adminFile) }
 
 // runDevAgent waits until the server can let an agent in.
 func runDevAgent(ctx context.Context, options DevOptions) error {
-	address, err := machineAddress()
+	address, err := machineAddress(ctx)
 	if err != nil {
 		return err
 	}

@@ -28,7 +28,7 @@ func portOf(t *testing.T) (*network, *pki.Credentials) {
 		t.Fatal(err)
 	}
 	credentials := pki.NewCredentials(files.Credential)
-	n, err := listen("127.0.0.1:0", pki.TLSOptions{
+	n, err := listen(t.Context(), "127.0.0.1:0", pki.TLSOptions{
 		Credentials: credentials, Guard: pki.NewGuard(clock.Real{}, removed), Clock: clock.Real{}, Log: slog.New(slog.DiscardHandler),
 	}, slog.New(slog.DiscardHandler))
 	if err != nil {

@@ -86,8 +86,8 @@ func osName() string {
 
 // ownAddress is the address from which this machine reaches another, found
 // without sending anything.
-func ownAddress(to string) (netip.Addr, error) {
-	conn, err := net.Dial("udp4", to)
+func ownAddress(ctx context.Context, to string) (netip.Addr, error) {
+	conn, err := new(net.Dialer).DialContext(ctx, "udp4", to)
 	if err != nil {
 		return netip.Addr{}, fmt.Errorf("find the address that leads to %s: %w; give it with --node-ip", to, err)
 	}
@@ -101,8 +101,8 @@ func ownAddress(to string) (netip.Addr, error) {
 
 // machineAddress is an address of this machine that pods can answer to: the one
 // that leads out, or else any that is not loopback's.
-func machineAddress() (netip.Addr, error) {
-	if own, err := ownAddress("192.0.2.1:9"); err == nil { // RFC 5737: nobody has it, nothing is sent
+func machineAddress(ctx context.Context) (netip.Addr, error) {
+	if own, err := ownAddress(ctx, "192.0.2.1:9"); err == nil { // RFC 5737: nobody has it, nothing is sent
 		return own, nil
 	}
 	addresses, err := net.InterfaceAddrs()

@@ -24,8 +24,8 @@ type network struct {
 }
 
 // listen opens the port of a server.
-func listen(address string, options pki.TLSOptions, logger *slog.Logger) (*network, error) {
-	raw, err := net.Listen("tcp", address)
+func listen(ctx context.Context, address string, options pki.TLSOptions, logger *slog.Logger) (*network, error) {
+	raw, err := new(net.ListenConfig).Listen(ctx, "tcp", address)
 	if err != nil {
 		return nil, fmt.Errorf("listen on %s: %w; is another server running here, or is the address not this machine's?", address, err)
 	}

@@ -77,7 +77,7 @@ func (s *server) open(ctx context.Context) error {
 	if err := s.identify(ctx); err != nil {
 		return err
 	}
-	if err := s.assemble(); err != nil {
+	if err := s.assemble(ctx); err != nil {
 		return err
 	}
 	if s.core.Cluster().Phase() != cluster.PhaseUninitialised || s.Init {
@@ -152,9 +152,9 @@ func (s *server) enter(ctx context.Context, sans pki.SANs) (err error) {
 	return err
 }
 
-func (s *server) assemble() (err error) {
+func (s *server) assemble(ctx context.Context) (err error) {
 	options := pki.TLSOptions{Credentials: s.keeper, Guard: s.guard, Clock: clock.Real{}, Log: s.Logger}
-	if s.network, err = listen(s.Listen, options, s.Logger); err != nil {
+	if s.network, err = listen(ctx, s.Listen, options, s.Logger); err != nil {
 		return err
 	}
 	if s.disk, err = raftlog.Open(raftlog.Options{Dir: filepath.Join(s.dir, "raft"), Logger: s.Logger}); err != nil {
@@ -291,9 +291,9 @@ func (s *server) gossipPeers() []string {
 func (s *server) close() error {
 	var failed []error
 	if s.gossip != nil {
-		ctx, cancel := context.WithTimeout(context.Background(), gossipTimeout)
-		defer cancel()
-		failed = append(failed, s.gossip.Leave(ctx), s.gossip.Shutdown())
+		// Without a good-bye: a server that stops comes back, and one that has left
+		// is taken out of the group. Who is to go is removed by an operator.
+		failed = append(failed, s.gossip.Shutdown())
 	}
 	if s.network != nil {
 		failed = append(failed, s.network.Close())

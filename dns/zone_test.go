@@ -20,8 +20,6 @@ import (
 
 var update = flag.Bool("update", false, "rewrite the golden files")
 
-func addr(s string) netip.Addr { return netip.MustParseAddr(s) }
-
 // objects is a small cluster, as the API has it.
 func objects() ([]*balsav1.Service, []*balsav1.EndpointSlice) {
 	no := false

@@ -70,46 +70,46 @@ func Full(r Ruleset) Change {
 
 // Diff computes the change from one ruleset to another. Its cost is one pass
 // over both; what it returns is proportional to what differs.
-func Diff(old, new Ruleset) Change {
-	if old.Params != new.Params {
-		return Full(new)
+func Diff(old, next Ruleset) Change {
+	if old.Params != next.Params {
+		return Full(next)
 	}
-	c := diffServices(old.Services, new.Services)
-	c.Params = new.Params
-	oldClasses, newClasses := old.Classes(), new.Classes()
+	c := diffServices(old.Services, next.Services)
+	c.Params = next.Params
+	oldClasses, newClasses := old.Classes(), next.Classes()
 	c.AddClasses = missing(newClasses, oldClasses)
 	c.DropClasses = missing(oldClasses, newClasses)
-	c.DropHairpin, c.AddHairpin = diffAddrs(old.Hairpin, new.Hairpin)
+	c.DropHairpin, c.AddHairpin = diffAddrs(old.Hairpin, next.Hairpin)
 	return c
 }
 
 // diffServices walks two sorted lists side by side.
-func diffServices(old, new []Service) Change {
+func diffServices(old, next []Service) Change {
 	var c Change
-	for len(old) > 0 || len(new) > 0 {
-		switch order(old, new) {
+	for len(old) > 0 || len(next) > 0 {
+		switch order(old, next) {
 		case -1:
 			c.remove(old[0])
 			old = old[1:]
 		case 1:
-			c.add(new[0])
-			new = new[1:]
+			c.add(next[0])
+			next = next[1:]
 		default:
-			c.modify(old[0], new[0])
-			old, new = old[1:], new[1:]
+			c.modify(old[0], next[0])
+			old, next = old[1:], next[1:]
 		}
 	}
 	return c
 }
 
-func order(old, new []Service) int {
+func order(old, next []Service) int {
 	switch {
-	case len(new) == 0:
+	case len(next) == 0:
 		return -1
 	case len(old) == 0:
 		return 1
 	}
-	return old[0].Key.Compare(new[0].Key)
+	return old[0].Key.Compare(next[0].Key)
 }
 
 func (c *Change) remove(s Service) {
@@ -130,19 +130,19 @@ func (c *Change) add(s Service) {
 	c.touchUDP(s.Key)
 }
 
-func (c *Change) modify(old, new Service) {
-	if old.Class() != new.Class() {
+func (c *Change) modify(old, next Service) {
+	if old.Class() != next.Class() {
 		c.remove(old)
-		c.add(new)
+		c.add(next)
 		return
 	}
-	for i := range new.Targets {
-		if old.Targets[i] == new.Targets[i] {
+	for i := range next.Targets {
+		if old.Targets[i] == next.Targets[i] {
 			continue
 		}
 		c.DeleteSlots = append(c.DeleteSlots, SlotElement{old.Class(), old.Key, i, old.Targets[i]})
-		c.AddSlots = append(c.AddSlots, SlotElement{new.Class(), new.Key, i, new.Targets[i]})
-		c.touchUDP(new.Key)
+		c.AddSlots = append(c.AddSlots, SlotElement{next.Class(), next.Key, i, next.Targets[i]})
+		c.touchUDP(next.Key)
 	}
 }
 
@@ -163,13 +163,13 @@ func missing(a, b []int) []int {
 	return out
 }
 
-func diffAddrs(old, new []netip.Addr) (gone, added []netip.Addr) {
+func diffAddrs(old, next []netip.Addr) (gone, added []netip.Addr) {
 	for _, a := range old {
-		if _, found := slices.BinarySearchFunc(new, a, netip.Addr.Compare); !found {
+		if _, found := slices.BinarySearchFunc(next, a, netip.Addr.Compare); !found {
 			gone = append(gone, a)
 		}
 	}
-	for _, a := range new {
+	for _, a := range next {
 		if _, found := slices.BinarySearchFunc(old, a, netip.Addr.Compare); !found {
 			added = append(added, a)
 		}

@@ -75,7 +75,6 @@ func TestHTTPProber(t *testing.T) {
 type logLab struct {
 	client internalv1connect.AgentServiceClient
 	rt     *fake.Runtime
-	slots  int
 }
 
 func newLogLab(t *testing.T, role pki.Role) *logLab {

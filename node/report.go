@@ -23,6 +23,7 @@ type reporter struct {
 
 	mu      sync.Mutex
 	reports map[string]*report // guarded by mu; by uid; those that do not show yet
+	changes int                // guarded by mu; of any report, ever
 	events  []*balsav1.Event   // guarded by mu; oldest first
 }
 
@@ -30,8 +31,9 @@ type report struct {
 	message *balsav1.PodReport
 	// taken is when a server took it; zero: it has to be sent.
 	taken time.Time
-	// version counts the changes, so that a report which changes while it is
-	// sent is sent again.
+	// version is the reporter's change that made it what it is, so that a report
+	// which changes while it is sent is sent again. It never repeats, since a
+	// report may also go and another one come while an answer is on its way.
 	version int
 }
 
@@ -59,14 +61,16 @@ func (r *reporter) publish(p *balsav1.Pod, status *balsav1.PodStatus, removed bo
 	old := r.reports[meta.GetUid()]
 	switch {
 	case old == nil:
-		r.reports[meta.GetUid()] = &report{message: next}
+		r.changes++
+		r.reports[meta.GetUid()] = &report{message: next, version: r.changes}
 	case proto.Equal(old.message, next):
 		if old.taken.IsZero() || r.a.cfg.Clock.Now().Sub(old.taken) < reportAgain {
 			return
 		}
 		old.taken = time.Time{}
 	default:
-		old.message, old.taken, old.version = next, time.Time{}, old.version+1
+		r.changes++
+		old.message, old.taken, old.version = next, time.Time{}, r.changes
 	}
 	r.work.raise()
 }

@@ -8,7 +8,6 @@ import (
 	"slices"
 	"strconv"
 	"sync"
-	"testing"
 	"time"
 
 	"connectrpc.com/connect"
@@ -388,11 +387,3 @@ func (d *memDisk) setFull(full bool) {
 }
 
 var _ io.Closer = (*stream)(nil)
-
-func must[T any](t *testing.T, v T, err error) T {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return v
-}

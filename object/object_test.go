@@ -2,8 +2,7 @@ package object_test
 
 import (
 	"bytes"
-	"maps"
-	"slices"
+	"errors"
 	"strings"
 	"testing"
 	"time"
@@ -52,7 +51,7 @@ func TestKinds(t *testing.T) {
 
 func TestUnwrapNothing(t *testing.T) {
 	for _, o := range []*balsav1.Object{nil, {}, {Object: &balsav1.Object_Pod{}}} {
-		if m, err := object.Unwrap(o); err != object.ErrNoObject {
+		if m, err := object.Unwrap(o); !errors.Is(err, object.ErrNoObject) {
 			t.Errorf("Unwrap(%v) = %v, %v, want ErrNoObject", o, m, err)
 		}
 	}
@@ -529,5 +528,3 @@ func TestFieldRef(t *testing.T) {
 		}
 	}
 }
-
-func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }

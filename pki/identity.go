@@ -102,11 +102,11 @@ func wellFormed(s, extra string) bool {
 
 // clip keeps outside text in messages short.
 func clip(s string) string {
-	const max = 80
-	if len(s) <= max {
+	const longest = 80
+	if len(s) <= longest {
 		return s
 	}
-	return s[:max] + "..."
+	return s[:longest] + "..."
 }
 
 // uriScheme is that of identities in certificates:

@@ -97,7 +97,7 @@ func joinRefusals(t *testing.T) map[string]refused {
 		id := c.Token.ID
 		spoil(&c)
 		_, err := ca.Admit(c, at)
-		return errors.Join(replaceID{err, id})
+		return errors.Join(sameIDError{err, id})
 	}
 	holder := &Holder{Role: RoleAgent, Name: "n1", KeyHash: Hash{1}}
 	_, userErr := NewJoiner(Token{}, RoleAdmin, "alice", SANs{}, nil)
@@ -117,14 +117,14 @@ func joinRefusals(t *testing.T) map[string]refused {
 	}
 }
 
-// replaceID makes the random id of a token the same in every run.
-type replaceID struct {
+// sameIDError makes the random id of a token the same in every run.
+type sameIDError struct {
 	error
 	id string
 }
 
-func (r replaceID) Error() string { return strings.ReplaceAll(r.error.Error(), r.id, "<id>") }
-func (r replaceID) Unwrap() error { return r.error }
+func (r sameIDError) Error() string { return strings.ReplaceAll(r.error.Error(), r.id, "<id>") }
+func (r sameIDError) Unwrap() error { return r.error }
 
 func signRefusals(t *testing.T) map[string]refused {
 	ca := newTestCA(t)

@@ -97,7 +97,7 @@ func TestRenewerRenewsAtTwoThirds(t *testing.T) {
 			t.Fatalf("not renewed after 60 days; saved %d", len(saved))
 		}
 		pass(3 * 365 * day)
-		if left := x.creds.Current().Expires().Sub(time.Now()); left < 25*day {
+		if left := time.Until(x.creds.Current().Expires()); left < 25*day {
 			t.Errorf("after years %v are left", left)
 		}
 		if s := x.r.Status(); s.Failures != 0 || s.LastErr != nil || !s.Expires.Equal(x.creds.Current().Expires()) {

@@ -134,16 +134,19 @@ func TestStreamsAreBounded(t *testing.T) {
 func TestRemovalRacesWithOpening(t *testing.T) {
 	g := NewGuard(clock.NewFake(t0), nil)
 	removed := must(NewRemoved([]Removal{{Role: RoleAgent, Name: "n1", At: t0}}))(t)
-	streams := make([]context.Context, 200)
+	causes := make([]func() error, 200)
 	var wg sync.WaitGroup
-	for i := range streams {
-		wg.Go(func() { streams[i], _ = g.Watch(t.Context(), person("n1")) })
+	for i := range causes {
+		wg.Go(func() {
+			ctx, _ := g.Watch(t.Context(), person("n1"))
+			causes[i] = func() error { return context.Cause(ctx) }
+		})
 	}
 	wg.Go(func() { g.Update(removed) })
 	wg.Wait()
-	for _, s := range streams {
-		if !errors.Is(context.Cause(s), ErrRemoved) {
-			t.Fatalf("a stream lives on: %v", context.Cause(s))
+	for _, cause := range causes {
+		if !errors.Is(cause(), ErrRemoved) {
+			t.Fatalf("a stream lives on: %v", cause())
 		}
 	}
 }

@@ -145,9 +145,9 @@ func keyPEM(key crypto.Signer) ([]byte, error) {
 	return pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), nil
 }
 
-// pemBlocks returns the contents of 1 to max blocks of one type. Other text and
+// pemBlocks returns the contents of 1 to limit blocks of one type. Other text and
 // damaged blocks are refused, where pem.Decode alone would skip them silently.
-func pemBlocks(text []byte, kind string, max int) ([][]byte, error) {
+func pemBlocks(text []byte, kind string, limit int) ([][]byte, error) {
 	if len(text) > maxPEMBytes {
 		return nil, refuse(ErrBadMaterial, "PEM text has %d bytes; at most %d are allowed", len(text), maxPEMBytes)
 	}
@@ -166,8 +166,8 @@ func pemBlocks(text []byte, kind string, max int) ([][]byte, error) {
 		}
 		ders, rest = append(ders, block.Bytes), bytes.TrimSpace(after)
 	}
-	if len(ders) == 0 || len(ders) > max {
-		return nil, refuse(ErrBadMaterial, "found %d PEM blocks %s; 1 to %d are allowed", len(ders), kind, max)
+	if len(ders) == 0 || len(ders) > limit {
+		return nil, refuse(ErrBadMaterial, "found %d PEM blocks %s; 1 to %d are allowed", len(ders), kind, limit)
 	}
 	return ders, nil
 }

@@ -169,7 +169,6 @@ func BenchmarkMillionKeys(b *testing.B) {
 		if _, err := d.Snapshot().WriteTo(&buf); err != nil {
 			b.Fatal(err)
 		}
-		d = nil
 		before = heap()
 		start = b.Elapsed()
 		again := New(Options{})

@@ -32,11 +32,11 @@ func TestEverybodyAtOnce(t *testing.T) {
 	ctx, done := context.WithCancel(t.Context())
 	var wg sync.WaitGroup
 	for range 2 {
-		wg.Go(func() { readTotals(t, ctx, sp, accounts) })
-		wg.Go(func() { watchOrder(t, ctx, sp) })
+		wg.Go(func() { readTotals(ctx, t, sp, accounts) })
+		wg.Go(func() { watchOrder(ctx, t, sp) })
 	}
 	wg.Go(func() { followLevel(ctx, sp) })
-	wg.Go(func() { snapshotAgain(t, ctx, d.Store, opts) })
+	wg.Go(func() { snapshotAgain(ctx, t, d.Store, opts) })
 	wg.Go(func() {
 		for ctx.Err() == nil {
 			d.Maintain()
@@ -69,7 +69,7 @@ func TestEverybodyAtOnce(t *testing.T) {
 	wg.Wait()
 }
 
-func readTotals(t *testing.T, ctx context.Context, sp *Space, accounts int) {
+func readTotals(ctx context.Context, t *testing.T, sp *Space, accounts int) {
 	for ctx.Err() == nil {
 		v := sp.View()
 		if old, err := sp.ViewAt(v.Revision() - 3); err == nil && old.Revision() > Revision(accounts) {
@@ -94,7 +94,7 @@ func readTotals(t *testing.T, ctx context.Context, sp *Space, accounts int) {
 
 // watchOrder opens watches that start in the past and reads some of each. What
 // a watch has delivered a reader must see.
-func watchOrder(t *testing.T, ctx context.Context, sp *Space) {
+func watchOrder(ctx context.Context, t *testing.T, sp *Space) {
 	for round := 0; ctx.Err() == nil; round++ {
 		from := sp.View().Revision() - 5
 		w, err := sp.Watch(ctx, WatchOptions{Prefix: "acc/", From: max(from, 1), PrevKV: true, Buffer: 1 + round%3})
@@ -135,7 +135,7 @@ func followLevel(ctx context.Context, sp *Space) {
 	}
 }
 
-func snapshotAgain(t *testing.T, ctx context.Context, s *Store, opts Options) {
+func snapshotAgain(ctx context.Context, t *testing.T, s *Store, opts Options) {
 	for ctx.Err() == nil {
 		var b bytes.Buffer
 		snap := s.Snapshot()

@@ -24,12 +24,12 @@ func (sp *Space) named(key string, v *version, want IndexEntry) bool {
 	return slices.Contains(sp.names(key, v), want)
 }
 
-// reindex moves key from the names of old to those of new; either may be nil.
-func (w *writer) reindex(key string, old, new *version) {
+// reindex moves key from the names of old to those of next; either may be nil.
+func (w *writer) reindex(key string, old, next *version) {
 	if w.space.index == nil {
 		return
 	}
-	before, after := w.space.names(key, old), w.space.names(key, new)
+	before, after := w.space.names(key, old), w.space.names(key, next)
 	for _, e := range before {
 		if !slices.Contains(after, e) {
 			w.unname(indexKey(e), key)

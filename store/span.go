@@ -5,9 +5,6 @@ type span struct {
 	start, end string
 }
 
-// nothing is a span without keys.
-func nothing() span { return span{start: "\x01", end: "\x00"} }
-
 // spanOf reads the convention of commands: an empty rangeEnd is the one key,
 // "\x00" is no upper end.
 func spanOf(key, rangeEnd string) span {

@@ -57,15 +57,15 @@ func (w *writer) decide(txn *internalv1.Txn) *branch {
 // compare says whether c holds, and if not what was found. A range without keys
 // compares as one key that does not exist.
 func (w *writer) compare(c *internalv1.Compare) (holds bool, found *internalv1.StoredKey) {
-	any := false
+	exists := false
 	for key, v := range w.st.now(spanOf(c.GetKey(), c.GetRangeEnd())) {
-		any = true
+		exists = true
 		if !compareVersion(c, v) {
 			return false, v.stored(key)
 		}
 	}
 	// As in etcd no value compares with anything, not even as unequal.
-	if !any && (c.GetTarget() == internalv1.Compare_TARGET_VALUE || !compareVersion(c, &version{})) {
+	if !exists && (c.GetTarget() == internalv1.Compare_TARGET_VALUE || !compareVersion(c, &version{})) {
 		return false, &internalv1.StoredKey{Key: c.GetKey()}
 	}
 	return true, nil

@@ -220,7 +220,7 @@ func (d *demo) leaderKilled(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := d.pause(ctx, settle); err != nil {
+	if err := d.pause(ctx); err != nil {
 		return err
 	}
 	if err := leader.Process.Kill(); err != nil {
@@ -237,7 +237,7 @@ func (d *demo) leaderKilled(ctx context.Context) error {
 		return err
 	}
 	d.tell("%s leads now", next.Host.Name)
-	if err := d.pause(ctx, settle); err != nil {
+	if err := d.pause(ctx); err != nil {
 		return err
 	}
 	writes, err := running.stop(d)
@@ -268,7 +268,7 @@ func (d *demo) agentKilled(ctx context.Context) error {
 	if err := agent.Process.Kill(); err != nil {
 		return err
 	}
-	if err := d.pause(ctx, settle); err != nil {
+	if err := d.pause(ctx); err != nil {
 		return err
 	}
 	if err := agent.Restart(); err != nil {
@@ -277,7 +277,7 @@ func (d *demo) agentKilled(ctx context.Context) error {
 	if _, err := d.stage.WaitReady(ctx, namespace, 3, rolloutWait); err != nil {
 		return err
 	}
-	if err := d.pause(ctx, settle); err != nil {
+	if err := d.pause(ctx); err != nil {
 		return err
 	}
 	if _, err := running.stop(d); err != nil {
@@ -329,8 +329,9 @@ func (d *demo) scale(ctx context.Context) error {
 	return d.show(ctx, "get", "deployments,pods,services", "-n", namespace, "-o", "wide")
 }
 
-func (d *demo) pause(ctx context.Context, length time.Duration) error {
-	timer := time.NewTimer(length)
+// pause lets the load run for a while.
+func (d *demo) pause(ctx context.Context) error {
+	timer := time.NewTimer(settle)
 	defer timer.Stop()
 	select {
 	case <-timer.C:

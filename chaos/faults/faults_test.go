@@ -215,3 +215,18 @@ func TestDiskWiped(t *testing.T) {
 	stop()
 	converged(t, s, 3)
 }
+
+// TestServerStoppedForAWhile stops a server as an operator does, for longer than
+// gossip takes to notice: it is a member still, and comes back as one.
+func TestServerStoppedForAWhile(t *testing.T) {
+	s, programs := up(t, "ft", 3, 0)
+	stop := startWrites(t, s, programs, "stopped")
+	leader := otherLeader(t, s)
+	must(t, leader.Process.Stop(converge))
+	otherLeader(t, s, leader)
+	pause(t, 10*time.Second)
+	must(t, leader.Restart())
+	whole(t, s, 3)
+	stop()
+	converged(t, s, 3)
+}

@@ -36,7 +36,7 @@ func (s *shim) listen(path string) error {
 		return err
 	}
 	conns := 0
-	return s.watch(fd, syscall.EPOLLIN, func(uint32) { s.accept(fd, &conns) })
+	return s.watch(fd, func(uint32) { s.accept(fd, &conns) })
 }
 
 func (s *shim) accept(listener int, conns *int) {
@@ -50,7 +50,7 @@ func (s *shim) accept(listener int, conns *int) {
 	}
 	c := &conn{s: s, fd: fd}
 	closed := func() { *conns-- }
-	if s.watch(fd, syscall.EPOLLIN, func(events uint32) { c.ready(events, closed) }) != nil {
+	if s.watch(fd, func(events uint32) { c.ready(events, closed) }) != nil {
 		syscall.Close(fd)
 		return
 	}

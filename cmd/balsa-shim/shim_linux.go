@@ -44,9 +44,10 @@ func newShim(uid, helper string) (*shim, error) {
 	}, nil
 }
 
-func (s *shim) watch(fd int, events uint32, ready func(events uint32)) error {
+// watch calls ready when a descriptor can be read.
+func (s *shim) watch(fd int, ready func(events uint32)) error {
 	s.generation++
-	ev := syscall.EpollEvent{Events: events, Fd: int32(fd), Pad: s.generation}
+	ev := syscall.EpollEvent{Events: syscall.EPOLLIN, Fd: int32(fd), Pad: s.generation}
 	if err := syscall.EpollCtl(s.ep, syscall.EPOLL_CTL_ADD, fd, &ev); err != nil {
 		return err
 	}
@@ -144,9 +145,9 @@ func (s *shim) startedBefore(c *container, from *conn, id string) {
 // watchContainer enters the log pipes and the helper's pidfd. A descriptor
 // that epoll refuses would leave the start unanswered, so it fails it.
 func (s *shim) watchContainer(c *container) {
-	err1 := s.watch(c.out.fd, syscall.EPOLLIN, func(uint32) { s.pump(c, &c.out) })
-	err2 := s.watch(c.err.fd, syscall.EPOLLIN, func(uint32) { s.pump(c, &c.err) })
-	err3 := s.watch(c.helperFD, syscall.EPOLLIN, func(uint32) { s.helperDone(c) })
+	err1 := s.watch(c.out.fd, func(uint32) { s.pump(c, &c.out) })
+	err2 := s.watch(c.err.fd, func(uint32) { s.pump(c, &c.err) })
+	err3 := s.watch(c.helperFD, func(uint32) { s.helperDone(c) })
 	if err1 != nil || err2 != nil || err3 != nil {
 		pidfdSignal(c.helperFD, int(syscall.SIGKILL))
 		s.helperDone(c)
@@ -205,7 +206,7 @@ func (s *shim) adopt(c *container, pid int, failure string) {
 		return
 	}
 	c.pid, c.pidfd, c.message = pid, fd, failure
-	watchErr := s.watch(fd, syscall.EPOLLIN, func(uint32) { s.containerDone(c) })
+	watchErr := s.watch(fd, func(uint32) { s.containerDone(c) })
 	if failure != "" || watchErr != nil {
 		pidfdSignal(fd, int(syscall.SIGKILL))
 	}

@@ -22,7 +22,7 @@ const (
 func now() (sec, nsec int64) {
 	var ts syscall.Timespec
 	syscall.Syscall(syscall.SYS_CLOCK_GETTIME, clockRealtime, uintptr(unsafe.Pointer(&ts)), 0)
-	return int64(ts.Sec), int64(ts.Nsec)
+	return ts.Unix()
 }
 
 // nowNanos is now in nanoseconds since 1970.
@@ -92,16 +92,16 @@ func writeAll(fd int, b []byte) error {
 	return nil
 }
 
-// readSmall reads a file of at most max bytes, such as those of procfs.
-func readSmall(path string, max int) ([]byte, error) {
+// readSmall reads a file of at most limit bytes, such as those of procfs.
+func readSmall(path string, limit int) ([]byte, error) {
 	fd, err := syscall.Open(path, syscall.O_RDONLY|syscall.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, err
 	}
 	defer syscall.Close(fd)
-	buf := make([]byte, max)
+	buf := make([]byte, limit)
 	total := 0
-	for total < max {
+	for total < limit {
 		n, err := read(fd, buf[total:])
 		if err != nil {
 			return nil, err

@@ -16,10 +16,16 @@ import (
 
 	"github.com/balsa-run/balsa/apiserver"
 	"github.com/balsa-run/balsa/cluster"
+	"github.com/balsa-run/balsa/internal/clock"
 )
 
-// stateTimeout bounds how long a status waits for one member.
-const stateTimeout = time.Second
+const (
+	// stateTimeout bounds how long a status waits for one member.
+	stateTimeout = time.Second
+	// leaderTimeout bounds the wait for the next leader after a hand-over.
+	leaderTimeout = 3 * time.Second
+	leaderPause   = 10 * time.Millisecond
+)
 
 // members is apiserver.Members and apiserver.PeerClients over the raft group and
 // the gossip.
@@ -29,6 +35,7 @@ type members struct {
 	peers      *peers
 	clusterID  string
 	caNotAfter time.Time
+	clock      clock.Clock
 }
 
 // Status asks every member how far it is.
@@ -118,7 +125,26 @@ func (m *members) TransferLeadership(ctx context.Context, id string) (string, er
 	if err := m.cluster.TransferLeadership(ctx, id); err != nil {
 		return "", cluster.ToConnect(err)
 	}
-	return m.cluster.Status().LeaderID, nil
+	return m.nextLeader(ctx)
+}
+
+// nextLeader waits until this server has heard who leads now.
+func (m *members) nextLeader(ctx context.Context) (string, error) {
+	for deadline := m.clock.Now().Add(leaderTimeout); ; {
+		if leader := m.cluster.Status().LeaderID; leader != "" {
+			return leader, nil
+		}
+		timer := m.clock.NewTimer(leaderPause)
+		select {
+		case <-timer.C():
+		case <-ctx.Done():
+			timer.Stop()
+			return "", context.Cause(ctx)
+		}
+		if m.clock.Now().After(deadline) {
+			return "", noLeader(cluster.ReasonNoLeader, "leadership was handed over, but no server has taken it up yet")
+		}
+	}
 }
 
 func (m *members) RemoveMember(ctx context.Context, id string) error {

@@ -10,7 +10,6 @@ import (
 	"net/http"
 	"time"
 
-	"golang.org/x/net/http2"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/balsa-run/balsa/apiserver"
@@ -26,9 +25,6 @@ const (
 	shutdownTimeout   = 10 * time.Second // for calls under way when the server stops
 	readHeaderTimeout = 10 * time.Second
 	idleTimeout       = 2 * time.Minute
-	// A node beats four times in the time after which it counts as lost.
-	beatInterval  = 2 * time.Second
-	leaseDuration = 8 * time.Second
 	maintainPause = 250 * time.Millisecond // between two looks for compacted history to clear away
 )
 
@@ -96,7 +92,7 @@ func NewServer(cfg Config) (*Server, error) {
 	}
 	s.members = &members{
 		cluster: s.cluster, gossip: cfg.Gossip, peers: s.peers,
-		clusterID: cfg.Bundle.CA.ClusterID(), caNotAfter: cfg.Bundle.CA.NotAfter(),
+		clusterID: cfg.Bundle.CA.ClusterID(), caNotAfter: cfg.Bundle.CA.NotAfter(), clock: cfg.Clock,
 	}
 	if s.api, err = apiserver.New(s.apiConfig()); err != nil {
 		return nil, err
@@ -229,23 +225,34 @@ func (s *Server) apiHandler() http.Handler {
 
 // serveJoins answers JoinService on connections of strangers. The function it
 // returns ends them.
-func (s *Server) serveJoins(ctx context.Context) (stop func()) {
-	ctx, cancel := context.WithCancel(ctx)
-	handler := s.api.Join()
-	go func() {
-		for {
-			conn, err := s.cfg.Network.Join().Accept()
-			if err != nil {
-				return
-			}
-			closed := context.AfterFunc(ctx, func() { _ = conn.Close() })
-			go func() {
-				defer closed()
-				new(http2.Server).ServeConn(conn, &http2.ServeConnOpts{Context: ctx, Handler: handler})
-			}()
-		}
-	}()
-	return cancel
+func (s *Server) serveJoins(calls context.Context) (stop func()) {
+	ctx, cancel := context.WithCancel(calls)
+	server := &http.Server{
+		Handler:           s.api.Join(),
+		ReadHeaderTimeout: readHeaderTimeout,
+		BaseContext:       func(net.Listener) context.Context { return ctx },
+		ErrorLog:          slog.NewLogLogger(s.logger.Handler(), slog.LevelDebug),
+		Protocols:         new(http.Protocols),
+	}
+	server.Protocols.SetUnencryptedHTTP2(true)
+	go func() { _ = server.Serve(agreed{s.cfg.Network.Join()}) }() // ends with the listener
+	return func() {
+		cancel()
+		_ = server.Close()
+	}
+}
+
+// agreed hands out connections whose ends have agreed on HTTP/2 already. The
+// HTTP server must not see their TLS: it would ask for ALPN h2, which is the
+// API's.
+type agreed struct{ net.Listener }
+
+func (l agreed) Accept() (net.Conn, error) {
+	conn, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	return struct{ net.Conn }{conn}, nil
 }
 
 // maintain clears away compacted history, a little at a time.

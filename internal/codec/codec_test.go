@@ -249,7 +249,7 @@ func TestMarshalRefuses(t *testing.T) {
 func TestNearest(t *testing.T) {
 	fields := []string{"replicas", "nodeName", "containers", "podCIDR"}
 	for word, want := range map[string]string{
-		"replica": "replicas", "relpicas": "replicas", "node_name": "nodeName", "NODENAME": "nodeName", "conatiners": "containers",
+		"replica": "replicas", "relpicas": "replicas", "node_name": "nodeName", "NODENAME": "nodeName", "conatiners": "containers", //nolint:misspell // what people mistype is the test
 		"podCidr": "podCIDR", "volumes": "", "x": "", "": "", strings.Repeat("replicas", 20): "",
 	} {
 		if got := codec.Nearest(word, fields); got != want {

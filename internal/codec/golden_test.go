@@ -67,7 +67,7 @@ func read(t *testing.T, f txtar.File) string {
 		"object":     func() proto.Message { return &balsav1.Object{} },
 		"error":      func() proto.Message { return &balsav1.ErrorDetail{} },
 	}
-	make, ok := messages[path.Dir(f.Name)]
+	empty, ok := messages[path.Dir(f.Name)]
 	if !ok {
 		t.Fatalf("%s: no such kind", f.Name)
 	}
@@ -77,7 +77,7 @@ func read(t *testing.T, f txtar.File) string {
 	}
 	var b strings.Builder
 	for _, tree := range trees {
-		m := make()
+		m := empty()
 		if err := (codec.Options{Known: known}).Decode(tree, m); err != nil {
 			b.WriteString(err.Error() + "\n")
 			continue

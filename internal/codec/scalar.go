@@ -171,7 +171,7 @@ func shorten(s string) string {
 
 // isDecimal tells whether s is a JSON number without point and exponent.
 func isDecimal(s string) bool {
-	return isJSONNumber(s) && strings.IndexAny(s, ".eE") < 0
+	return isJSONNumber(s) && !strings.ContainsAny(s, ".eE")
 }
 
 // timestamp reads RFC 3339, as Kubernetes writes times.

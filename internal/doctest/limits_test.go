@@ -37,8 +37,8 @@ the values of this version. It is generated from the source by
 
     go test ./internal/doctest -run TestLimits -update
 
-and a test fails when it is out of date. None of them can be set from the command line. "API server" and "store" limits
-marked *(replicated)* decide the outcome of commands, so every server has the same.
+and a test fails when it is out of date. None can be set from the command line, but for the
+client's ` + "`DefaultRetryFor`" + ` (` + "`--retry-for`" + `). The store's decide the outcome of commands, so every server has the same.
 
 What happens at a limit: a request over one of the API's is refused with code ` + "`resource_exhausted`" + ` and reason
 ` + "`LimitReached`" + `, and nothing was written; a full space refuses writes that grow it with ` + "`NoSpace`" + ` (deletes always go through;

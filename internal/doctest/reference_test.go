@@ -149,3 +149,39 @@ func addFields(all map[string]bool, message protoreflect.MessageDescriptor) {
 		}
 	}
 }
+
+// TestCheckersExist finds every test that guarantees.md and bugs.md name, in the
+// package that they name.
+func TestCheckersExist(t *testing.T) {
+	tests := map[string]bool{}
+	must(t, filepath.WalkDir(root, func(path string, entry os.DirEntry, err error) error {
+		if err != nil || !strings.HasSuffix(path, "_test.go") {
+			return err
+		}
+		dir, err := filepath.Rel(root, filepath.Dir(path))
+		must(t, err)
+		text, err := os.ReadFile(path)
+		must(t, err)
+		for _, match := range regexp.MustCompile(`(?m)^func (Test\w+|Fuzz\w+)\(`).FindAllStringSubmatch(string(text), -1) {
+			tests[dir+"."+match[1]] = true
+		}
+		return nil
+	}))
+	name := regexp.MustCompile("`([a-z0-9/]*)\\.((?:Test|Fuzz)\\w+)`")
+	count := 0
+	for _, page := range []string{"docs/guarantees.md", "docs/internals/bugs.md"} {
+		last := ""
+		for _, match := range name.FindAllStringSubmatch(named(t, page).text, -1) {
+			count++
+			if match[1] != "" {
+				last = match[1]
+			}
+			if !tests[last+"."+match[2]] {
+				t.Errorf("%s names %s.%s, which does not exist", page, last, match[2])
+			}
+		}
+	}
+	if count < 50 {
+		t.Errorf("found %d names of tests: the search is broken", count)
+	}
+}

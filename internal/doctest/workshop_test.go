@@ -4,6 +4,8 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -169,25 +171,26 @@ func (w *workshop) sweep(t *testing.T, data string) {
 	if len(pods) > 0 && !t.Failed() {
 		t.Errorf("%d pods are left on the machine", len(pods))
 	}
-	for _, pod := range pods {
-		for _, group := range groupsOf(pod.Name()) {
-			killGroup(group)
-		}
+	for _, group := range groupsOf(data) {
+		killGroup(group)
 	}
 	unmountUnder(data)
 }
 
-func groupsOf(uid string) []string {
+// groupsOf are the cgroups that `balsa dev` makes for a data directory.
+func groupsOf(data string) []string {
+	sum := sha256.Sum256([]byte(data))
+	name := "balsa-dev-" + hex.EncodeToString(sum[:4])
 	var groups []string
-	for _, pattern := range []string{"/sys/fs/cgroup/balsa-dev/pods/" + uid, "/sys/fs/cgroup/*/balsa-dev/pods/" + uid} {
+	for _, pattern := range []string{"/sys/fs/cgroup/" + name, "/sys/fs/cgroup/*/" + name} {
 		found, _ := filepath.Glob(pattern)
 		groups = append(groups, found...)
 	}
 	return groups
 }
 
-// killGroup ends the processes of one pod of ours, by the ids that its cgroup
-// holds, and removes the cgroup.
+// killGroup removes a cgroup of ours; processes that are still in it are ended,
+// by the ids that it holds.
 func killGroup(group string) {
 	var dirs []string
 	_ = filepath.WalkDir(group, func(path string, entry fs.DirEntry, err error) error {

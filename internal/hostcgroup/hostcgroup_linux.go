@@ -158,7 +158,8 @@ const (
 func (t *Tree) SetCPUShares(path string, shares uint64) error {
 	shares = min(max(shares, MinCPUShares), MaxCPUShares)
 	for _, h := range t.hierarchies {
-		file, value := "", uint64(0)
+		var file string
+		var value uint64
 		switch {
 		case slices.Contains(h.controllers, "cpu"):
 			file, value = "cpu.shares", shares

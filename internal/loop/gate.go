@@ -54,7 +54,7 @@ func holdTerm(ctx context.Context, epoch uint64, terms <-chan Term, c clock.Cloc
 	done := Go(func() error { return keepRunning(leading, epoch, c, logger, run) })
 	defer func() {
 		cancel()
-		done.Wait()
+		_ = done.Wait() // what it returns only says that the term is over
 	}()
 	logger.Info("leading", "epoch", epoch)
 	defer logger.Info("no longer leading", "epoch", epoch)

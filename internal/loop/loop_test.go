@@ -99,10 +99,10 @@ func TestRunBacksOffAKeyAndForgetsItsFailures(t *testing.T) {
 			time.Sleep(time.Minute)
 			q.Add("k") // fails again, as if for the first time
 		})
-		for i, upper := range []time.Duration{1, 2, 4, 8, 8} {
-			got := at[i+1] - at[i]
-			if got < upper*time.Second/2 || got > upper*time.Second {
-				t.Errorf("back-off %d is %v, want within (%v, %v]", i+1, got, upper*time.Second/2, upper*time.Second)
+		for i, seconds := range []int{1, 2, 4, 8, 8} {
+			upper, got := time.Duration(seconds)*time.Second, at[i+1]-at[i]
+			if got < upper/2 || got > upper {
+				t.Errorf("back-off %d is %v, want within (%v, %v]", i+1, got, upper/2, upper)
 			}
 		}
 		if got := at[7] - at[6]; at[6] != time.Minute || got > time.Second {

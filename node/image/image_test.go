@@ -69,7 +69,7 @@ func tarOf(t testing.TB, files ...file) []byte {
 
 func imageOf(t testing.TB, layers ...[]byte) v1.Image {
 	t.Helper()
-	image := v1.Image(empty.Image)
+	image := empty.Image
 	for _, content := range layers {
 		layer, err := tarball.LayerFromOpener(func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(content)), nil })
 		if err == nil {

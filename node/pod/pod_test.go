@@ -133,11 +133,11 @@ func TestResources(t *testing.T) {
 
 func TestAdmit(t *testing.T) {
 	at := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
-	make := func(uid string, age int, cpu, phase string) *balsav1.Pod {
+	build := func(uid string, age int, cpu, phase string) *balsav1.Pod {
 		return &balsav1.Pod{Metadata: &balsav1.ObjectMeta{Uid: uid, CreationTimestamp: timestamppb.New(at.Add(-time.Duration(age) * time.Minute))},
 			Spec: &balsav1.PodSpec{Containers: []*balsav1.Container{limits(cpu, "", "", "")}}, Status: &balsav1.PodStatus{Phase: phase}}
 	}
-	pods := []*balsav1.Pod{make("young", 1, "1", ""), make("old", 9, "2", ""), make("runs", 0, "1", "Running"), make("over", 20, "4", "Failed"), make("small", 0, "", "")}
+	pods := []*balsav1.Pod{build("young", 1, "1", ""), build("old", 9, "2", ""), build("runs", 0, "1", "Running"), build("over", 20, "4", "Failed"), build("small", 0, "", "")}
 	settled := func(uid string) bool { return uid == "runs" }
 	got := Admit(pods, settled, Capacity{MilliCPU: 3000, MemoryBytes: 1 << 30, Pods: 3})
 	if len(got) != 1 || got["young"].Reason != "OutOfcpu" {
@@ -151,7 +151,7 @@ func TestAdmit(t *testing.T) {
 	if again := Admit(pods, settled, Capacity{MilliCPU: 9000, MemoryBytes: 1 << 30, Pods: 2}); !cmp.Equal(got, again) {
 		t.Errorf("another order gives another outcome: %v", again)
 	}
-	if got := Admit([]*balsav1.Pod{make("runs", 0, "8", "Running")}, settled, Capacity{}); len(got) != 0 {
+	if got := Admit([]*balsav1.Pod{build("runs", 0, "8", "Running")}, settled, Capacity{}); len(got) != 0 {
 		t.Errorf("what runs was refused: %v", got)
 	}
 }
@@ -176,10 +176,10 @@ func TestFiles(t *testing.T) {
 }
 
 func TestRestartDelay(t *testing.T) {
-	want := []time.Duration{0, 0, 10, 20, 40, 80, 160, 300, 300, 300}
-	for crashes, seconds := range want {
-		if got := restartDelay(crashes); got != seconds*time.Second {
-			t.Errorf("after %d ends the delay is %s, want %s", crashes, got, seconds*time.Second)
+	for crashes, seconds := range []int{0, 0, 10, 20, 40, 80, 160, 300, 300, 300} {
+		want := time.Duration(seconds) * time.Second
+		if got := restartDelay(crashes); got != want {
+			t.Errorf("after %d ends the delay is %s, want %s", crashes, got, want)
 		}
 	}
 	if got := restartDelay(1 << 40); got != restartDelayMax {

@@ -32,7 +32,6 @@ type world struct {
 	probes   map[string]ProbeState
 	mem      Memory
 	kept     []byte // the memory on disk
-	started  int    // CreatedAt of a sandbox
 	termAt   map[string]time.Time
 	endAsked time.Time
 	phase    string

@@ -82,8 +82,8 @@ func (p *Pool) loadFile(name string) error {
 	if name == cursorFile {
 		return p.loadCursor()
 	}
-	addr, err := netip.ParseAddr(name)
-	if err != nil || !p.usable(addr) {
+	addr, ok := p.addressOf(name)
+	if !ok {
 		p.skipped = append(p.skipped, name)
 		return nil
 	}
@@ -100,6 +100,12 @@ func (p *Pool) loadFile(name string) error {
 		p.byUID[uid] = addr
 	}
 	return nil
+}
+
+// addressOf reads the name of a file that stands for an address.
+func (p *Pool) addressOf(name string) (netip.Addr, bool) {
+	addr, err := netip.ParseAddr(name)
+	return addr, err == nil && p.usable(addr)
 }
 
 func (p *Pool) loadCursor() error {

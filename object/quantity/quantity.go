@@ -199,7 +199,7 @@ func (q Quantity) scaled(scale int64) (int64, error) {
 	step := int32(nanosPerUnit / scale)
 	part := int64((q.nano + step - 1) / step)
 	if q.whole > (math.MaxInt64-part)/scale || q.whole < math.MinInt64/scale {
-		return 0, fmt.Errorf("%w: more than %d", ErrRange, int64(math.MaxInt64/scale))
+		return 0, fmt.Errorf("%w: more than %d", ErrRange, math.MaxInt64/scale)
 	}
 	return q.whole*scale + part, nil
 }

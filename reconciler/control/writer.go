@@ -135,7 +135,7 @@ func (w *Writer) CommitAll(ctx context.Context, changes []*Change) []error {
 		}))
 	}
 	for _, t := range tasks {
-		t.Wait()
+		_ = t.Wait() // raises a panic; the errors are in errs
 	}
 	return errs
 }

@@ -38,13 +38,12 @@ func limits() store.Limits {
 // world is a model, a store that is restored from snapshots all the time, and
 // one that never is.
 type world struct {
-	t            *rapid.T
-	model        *storetest.Model
-	store, twin  storetest.Real
-	index        uint64
-	watches      []*watch
-	restored     int
-	lastSnapshot []byte
+	t           *rapid.T
+	model       *storetest.Model
+	store, twin storetest.Real
+	index       uint64
+	watches     []*watch
+	restored    int
 }
 
 func newWorld(t *rapid.T) *world {

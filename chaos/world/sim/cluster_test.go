@@ -31,7 +31,7 @@ func TestThreeServers(t *testing.T) {
 	t.Run("seeds", func(t *testing.T) { tenSeeds(t, m) })
 	t.Run("lies", func(t *testing.T) {
 		lieIsFound(t, m, "ack", 1, "acknowledged, but lost")
-		lieIsFound(t, m, "twice", 5, "nobody wrote", "applied 2 times", "refused, but there", "based on revision")
+		lieIsFound(t, m, "ghost", 1, "nobody wrote")
 		lieIsFound(t, m, "stale", 8, "stale: get")
 	})
 	t.Run("a run that does too little", func(t *testing.T) {
@@ -100,7 +100,7 @@ func pass(t *testing.T, m *sim.Machine, seed uint64) sim.Result {
 
 // lieIsFound plants a lie in what the clients record. The clients tell it now and
 // then, so some runs may pass by luck; of tries seeds one has to find it.
-func lieIsFound(t *testing.T, m *sim.Machine, lie string, tries uint64, names ...string) {
+func lieIsFound(t *testing.T, m *sim.Machine, lie string, tries uint64, name string) {
 	t.Run(lie, func(t *testing.T) {
 		t.Parallel()
 		for seed := uint64(1); seed <= tries; seed++ {
@@ -112,12 +112,10 @@ func lieIsFound(t *testing.T, m *sim.Machine, lie string, tries uint64, names ..
 				continue
 			}
 			text := strings.Join(result.Lines, "\n")
-			for _, name := range names {
-				if result.ExitCode == 1 && strings.Contains(text, "WRONG: "+name) {
-					return
-				}
+			if result.ExitCode == 1 && strings.Contains(text, "WRONG: "+name) {
+				return
 			}
-			t.Fatalf("seed %d: exit code %d, expected one of %q\n%s", seed, result.ExitCode, names, tail(result))
+			t.Fatalf("seed %d: exit code %d, expected %q\n%s", seed, result.ExitCode, name, tail(result))
 		}
 		t.Errorf("%d seeds did not find it", tries)
 	})

@@ -78,7 +78,7 @@ func (n *NS) Close() {
 		return
 	}
 	n.Link.Close()
-	n.file.Close()
+	_ = n.file.Close() // nothing was written to it
 	n.file = nil
 }
 
@@ -196,14 +196,15 @@ func (n *NS) Serve(addr string) {
 	n.t.Helper()
 	var tcp net.Listener
 	var udp net.PacketConn
+	var config net.ListenConfig
 	n.must(n.Do(func() (err error) {
-		if tcp, err = net.Listen("tcp4", addr); err != nil {
+		if tcp, err = config.Listen(n.t.Context(), "tcp4", addr); err != nil {
 			return err
 		}
-		udp, err = net.ListenPacket("udp4", addr)
+		udp, err = config.ListenPacket(n.t.Context(), "udp4", addr)
 		return err
 	}))
-	n.t.Cleanup(func() { tcp.Close(); udp.Close() })
+	n.t.Cleanup(func() { _, _ = tcp.Close(), udp.Close() })
 	go n.serveTCP(tcp)
 	go n.serveUDP(udp)
 }

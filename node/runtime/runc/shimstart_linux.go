@@ -57,7 +57,8 @@ func (p *pod) spawnShim(ctx context.Context, lock *os.File) error {
 	}
 	defer func() { _ = ready.Close() }()
 	args := append([]string{p.dir, string(p.uid), p.rt.opt.Helpers.Runc}, p.rt.cgroups.ProcsFiles(filepath.Join(p.cgroup, shimCgroup))...)
-	cmd := exec.Command(p.rt.opt.Helpers.Shim, args...)
+	// The shim outlives the call, and this process.
+	cmd := exec.CommandContext(context.WithoutCancel(ctx), p.rt.opt.Helpers.Shim, args...)
 	cmd.Dir, cmd.Stderr, cmd.ExtraFiles = p.dir, log, []*os.File{child, lock}
 	// One thread does the work: this keeps the Go runtime's own share small.
 	cmd.Env = []string{"GOMAXPROCS=1", "GOTRACEBACK=single"}

@@ -9,7 +9,7 @@ import (
 
 func testExitSurvivesAgent(h *harness) {
 	h.runPod("a")
-	h.run("a", h.container("c", 0, "out=done", "exit=42"))
+	h.run(h.container("c", 0, "out=done", "exit=42"))
 	before := h.exited("a", "c", 0)
 	h.restart()
 	after := h.attempt("a", "c", 0)
@@ -19,7 +19,7 @@ func testExitSurvivesAgent(h *harness) {
 	if lines := h.readLog("a", "c", 0, runtime.LogOptions{}); len(lines) != 1 {
 		h.Errorf("log after the restart: %q", lines)
 	}
-	h.run("a", h.container("c", 0, "out=done", "exit=42")) // must not start it again
+	h.run(h.container("c", 0, "out=done", "exit=42")) // must not start it again
 	if lines := h.readLog("a", "c", 0, runtime.LogOptions{}); len(lines) != 1 {
 		h.Errorf("the attempt ran again after the restart: %q", lines)
 	}
@@ -27,8 +27,8 @@ func testExitSurvivesAgent(h *harness) {
 
 func testRunningAdopted(h *harness) {
 	before := h.runPod("a")
-	h.run("a", h.container("c", 0, "term=6", "out=up", "forever"))
-	h.run("a", h.container("d", 0, "sleep=1s", "exit=8"))
+	h.run(h.container("c", 0, "term=6", "out=up", "forever"))
+	h.run(h.container("d", 0, "sleep=1s", "exit=8"))
 	h.eventually("c is up", func() bool { return len(h.readLog("a", "c", 0, runtime.LogOptions{})) == 1 })
 	pid := h.attempt("a", "c", 0).PID
 	h.restart()
@@ -51,18 +51,18 @@ func testRunningAdopted(h *harness) {
 
 func testShimLost(h *harness) {
 	before := h.runPod("a")
-	h.run("a", h.container("done", 0, "exit=3"))
+	h.run(h.container("done", 0, "exit=3"))
 	h.exited("a", "done", 0)
-	h.run("a", h.container("c", 0, "term=ignore", "forever"))
+	h.run(h.container("c", 0, "term=ignore", "forever"))
 	h.KillShim("a")
 	h.checkLost(before)
 }
 
 func testShimLostUnseen(h *harness) {
 	before := h.runPod("a")
-	h.run("a", h.container("done", 0, "exit=3"))
+	h.run(h.container("done", 0, "exit=3"))
 	h.exited("a", "done", 0)
-	h.run("a", h.container("c", 0, "term=ignore", "forever"))
+	h.run(h.container("c", 0, "term=ignore", "forever"))
 	h.KillShim("a")
 	h.restart()
 	h.checkLost(before)
@@ -85,7 +85,7 @@ func (h *harness) checkLost(before runtime.PodState) {
 	if after.Sandbox != runtime.SandboxReady || after.NetNS != before.NetNS {
 		h.Errorf("revived pod reads %+v, before it was %+v", after, before)
 	}
-	h.run("a", h.container("c", 1, "exit=4"))
+	h.run(h.container("c", 1, "exit=4"))
 	if c := h.exited("a", "c", 1); c.Exit.Code != 4 {
 		h.Errorf("the next attempt reads %+v", c)
 	}
@@ -96,7 +96,7 @@ func (h *harness) checkLost(before runtime.PodState) {
 
 func testChanges(h *harness) {
 	h.runPod("a")
-	h.run("a", h.container("c", 0, "sleep=100ms", "exit=5"))
+	h.run(h.container("c", 0, "sleep=100ms", "exit=5"))
 	seen := make(chan runtime.PodUID)
 	ctx, cancel := context.WithCancel(h.ctx)
 	defer cancel()

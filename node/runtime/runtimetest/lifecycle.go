@@ -31,9 +31,9 @@ func testRunPodIdempotent(h *harness) {
 
 func testContainerExits(h *harness) {
 	h.runPod("a")
-	h.run("a", h.container("good", 0, "sleep=300ms", "exit=0"))
-	h.run("a", h.container("bad", 0, "sleep=300ms", "exit=7"))
-	h.run("a", h.container("stays", 0, "forever"))
+	h.run(h.container("good", 0, "sleep=300ms", "exit=0"))
+	h.run(h.container("bad", 0, "sleep=300ms", "exit=7"))
+	h.run(h.container("stays", 0, "forever"))
 	running := h.attempt("a", "stays", 0)
 	if running.Status != runtime.ContainerRunning || running.PID <= 0 || running.StartedAt.IsZero() || running.ImageDigest != h.Image.Digest {
 		h.Errorf("running container reads %+v", running)
@@ -69,7 +69,7 @@ func testAttemptRunsOnce(h *harness) {
 	}
 	wg.Wait()
 	h.exited("a", "c", 0)
-	h.run("a", c)
+	h.run(c)
 	if lines := h.readLog("a", "c", 0, runtime.LogOptions{}); len(lines) != 1 {
 		h.Errorf("the attempt was started %d times: %v", len(lines), lines)
 	}
@@ -77,7 +77,7 @@ func testAttemptRunsOnce(h *harness) {
 
 func testAttemptsGrow(h *harness) {
 	h.runPod("a")
-	h.run("a", h.container("c", 1, "forever"))
+	h.run(h.container("c", 1, "forever"))
 	err := h.Runtime.RunContainer(h.ctx, "a", h.container("c", 2))
 	h.wantError(err, runtime.ErrConflict, "attempt 2 while 1 runs")
 	err = h.Runtime.RunContainer(h.ctx, "a", h.container("c", 0))
@@ -90,7 +90,7 @@ func testAttemptsGrow(h *harness) {
 func testOldAttemptsDiscarded(h *harness) {
 	h.runPod("a")
 	for attempt := range 4 {
-		h.run("a", h.container("c", attempt, fmt.Sprintf("out=attempt %d", attempt), fmt.Sprintf("exit=%d", attempt)))
+		h.run(h.container("c", attempt, fmt.Sprintf("out=attempt %d", attempt), fmt.Sprintf("exit=%d", attempt)))
 		h.exited("a", "c", attempt)
 	}
 	pod := h.pod("a")
@@ -107,8 +107,8 @@ func testOldAttemptsDiscarded(h *harness) {
 func testSignals(h *harness) {
 	h.runPod("a")
 	// Each says when its handler is in place.
-	h.run("a", h.container("polite", 0, "term=5", "out=up", "forever"))
-	h.run("a", h.container("stubborn", 0, "term=ignore", "out=up", "forever"))
+	h.run(h.container("polite", 0, "term=5", "out=up", "forever"))
+	h.run(h.container("stubborn", 0, "term=ignore", "out=up", "forever"))
 	for _, name := range []string{"polite", "stubborn"} {
 		h.eventually(name+" is up", func() bool { return len(h.readLog("a", name, 0, runtime.LogOptions{})) == 1 })
 		if err := h.Runtime.Signal(h.ctx, "a", name, 0, runtime.SIGTERM); err != nil {
@@ -134,8 +134,8 @@ func testSignals(h *harness) {
 func testRemovePod(h *harness) {
 	h.runPod("a")
 	h.runPod("b")
-	h.run("a", h.container("c", 0, "term=ignore", "forever"))
-	h.run("a", h.container("d", 0, "exit=1"))
+	h.run(h.container("c", 0, "term=ignore", "forever"))
+	h.run(h.container("d", 0, "exit=1"))
 	for range 2 {
 		if err := h.Runtime.RemovePod(h.ctx, "a"); err != nil {
 			h.Fatal(err)
@@ -151,7 +151,7 @@ func testRemovePod(h *harness) {
 
 func testRemoveThenRun(h *harness) {
 	h.runPod("a")
-	h.run("a", h.container("c", 0, "exit=3"))
+	h.run(h.container("c", 0, "exit=3"))
 	h.exited("a", "c", 0)
 	if err := h.Runtime.RemovePod(h.ctx, "a"); err != nil {
 		h.Fatal(err)
@@ -159,7 +159,7 @@ func testRemoveThenRun(h *harness) {
 	if state := h.runPod("a"); len(state.Containers) != 0 {
 		h.Errorf("the new pod has the old one's containers: %+v", state.Containers)
 	}
-	h.run("a", h.container("c", 0, "exit=4"))
+	h.run(h.container("c", 0, "exit=4"))
 	if c := h.exited("a", "c", 0); c.Exit.Code != 4 {
 		h.Errorf("the new pod's container reads %+v", c)
 	}
@@ -178,7 +178,7 @@ func testStartError(h *harness) {
 		state.Reason != runtime.ReasonStartError || state.Message == "" || !state.StartedAt.IsZero() {
 		h.Errorf("a container that did not start reads %+v", state)
 	}
-	h.run("a", h.container("c", 1, "exit=0"))
+	h.run(h.container("c", 1, "exit=0"))
 	h.exited("a", "c", 1)
 }
 
@@ -208,7 +208,7 @@ func testInvalid(h *harness) {
 	if pod := h.pod("a"); len(pod.Containers) != 0 {
 		h.Errorf("refused containers are listed: %+v", pod.Containers)
 	}
-	h.run("a", h.container("c", 0, "exit=0"))
+	h.run(h.container("c", 0, "exit=0"))
 	h.exited("a", "c", 0)
 }
 
@@ -232,7 +232,7 @@ func testOOM(h *harness) {
 	h.runPod("a")
 	c := h.container("c", 0, "oom", "exit=0")
 	c.Resources.MemoryLimitBytes = 32 << 20
-	h.run("a", c)
+	h.run(c)
 	state := h.exited("a", "c", 0)
 	if state.Reason != runtime.ReasonOOMKilled || state.Exit.Signal != runtime.SIGKILL {
 		h.Errorf("a container beyond its memory limit reads %+v, want %s", state, runtime.ReasonOOMKilled)

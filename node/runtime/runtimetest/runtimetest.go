@@ -106,10 +106,11 @@ func (h *harness) container(name string, attempt int, steps ...string) runtime.C
 	}
 }
 
-func (h *harness) run(uid runtime.PodUID, c runtime.ContainerConfig) {
+// run starts a container of pod a.
+func (h *harness) run(c runtime.ContainerConfig) {
 	h.Helper()
-	if err := h.Runtime.RunContainer(h.ctx, uid, c); err != nil {
-		h.Fatalf("RunContainer %s/%s: %v", uid, c.Name, err)
+	if err := h.Runtime.RunContainer(h.ctx, "a", c); err != nil {
+		h.Fatalf("RunContainer a/%s: %v", c.Name, err)
 	}
 }
 

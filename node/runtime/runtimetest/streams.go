@@ -51,7 +51,7 @@ func testEnvironment(h *harness) {
 	c := h.container("c", 0, "env=FROM_IMAGE", "env=BOTH", "env=OWN", "env=HOSTNAME", "env=PATH")
 	c.Image.Env = []string{"FROM_IMAGE=1", "BOTH=image"}
 	c.Env = []runtime.EnvVar{{Name: "BOTH", Value: "pod"}, {Name: "OWN", Value: "a=b c"}}
-	h.run("a", c)
+	h.run(c)
 	h.exited("a", "c", 0)
 	want := []string{"stdout FROM_IMAGE=1", "stdout BOTH=pod", "stdout OWN=a=b c", "stdout HOSTNAME=host-a",
 		"stdout PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
@@ -63,7 +63,7 @@ func testEnvironment(h *harness) {
 func testLog(h *harness) {
 	h.runPod("a")
 	long := strings.Repeat("x", runtime.MaxLogLineBytes+10)
-	h.run("a", h.container("c", 0, "out=first", "sleep=50ms", "err=second", "sleep=50ms", "out="+long, "out=", "exit=1"))
+	h.run(h.container("c", 0, "out=first", "sleep=50ms", "err=second", "sleep=50ms", "out="+long, "out=", "exit=1"))
 	h.exited("a", "c", 0)
 	lines := h.readLines("a", "c", 0, runtime.LogOptions{})
 	var got []string
@@ -81,7 +81,7 @@ func testLog(h *harness) {
 
 func testLogFollow(h *harness) {
 	h.runPod("a")
-	h.run("a", h.container("c", 0, "out=one", "sleep=200ms", "out=two", "sleep=200ms", "out=three"))
+	h.run(h.container("c", 0, "out=one", "sleep=200ms", "out=two", "sleep=200ms", "out=three"))
 	done := make(chan []string)
 	go func() { done <- h.readLog("a", "c", 0, runtime.LogOptions{Follow: true}) }()
 	var got []string
@@ -100,7 +100,7 @@ func testLogFollow(h *harness) {
 
 func testLogTail(h *harness) {
 	h.runPod("a")
-	h.run("a", h.container("c", 0, "lines=10", "sleep=100ms", "out=late"))
+	h.run(h.container("c", 0, "lines=10", "sleep=100ms", "out=late"))
 	h.exited("a", "c", 0)
 	if got := h.readLog("a", "c", 0, runtime.LogOptions{TailLines: 2}); !slices.Equal(got, []string{"stdout line 9", "stdout late"}) {
 		h.Errorf("last two lines: %q", got)
@@ -120,7 +120,7 @@ func testLogBounded(h *harness) {
 	h.runPod("a")
 	c := h.container("c", 0, fmt.Sprintf("lines=%d", lines))
 	c.Log = runtime.LogLimits{MaxBytes: maxBytes, MaxFiles: maxFiles}
-	h.run("a", c)
+	h.run(c)
 	h.exited("a", "c", 0)
 	got := h.readLog("a", "c", 0, runtime.LogOptions{})
 	// A line takes some 50 bytes with its time stamp.
@@ -136,7 +136,7 @@ func testLogBounded(h *harness) {
 
 func testExec(h *harness) {
 	h.runPod("a")
-	h.run("a", h.container("c", 0, "forever"))
+	h.run(h.container("c", 0, "forever"))
 	var out, stderr bytes.Buffer
 	exit, err := h.Runtime.Exec(h.ctx, "a", "c", runtime.ExecConfig{
 		Args: []string{"/bin/sim", "out=hello", "err=oops", "env=EXTRA", "env=HOSTNAME", "exit=9"},
@@ -163,7 +163,7 @@ func testExec(h *harness) {
 
 func testReadiness(h *harness) {
 	h.runPod("a")
-	h.run("a", h.container("c", 0, "sleep=500ms", "ready", "forever"))
+	h.run(h.container("c", 0, "sleep=500ms", "ready", "forever"))
 	ready := func() bool {
 		exit, err := h.Runtime.Exec(h.ctx, "a", "c", runtime.ExecConfig{Args: []string{"/bin/sim", "is-ready"}})
 		if err != nil {

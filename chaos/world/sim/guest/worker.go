@@ -38,10 +38,10 @@ const (
 const (
 	plantAck   = "ack"   // a write is acknowledged that was never sent
 	plantStale = "stale" // a local read passes for a linearizable one
-	plantTwice = "twice" // a write that was refused is sent again with no base
+	plantGhost = "ghost" // a write is sent that nobody records, with no base
 )
 
-func plants() []string { return []string{plantAck, plantStale, plantTwice} }
+func plants() []string { return []string{plantAck, plantStale, plantGhost} }
 
 // worker is a client at work.
 type worker struct {
@@ -173,8 +173,9 @@ func (w *worker) update(ctx context.Context) {
 		return
 	}
 	o := history.Op{Kind: history.Update, Key: key, Value: w.value(), Base: revisionOf(cm)}
-	if w.put(ctx, o, cm) == history.Refused && w.plant == plantTwice {
-		cm.Metadata.ResourceVersion = ""
+	w.put(ctx, o, cm)
+	if w.plant == plantGhost && w.lies() {
+		cm.Metadata.ResourceVersion, cm.Data = "", map[string]string{field: "ghost of " + o.Value}
 		ctx, cancel := context.WithTimeout(ctx, opLimit)
 		defer cancel()
 		_, _ = client.Update(ctx, w.api, cm, client.WriteOptions{})

@@ -93,7 +93,8 @@ const (
 )
 
 // Generate draws a schedule of about a given length. Whatever the numbers, a
-// leader dies once in it and is cut off once.
+// leader dies once in it and is cut off once, and in every second one all lose
+// power: nothing else shows so well what a disk has forgotten.
 func Generate(chance *rand.Rand, length time.Duration) Schedule {
 	var out Schedule
 	sure := []Fault{
@@ -101,6 +102,9 @@ func Generate(chance *rand.Rand, length time.Duration) Schedule {
 		{Kind: pick(chance, Isolate, CutOff), Target: Leader, For: between(chance, 2*time.Second, faultMax)},
 	}
 	chance.Shuffle(len(sure), func(i, j int) { sure[i], sure[j] = sure[j], sure[i] })
+	if chance.IntN(2) == 0 {
+		sure = append(sure, Fault{Kind: PowerCutAll, Target: Any, For: between(chance, faultMin, faultMax)})
+	}
 	for at := pauseMin; at < length; {
 		f := draw(chance)
 		if len(sure) > 0 {
