@@ -25,7 +25,7 @@ const (
 	shutdownTimeout   = 10 * time.Second // for calls under way when the server stops
 	readHeaderTimeout = 10 * time.Second
 	idleTimeout       = 2 * time.Minute
-	maintainPause = 250 * time.Millisecond // between two looks for compacted history to clear away
+	maintainPause     = 250 * time.Millisecond // between two looks for compacted history to clear away
 )
 
 // Config is what a Server is made of. All fields are required unless they say
