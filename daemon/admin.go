@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"path/filepath"
 	"time"
 
@@ -18,16 +19,22 @@ import (
 
 func (s *server) adminPath() string { return filepath.Join(s.DataDir, adminFile) }
 
+// pendingPath is where the first user's configuration waits until the cluster
+// knows the user: whoever finds admin.yaml can use it.
+func (s *server) pendingPath() string { return filepath.Join(s.dir, adminFile) }
+
 // admin makes the first user of a new cluster, with a configuration on disk, or
 // finds it again after a crash. It returns nil when the cluster is not new and
 // the file is gone: whoever took it had a reason, and it is not made twice.
 func (s *server) admin() (*pki.Credential, error) {
-	config, err := pki.ReadConfigFile(s.adminPath())
-	if err == nil {
-		return config.Credential()
-	}
-	if !errors.Is(err, fs.ErrNotExist) {
-		return nil, err
+	for _, path := range []string{s.adminPath(), s.pendingPath()} {
+		config, err := pki.ReadConfigFile(path)
+		if err == nil {
+			return config.Credential()
+		}
+		if !errors.Is(err, fs.ErrNotExist) {
+			return nil, err
+		}
 	}
 	if s.core.Cluster().Phase() != cluster.PhaseUninitialised {
 		return nil, nil
@@ -36,10 +43,20 @@ func (s *server) admin() (*pki.Credential, error) {
 	if err != nil {
 		return nil, fmt.Errorf("sign the first user's certificate: %w", err)
 	}
-	if config, err = pki.NewConfig(credential, []string{s.Advertise}); err != nil {
+	config, err := pki.NewConfig(credential, []string{s.Advertise})
+	if err != nil {
 		return nil, err
 	}
-	return credential, pki.WriteConfigFile(s.adminPath(), config)
+	return credential, pki.WriteConfigFile(s.pendingPath(), config)
+}
+
+// publishAdmin hands the first user's configuration out, once the cluster knows
+// the user.
+func (s *server) publishAdmin() error {
+	if err := os.Rename(s.pendingPath(), s.adminPath()); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("hand out the first user's configuration: %w", err)
+	}
+	return nil
 }
 
 func (s *server) signAdmin() (*pki.Credential, error) {

@@ -235,6 +235,9 @@ func (s *server) initialise(ctx context.Context) {
 	if err == nil {
 		err = s.core.Initialise(ctx, settings)
 	}
+	if err == nil {
+		err = s.publishAdmin()
+	}
 	if err != nil && ctx.Err() == nil {
 		s.fail(err)
 	}
