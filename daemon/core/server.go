@@ -25,6 +25,7 @@ const (
 	shutdownTimeout   = 10 * time.Second // for calls under way when the server stops
 	readHeaderTimeout = 10 * time.Second
 	idleTimeout       = 2 * time.Minute
+	joinIdleTimeout   = 10 * time.Second
 	maintainPause     = 250 * time.Millisecond // between two looks for compacted history to clear away
 )
 
@@ -230,6 +231,7 @@ func (s *Server) serveJoins(calls context.Context) (stop func()) {
 	server := &http.Server{
 		Handler:           s.api.Join(),
 		ReadHeaderTimeout: readHeaderTimeout,
+		IdleTimeout:       joinIdleTimeout, // a stranger's connection may not stay for nothing
 		BaseContext:       func(net.Listener) context.Context { return ctx },
 		ErrorLog:          slog.NewLogLogger(s.logger.Handler(), slog.LevelDebug),
 		Protocols:         new(http.Protocols),
