@@ -21,6 +21,7 @@ type call struct {
 	start     time.Time
 	identity  pki.Identity
 	stream    bool
+	reply     *reply // nil outside of a request
 	served    bool   // an interceptor saw the outcome
 	code      string // of the outcome
 	reason    string
@@ -76,8 +77,10 @@ func about(ctx context.Context, key *balsav1.ObjectKey) {
 func (s *Server) track(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		c := &call{procedure: r.URL.Path, start: s.clock.Now(), control: http.NewResponseController(w)}
+		c.reply = &reply{ResponseWriter: w}
 		defer s.finish(c)
-		next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), callKey{}, c)))
+		next.ServeHTTP(c.reply, r.WithContext(context.WithValue(r.Context(), callKey{}, c)))
+		s.conclude(c.reply, r, c)
 	})
 }
 
@@ -135,9 +138,17 @@ func (s *Server) gate(ctx context.Context, spec connect.Spec, _ connect.Peer, _ 
 	if err != nil {
 		ce := toConnect(err, s.policy.writes(spec.Procedure), s.log)
 		c.code, c.reason = ce.Code().String(), toProblem(err).reason
+		c.answers()
 		return nil, ce
 	}
 	return ctx, nil
+}
+
+// answers lets the answer out: it is ours from here on.
+func (c *call) answers() {
+	if c.reply != nil {
+		c.reply.pass()
+	}
 }
 
 func (s *Server) admit(ctx context.Context, c *call, procedure string) (context.Context, error) {

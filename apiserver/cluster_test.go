@@ -320,6 +320,23 @@ func TestCreateIdentity(t *testing.T) {
 	})
 }
 
+// The edge and the authority agree on how long a user's certificate may live.
+func TestLongestIdentity(t *testing.T) {
+	run(t, func(t *testing.T, w *world) {
+		der, err := pki.NewCSR("bo", newKey(t))
+		must(t, err)
+		csr := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: der})
+		longest := int64(pki.UserLeafMax / time.Second)
+		_, err = w.admin().cluster.CreateIdentity(t.Context(), &balsav1.CreateIdentityRequest{Name: "bo", Role: "reader", Csr: csr, TtlSeconds: longest})
+		must(t, err)
+		_, err = w.admin().cluster.CreateIdentity(t.Context(), &balsav1.CreateIdentityRequest{Name: "bo", Role: "reader", Csr: csr, TtlSeconds: longest + 1})
+		refused(t, err, connect.CodeResourceExhausted, "LimitReached")
+		if !strings.Contains(err.Error(), "limit IdentityTTL") {
+			t.Errorf("got %v", err)
+		}
+	})
+}
+
 func TestSerialsAreBounded(t *testing.T) {
 	run(t, func(t *testing.T, w *world) {
 		record := &internalv1.IdentityRecord{Name: "bo", Role: "reader", NotAfter: timestamppb.New(time.Now().Add(time.Hour))}
@@ -535,7 +552,7 @@ func TestPeerService(t *testing.T) {
 			t.Fatalf("beats: %v", w.beats.beats)
 		}
 		put := &internalv1.Command{Space: store.SpaceObjects, Op: &internalv1.Command_Txn{Txn: &internalv1.Txn{
-			Success: []*internalv1.Op{{Op: &internalv1.Op_Put{Put: &internalv1.Put{Key: "system/x", Value: []byte("y")}}}},
+			Success: []*internalv1.Op{{Op: &internalv1.Op_Put{Put: &internalv1.Put{Key: []byte("system/x"), Value: []byte("y")}}}},
 		}}}
 		res, err := peer.Propose(t.Context(), &internalv1.ProposeRequest{Command: put})
 		must(t, err)

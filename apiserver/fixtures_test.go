@@ -102,12 +102,12 @@ func (w *world) direct(m object.Message) {
 	w.t.Helper()
 	value, err := object.Encode(m)
 	must(w.t, err)
-	w.txn(object.KindOf(m).Space, &internalv1.Op{Op: &internalv1.Op_Put{Put: &internalv1.Put{Key: object.KeyOf(m), Value: value}}})
+	w.txn(object.KindOf(m).Space, &internalv1.Op{Op: &internalv1.Op_Put{Put: &internalv1.Put{Key: []byte(object.KeyOf(m)), Value: value}}})
 }
 
 func (w *world) directDelete(key string) {
 	w.t.Helper()
-	w.txn(store.SpaceObjects, &internalv1.Op{Op: &internalv1.Op_DeleteRange{DeleteRange: &internalv1.DeleteRange{Key: key}}})
+	w.txn(store.SpaceObjects, &internalv1.Op{Op: &internalv1.Op_DeleteRange{DeleteRange: &internalv1.DeleteRange{Key: []byte(key)}}})
 }
 
 func (w *world) txn(space string, ops ...*internalv1.Op) {

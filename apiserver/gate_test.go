@@ -134,7 +134,7 @@ func post(t *testing.T, c *clients, procedure string) (status int, body string) 
 }
 
 func streams(procedure string) bool {
-	return slices.ContainsFunc([]string{"Watch", "Assignments", "/GetBlob", "/Logs", "/Import", "/PutBlob"}, func(s string) bool {
+	return slices.ContainsFunc([]string{"Watch", "Assignments", "/GetBlob", "/Logs", "/Import", "/PushBlob", "/PutBlob", "/Exec", "/Attach", "/PortForward", "/CopyOut", "/CopyIn"}, func(s string) bool {
 		return strings.HasSuffix(procedure, s)
 	})
 }
@@ -155,11 +155,11 @@ func TestMatrixIsEnforced(t *testing.T) {
 				}
 			}
 		}
-		if status, _ := post(t, w.admin(), "/balsa.v1.JoinService/Join"); status != http.StatusNotFound {
+		if status, _ := post(t, w.admin(), "/balsa.v1.JoinService/Join"); status != http.StatusNotImplemented {
 			t.Errorf("JoinService answers on the API's listener: %d", status)
 		}
 		joiner := w.dial(w.joinListener, pki.Identity{}, true)
-		if status, _ := post(t, joiner, "/balsa.v1.ObjectService/Get"); status != http.StatusNotFound {
+		if status, _ := post(t, joiner, "/balsa.v1.ObjectService/Get"); status != http.StatusNotImplemented {
 			t.Errorf("ObjectService answers on the join listener: %d", status)
 		}
 	})

@@ -20,6 +20,7 @@ import (
 	internalv1 "github.com/balsa-run/balsa/gen/balsainternal/v1"
 	"github.com/balsa-run/balsa/gen/balsainternal/v1/internalv1connect"
 	"github.com/balsa-run/balsa/object"
+	"github.com/balsa-run/balsa/pki"
 	"github.com/balsa-run/balsa/store"
 )
 
@@ -235,27 +236,6 @@ func (i imageService) record(ctx context.Context, records []*internalv1.ImageRec
 	return images, err
 }
 
-func imageOf(r *internalv1.ImageRecord) *balsav1.Image {
-	return &balsav1.Image{Name: r.GetName(), Digest: r.GetDigest(), Size: r.GetSize(), Imported: r.GetImported()}
-}
-
-// ListImages tells which images there are.
-func (i imageService) ListImages(ctx context.Context, _ *balsav1.ListImagesRequest) (*balsav1.ListImagesResponse, error) {
-	view, err := i.view(ctx, store.SpaceObjects, nil)
-	if err != nil {
-		return nil, err
-	}
-	res := &balsav1.ListImagesResponse{}
-	for kv := range view.Prefix(prefixImages) {
-		r := &internalv1.ImageRecord{}
-		if err := proto.Unmarshal(kv.Value, r); err != nil {
-			return nil, fmt.Errorf("decode %q: %w", kv.Key, err)
-		}
-		res.Images = append(res.Images, imageOf(r))
-	}
-	return res, nil
-}
-
 // GetImage tells a node what an image is made of.
 func (n nodeService) GetImage(ctx context.Context, req *balsav1.GetImageRequest) (*balsav1.GetImageResponse, error) {
 	callOf(ctx).object = "Image " + clip(req.GetName())
@@ -276,6 +256,8 @@ func (n nodeService) GetImage(ctx context.Context, req *balsav1.GetImageRequest)
 		}
 	}
 	res := &balsav1.GetImageResponse{Name: r.GetName(), Digest: r.GetDigest(), Size: r.GetSize()}
+	id, _ := pki.IdentityFrom(ctx)
+	res.Peers = imagePeers(view, r.GetDigest(), id.Name)
 	for _, b := range r.GetBlobs() {
 		res.Blobs = append(res.Blobs, &balsav1.ImageBlob{Digest: b.GetDigest(), Size: b.GetSize(), MediaType: b.GetMediaType()})
 	}

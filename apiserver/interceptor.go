@@ -16,6 +16,7 @@ type edge struct{ s *Server }
 
 func (e edge) WrapUnary(next connect.UnaryFunc) connect.UnaryFunc {
 	return func(ctx context.Context, req connect.AnyRequest) (res connect.AnyResponse, err error) {
+		callOf(ctx).answers()
 		defer func() { err = e.conclude(ctx, req.Spec(), err, recover()) }()
 		return next(ctx, req)
 	}
@@ -27,6 +28,7 @@ func (e edge) WrapStreamingClient(next connect.StreamingClientFunc) connect.Stre
 
 func (e edge) WrapStreamingHandler(next connect.StreamingHandlerFunc) connect.StreamingHandlerFunc {
 	return func(ctx context.Context, conn connect.StreamingHandlerConn) (err error) {
+		callOf(ctx).answers()
 		defer func() { err = e.conclude(ctx, conn.Spec(), err, recover()) }()
 		return next(ctx, conn)
 	}

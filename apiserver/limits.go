@@ -1,6 +1,10 @@
 package apiserver
 
-import "time"
+import (
+	"time"
+
+	"github.com/balsa-run/balsa/pki"
+)
 
 // Limits bounds everything a caller can make the server do or hold. The zero
 // value of a field means its default; an error that meets a limit names it.
@@ -42,9 +46,10 @@ type Limits struct {
 	ChunkBytes int
 	// Imports bounds archives that are being imported at once.
 	Imports int
-	// TokenTTL is the longest life of a join token, IdentityTTL of a user's
-	// certificate.
-	TokenTTL    time.Duration
+	// TokenTTL is the longest life of a join token.
+	TokenTTL time.Duration
+	// IdentityTTL is the longest life of a user's certificate; the authority signs
+	// none for longer than its default.
 	IdentityTTL time.Duration
 }
 
@@ -71,7 +76,7 @@ func DefaultLimits() Limits {
 		ChunkBytes:          256 << 10,
 		Imports:             2,
 		TokenTTL:            30 * 24 * time.Hour,
-		IdentityTTL:         10 * 365 * 24 * time.Hour,
+		IdentityTTL:         pki.UserLeafMax,
 	}
 }
 

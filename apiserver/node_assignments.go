@@ -146,6 +146,11 @@ func (a *assignments) full(view store.View) error {
 			out.upsert(kv)
 		}
 	}
+	for kv := range view.Prefix("persistentvolumes/") {
+		if a.liesHere(kv) {
+			out.upsert(kv)
+		}
+	}
 	for _, plural := range sharedKinds() {
 		for kv := range view.Prefix(plural + "/") {
 			out.upsert(kv)
@@ -197,7 +202,12 @@ func (a *assignments) note(touched map[string]*store.KV, e store.Event) {
 	switch kind.Plural {
 	case "pods":
 		a.notePod(touched, e)
-	case "configmaps", "secrets":
+	case "persistentvolumes":
+		// One that lay elsewhere is never told: where it lies does not change.
+		if e.Type == store.EventDelete || a.liesHere(e.KV) {
+			touched[e.KV.Key] = stateAfter(e)
+		}
+	case "configmaps", "secrets", "persistentvolumeclaims":
 		if a.refs[e.KV.Key] > 0 {
 			touched[e.KV.Key] = stateAfter(e)
 		}
@@ -209,7 +219,13 @@ func (a *assignments) note(touched map[string]*store.KV, e store.Event) {
 // isRef tells the keys of what pods refer to.
 func isRef(key string) bool {
 	kind, _, _, ok := object.ParseKey(key)
-	return ok && (kind.Plural == "configmaps" || kind.Plural == "secrets")
+	return ok && (kind.Plural == "configmaps" || kind.Plural == "secrets" || kind.Plural == "persistentvolumeclaims")
+}
+
+// liesHere tells whether a PersistentVolume's contents are on the node.
+func (a *assignments) liesHere(kv store.KV) bool {
+	volume, ok := kv.Object.(*balsav1.PersistentVolume)
+	return ok && object.VolumeNode(volume.GetSpec()) == a.node
 }
 
 func stateAfter(e store.Event) *store.KV {
@@ -295,8 +311,8 @@ func (a *assignments) uncount(refs []string) {
 	}
 }
 
-// usedBy is the keys of the ConfigMaps and Secrets that a pod refers to, each
-// once.
+// usedBy is the keys of the ConfigMaps, Secrets and PersistentVolumeClaims that a
+// pod refers to, each once.
 func usedBy(pod *balsav1.Pod) []string {
 	var keys []string
 	namespace := pod.GetMetadata().GetNamespace()
@@ -306,7 +322,19 @@ func usedBy(pod *balsav1.Pod) []string {
 			keys = append(keys, object.Key(kind, namespace, name))
 		}
 	}
-	for _, c := range pod.GetSpec().GetContainers() {
+	for _, ref := range pod.GetSpec().GetImagePullSecrets() {
+		add("Secret", ref.GetName())
+	}
+	for _, v := range pod.GetSpec().GetVolumes() {
+		add("ConfigMap", v.GetConfigMap().GetName())
+		add("Secret", v.GetSecret().GetSecretName())
+		add("PersistentVolumeClaim", v.GetPersistentVolumeClaim().GetClaimName())
+		for _, source := range v.GetProjected().GetSources() {
+			add("ConfigMap", source.GetConfigMap().GetName())
+			add("Secret", source.GetSecret().GetName())
+		}
+	}
+	for _, c := range object.AllContainers(pod.GetSpec()) {
 		for _, from := range c.GetEnvFrom() {
 			add("ConfigMap", from.GetConfigMapRef().GetName())
 			add("Secret", from.GetSecretRef().GetName())

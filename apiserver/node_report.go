@@ -48,6 +48,9 @@ func (n nodeService) ReportStatus(ctx context.Context, req *balsav1.ReportStatus
 	if len(req.GetEvents()) > n.limits.ReportEvents {
 		return nil, overLimit("ReportEvents", n.limits.ReportEvents, "report in parts", "%d events in one report", len(req.GetEvents()))
 	}
+	if len(req.GetDeletedVolumes()) > n.limits.ReportPods {
+		return nil, overLimit("ReportPods", n.limits.ReportPods, "report in parts", "%d volumes in one report", len(req.GetDeletedVolumes()))
+	}
 	res := &balsav1.ReportStatusResponse{}
 	// Events first: afterwards their pod may be gone.
 	for part := range slices.Chunk(req.GetEvents(), eventsPerTxn) {
@@ -64,7 +67,42 @@ func (n nodeService) ReportStatus(ctx context.Context, req *balsav1.ReportStatus
 		}
 		res.Rejected = append(res.Rejected, rejected...)
 	}
-	return res, nil
+	return res, n.removeVolumes(ctx, req.GetNodeName(), req.GetDeletedVolumes())
+}
+
+// removeVolumes takes away volumes whose contents their node has removed, as it
+// was asked to. Anything else it says of a volume changes nothing.
+func (n nodeService) removeVolumes(ctx context.Context, node string, names []string) error {
+	if len(names) == 0 {
+		return nil
+	}
+	kind, _ := object.KindByName("PersistentVolume")
+	for part := range slices.Chunk(names, podsPerTxn) {
+		_, err := n.write(ctx, store.SpaceObjects, false, func(view store.View, _ time.Time) (*change, error) {
+			c := &change{space: store.SpaceObjects}
+			seen := map[string]bool{}
+			for _, name := range part {
+				kv, _ := view.Get(object.Key(kind, "", name))
+				live, ok := kv.Object.(*balsav1.PersistentVolume)
+				if ok && !seen[name] && reclaimed(live, node) {
+					c.expect(kv.Key, kv.ModRevision)
+					c.remove(kv.Key)
+				}
+				seen[name] = true
+			}
+			return c, nil
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// reclaimed tells whether a node was to remove a volume's contents.
+func reclaimed(v *balsav1.PersistentVolume, node string) bool {
+	return object.VolumeNode(v.GetSpec()) == node && v.GetStatus().GetPhase() == object.VolumeReleased &&
+		v.GetSpec().GetPersistentVolumeReclaimPolicy() == object.ReclaimDelete
 }
 
 func (n nodeService) recordPods(ctx context.Context, node string, reports []*balsav1.PodReport) ([]*balsav1.RejectedReport, error) {

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"fmt"
 	"maps"
+	"net/netip"
 	"time"
 
 	"connectrpc.com/connect"
@@ -74,6 +75,9 @@ func (n nodeService) planRegister(view store.View, said *balsav1.Node, now time.
 	if err != nil {
 		return nil, err
 	}
+	if err := apart(record, said); err != nil {
+		return nil, err
+	}
 	kind := object.KindOf(said)
 	c := &change{space: kind.Space}
 	kv, known := view.Get(object.Key(kind, "", said.GetMetadata().GetName()))
@@ -86,6 +90,26 @@ func (n nodeService) planRegister(view store.View, said *balsav1.Node, now time.
 		return nil, err
 	}
 	return n.knownNode(c, view, record, m.(*balsav1.Node), said)
+}
+
+// apart refuses a node whose own address the cluster gives to others: what is
+// sent to it would be taken for a Service's, or routed to a pod.
+func apart(record *internalv1.ClusterRecord, said *balsav1.Node) error {
+	for _, own := range []struct{ what, flag, cidr string }{
+		{"service", "--service-cidr", record.GetServiceCidr()}, {"pod", "--pod-cidr", record.GetPodCidr()},
+	} {
+		taken, err := netip.ParsePrefix(own.cidr)
+		if err != nil {
+			return fmt.Errorf("the cluster's %s CIDR: %w", own.what, err)
+		}
+		for i, address := range said.GetStatus().GetAddresses() {
+			if ip, err := netip.ParseAddr(address.GetAddress()); err == nil && taken.Contains(ip) {
+				return invalid(fmt.Sprintf("status.addresses[%d]", i), "give the node another address with --node-ip, or make the cluster with another "+own.flag,
+					"%s lies in the cluster's %s CIDR %s", ip, own.what, taken)
+			}
+		}
+	}
+	return nil
 }
 
 func (n nodeService) newNode(c *change, view store.View, record *internalv1.ClusterRecord, said *balsav1.Node, now time.Time) (*change, error) {

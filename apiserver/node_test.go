@@ -115,7 +115,7 @@ func TestPodCIDRsRunOut(t *testing.T) {
 	run(t, func(t *testing.T, w *world) {
 		for i := range 256 {
 			key := podCIDRKey(netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 244, byte(i), 0}), 24))
-			w.txn(store.SpaceObjects, &internalv1.Op{Op: &internalv1.Op_Put{Put: &internalv1.Put{Key: key, Value: []byte("nodes/x")}}})
+			w.txn(store.SpaceObjects, &internalv1.Op{Op: &internalv1.Op_Put{Put: &internalv1.Put{Key: []byte(key), Value: []byte("nodes/x")}}})
 		}
 		_, err := w.agent("n1").nodes.Register(t.Context(), &balsav1.RegisterRequest{Node: newNode("n1")})
 		refused(t, err, connect.CodeResourceExhausted, "LimitReached")
@@ -331,18 +331,18 @@ func TestAssignmentsRefChangesHands(t *testing.T) {
 		put := func(m object.Message) *internalv1.Op {
 			value, err := object.Encode(m)
 			must(t, err)
-			return &internalv1.Op{Op: &internalv1.Op_Put{Put: &internalv1.Put{Key: object.KeyOf(m), Value: value}}}
+			return &internalv1.Op{Op: &internalv1.Op_Put{Put: &internalv1.Put{Key: []byte(object.KeyOf(m)), Value: value}}}
 		}
 		next := inNS("default", podUsing("q", "cm", ""))
 		next.Spec.NodeName = "n1"
 		w.txn(store.SpaceObjects,
-			&internalv1.Op{Op: &internalv1.Op_DeleteRange{DeleteRange: &internalv1.DeleteRange{Key: "pods/default/p"}}},
+			&internalv1.Op{Op: &internalv1.Op_DeleteRange{DeleteRange: &internalv1.DeleteRange{Key: []byte("pods/default/p")}}},
 			put(inNS("default", newConfigMap("cm", map[string]string{"v": "new"}))),
 			put(next))
 		a.check(t, w, "n1")
 		w.txn(store.SpaceObjects,
-			&internalv1.Op{Op: &internalv1.Op_DeleteRange{DeleteRange: &internalv1.DeleteRange{Key: "pods/default/q"}}},
-			&internalv1.Op{Op: &internalv1.Op_DeleteRange{DeleteRange: &internalv1.DeleteRange{Key: "configmaps/default/cm"}}},
+			&internalv1.Op{Op: &internalv1.Op_DeleteRange{DeleteRange: &internalv1.DeleteRange{Key: []byte("pods/default/q")}}},
+			&internalv1.Op{Op: &internalv1.Op_DeleteRange{DeleteRange: &internalv1.DeleteRange{Key: []byte("configmaps/default/cm")}}},
 			put(inNS("default", func() *balsav1.Pod { p := podUsing("r", "cm", ""); p.Spec.NodeName = "n1"; return p }())))
 		a.check(t, w, "n1")
 	})

@@ -22,7 +22,8 @@ const (
 )
 
 // Delete removes an object. A pod that runs is marked and goes once its node has
-// ended it; a namespace is marked and goes once it is empty.
+// ended it; a namespace is marked and goes once it is empty; so is a claim, or a
+// volume, and goes once nothing uses it.
 func (o objectService) Delete(ctx context.Context, req *balsav1.DeleteRequest) (*balsav1.DeleteResponse, error) {
 	kind, namespace, err := target(req.GetKind(), req.GetNamespace(), req.GetName())
 	if err != nil {
@@ -87,6 +88,8 @@ func (s *Server) planDelete(view store.View, kind object.Kind, namespace string,
 		}
 	case *balsav1.Namespace:
 		return s.markNamespace(c, m, now)
+	case *balsav1.PersistentVolumeClaim, *balsav1.PersistentVolume:
+		return s.markStorage(c, live, now)
 	case *balsav1.Service:
 		err = s.releaseIP(c, m.GetSpec().GetClusterIp(), "")
 	case *balsav1.Node:
@@ -151,6 +154,18 @@ func (s *Server) markNamespace(c *change, live *balsav1.Namespace, now time.Time
 		next.Status = &balsav1.NamespaceStatus{}
 	}
 	next.Status.Phase = object.NamespaceTerminating
+	return c, s.putObject(c, next)
+}
+
+// markStorage lets the servers delete a claim or a volume once nothing uses it.
+func (s *Server) markStorage(c *change, live object.Message, now time.Time) (*change, error) {
+	next := object.Clone(live)
+	c.result, c.outcome = next, outcomeMarked
+	if object.IsTerminating(live) {
+		c.compares = nil
+		return c, nil
+	}
+	next.GetMetadata().DeletionTimestamp = timestamppb.New(now)
 	return c, s.putObject(c, next)
 }
 

@@ -332,8 +332,8 @@ func TestClusterIPRace(t *testing.T) {
 		w.backend.before = func(cmd *internalv1.Command) error {
 			if stolen == "" {
 				for _, op := range cmd.GetTxn().GetSuccess() {
-					if p := op.GetPut(); p.GetKey() != "services/default/s" {
-						stolen = p.GetKey()
+					if p := op.GetPut(); string(p.GetKey()) != "services/default/s" {
+						stolen = string(p.GetKey())
 						w.txn(store.SpaceObjects, &internalv1.Op{Op: &internalv1.Op_Put{Put: &internalv1.Put{Key: p.GetKey(), Value: []byte("services/x/other")}}})
 					}
 				}

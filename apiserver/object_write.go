@@ -37,16 +37,16 @@ const (
 // expect makes the write depend on a key being at a revision; 0: absent.
 func (c *change) expect(key string, at store.Revision) {
 	c.compares = append(c.compares, &internalv1.Compare{
-		Key: key, Target: internalv1.Compare_TARGET_MOD, Result: internalv1.Compare_RESULT_EQUAL, Number: int64(at),
+		Key: []byte(key), Target: internalv1.Compare_TARGET_MOD, Result: internalv1.Compare_RESULT_EQUAL, Number: int64(at),
 	})
 }
 
 func (c *change) put(key string, value []byte) {
-	c.ops = append(c.ops, &internalv1.Op{Op: &internalv1.Op_Put{Put: &internalv1.Put{Key: key, Value: value}}})
+	c.ops = append(c.ops, &internalv1.Op{Op: &internalv1.Op_Put{Put: &internalv1.Put{Key: []byte(key), Value: value}}})
 }
 
 func (c *change) remove(key string) {
-	c.ops = append(c.ops, &internalv1.Op{Op: &internalv1.Op_DeleteRange{DeleteRange: &internalv1.DeleteRange{Key: key}}})
+	c.ops = append(c.ops, &internalv1.Op{Op: &internalv1.Op_DeleteRange{DeleteRange: &internalv1.DeleteRange{Key: []byte(key)}}})
 }
 
 // putObject seals and encodes.

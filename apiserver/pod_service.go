@@ -10,6 +10,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	balsav1 "github.com/balsa-run/balsa/gen/balsa/v1"
+	"github.com/balsa-run/balsa/gen/balsa/v1/balsav1connect"
 	internalv1 "github.com/balsa-run/balsa/gen/balsainternal/v1"
 	"github.com/balsa-run/balsa/gen/balsainternal/v1/internalv1connect"
 	"github.com/balsa-run/balsa/object"
@@ -17,7 +18,10 @@ import (
 
 // podService is balsa.v1.PodService: the one way past the store. The server
 // authorises and audits, then asks the node, which trusts servers only.
-type podService struct{ *Server }
+type podService struct {
+	*Server
+	balsav1connect.UnimplementedPodServiceHandler
+}
 
 // Logs streams what a container printed.
 func (p podService) Logs(ctx context.Context, req *balsav1.LogsRequest, stream *connect.ServerStream[balsav1.LogsResponse]) error {
@@ -49,34 +53,51 @@ func (p podService) Logs(ctx context.Context, req *balsav1.LogsRequest, stream *
 
 // container is the pod and the name of its container that a request means.
 func (p podService) container(ctx context.Context, req *balsav1.LogsRequest) (*balsav1.Pod, string, error) {
-	kind, namespace, err := target("Pod", req.GetNamespace(), req.GetName())
-	if err != nil {
-		return nil, "", err
-	}
-	about(ctx, keyOf(kind, namespace, req.GetName()))
 	if n := req.TailLines; n != nil && *n < 0 {
 		return nil, "", invalid("tailLines", "leave it out for all lines", "found %d, which is negative", *n)
 	}
+	pod, err := p.pod(ctx, req.GetNamespace(), req.GetName())
+	if err != nil {
+		return nil, "", err
+	}
+	name, err := containerOf(pod, req.GetContainer())
+	return pod, name, err
+}
+
+// pod reads a pod, as new as any write before the call, whichever server is asked.
+func (p podService) pod(ctx context.Context, namespace, name string) (*balsav1.Pod, error) {
+	kind, namespace, err := target("Pod", namespace, name)
+	if err != nil {
+		return nil, err
+	}
+	about(ctx, keyOf(kind, namespace, name))
 	view, err := p.view(ctx, kind.Space, nil)
 	if err != nil {
-		return nil, "", err
+		return nil, err
 	}
-	m, _, err := lookup(view, kind, namespace, req.GetName())
+	m, _, err := lookup(view, kind, namespace, name)
 	if err != nil {
-		return nil, "", err
+		return nil, err
 	}
-	pod := m.(*balsav1.Pod)
+	return m.(*balsav1.Pod), nil
+}
+
+// containerOf is the container that a name means; without a name the only one
+// of the pod's own.
+func containerOf(pod *balsav1.Pod, name string) (string, error) {
 	var names []string
-	for _, c := range pod.GetSpec().GetContainers() {
-		if c.GetName() == req.GetContainer() {
-			return pod, c.GetName(), nil
+	for role, c := range object.AllContainers(pod.GetSpec()) {
+		if c.GetName() == name {
+			return name, nil
 		}
-		names = append(names, c.GetName())
+		if role == object.RoleMain {
+			names = append(names, c.GetName())
+		}
 	}
-	if req.GetContainer() == "" && len(names) == 1 {
-		return pod, names[0], nil
+	if name == "" && len(names) == 1 {
+		return names[0], nil
 	}
-	return nil, "", invalid("container", "name one of them", "found %q; %s has %s", clip(req.GetContainer()), object.Describe(pod), strings.Join(names, ", "))
+	return "", invalid("container", "name one of them", "found %q; %s has %s", clip(name), object.Describe(pod), strings.Join(names, ", "))
 }
 
 // agentOf is a client for the node that runs a pod.

@@ -322,7 +322,7 @@ func TestWatchRevisionOfTransaction(t *testing.T) {
 			m := inNS("default", newConfigMap(name, nil))
 			value, err := object.Encode(m)
 			must(t, err)
-			ops = append(ops, &internalv1.Op{Op: &internalv1.Op_Put{Put: &internalv1.Put{Key: object.KeyOf(m), Value: value}}})
+			ops = append(ops, &internalv1.Op{Op: &internalv1.Op_Put{Put: &internalv1.Put{Key: []byte(object.KeyOf(m)), Value: value}}})
 		}
 		w.txn(store.SpaceObjects, ops...)
 		for i, want := range []string{before, before, revisionString(w.revision())} {

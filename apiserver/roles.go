@@ -84,9 +84,20 @@ func matrix() []rule {
 		{balsav1connect.NodeServiceGetBlobProcedure, machineReads, []grant{server, agent}},
 
 		{balsav1connect.PodServiceLogsProcedure, looksInto, []grant{server, admin, reader}},
+		{balsav1connect.PodServiceExecProcedure, looksInto, []grant{server, admin}},
+		{balsav1connect.PodServiceAttachProcedure, looksInto, []grant{server, admin}},
+		{balsav1connect.PodServicePortForwardProcedure, looksInto, []grant{server, admin}},
+		{balsav1connect.PodServiceCopyOutProcedure, looksInto, []grant{server, admin}},
+		{balsav1connect.PodServiceCopyInProcedure, looksInto, []grant{server, admin}},
+		{balsav1connect.PodServiceStatsProcedure, reads, []grant{server, admin, reader}},
+		{balsav1connect.PodServiceDebugProcedure, writes, []grant{server, admin}},
 
 		{balsav1connect.ImageServiceImportProcedure, writes, []grant{server, admin}},
 		{balsav1connect.ImageServiceListImagesProcedure, reads, []grant{server, admin, reader}},
+		{balsav1connect.ImageServiceMissingBlobsProcedure, reads, []grant{server, admin}},
+		{balsav1connect.ImageServicePushBlobProcedure, writes, []grant{server, admin}},
+		{balsav1connect.ImageServicePushImageProcedure, writes, []grant{server, admin}},
+		{balsav1connect.ImageServicePruneImagesProcedure, writes, []grant{server, admin}},
 
 		{balsav1connect.ClusterServiceGetVersionProcedure, reads, []grant{server, admin, agent, reader}},
 		{balsav1connect.ClusterServiceGetStatusProcedure, reads, []grant{server, admin, reader}},

@@ -35,10 +35,13 @@ type Config struct {
 	LocalHeartbeats Heartbeats
 	Nodes           Nodes
 	Members         Members
-	Peer            Peer
-	Peers           PeerClients
-	Blobs           Blobs
-	Archives        Archives
+	// Leader is the address at which the leader is reached, empty when nobody is
+	// known to lead. nil: callers are told nothing of other servers.
+	Leader   func() (address string)
+	Peer     Peer
+	Peers    PeerClients
+	Blobs    Blobs
+	Archives Archives
 
 	// Lease is what nodes are told about heartbeats.
 	Lease LeaseTimes
@@ -73,6 +76,9 @@ type Server struct {
 	metrics    *Metrics
 	limits     Limits
 
+	announcer *announcer
+	refusals  *connect.ErrorWriter
+
 	policy   policy
 	requests *places
 	streams  *places
@@ -92,6 +98,9 @@ func New(c Config) (*Server, error) {
 		heartbeats: c.Heartbeats, localBeats: c.LocalHeartbeats, nodes: c.Nodes, members: c.Members,
 		peer: c.Peer, peers: c.Peers, blobs: c.Blobs, archives: c.Archives, lease: c.Lease,
 		clock: c.Clock, log: c.Log, auditLog: c.Audit, metrics: c.Metrics, limits: c.Limits,
+		announcer: &announcer{leader: c.Leader, members: c.Members, clock: c.Clock},
+		refusals:  connect.NewErrorWriter(),
+
 		policy:   newPolicy(),
 		requests: newPlaces(),
 		streams:  newPlaces(),
@@ -145,9 +154,9 @@ func (s *Server) API() http.Handler {
 	mount := func(path string, h http.Handler) { mux.Handle(path, h) }
 	strict, machine := s.options(codec.Strict(object.KnownField)), s.options(codec.Lenient())
 	mount(balsav1connect.NewObjectServiceHandler(objectService{s}, strict...))
-	mount(balsav1connect.NewPodServiceHandler(podService{s}, strict...))
+	mount(balsav1connect.NewPodServiceHandler(podService{Server: s}, strict...))
 	mount(balsav1connect.NewClusterServiceHandler(clusterService{s}, strict...))
-	mount(balsav1connect.NewImageServiceHandler(imageService{s}, strict...))
+	mount(balsav1connect.NewImageServiceHandler(imageService{Server: s}, strict...))
 	mount(balsav1connect.NewNodeServiceHandler(nodeService{s}, machine...))
 	mount(internalv1connect.NewPeerServiceHandler(peerService{s}, machine...))
 	names := []string{
@@ -158,7 +167,7 @@ func (s *Server) API() http.Handler {
 	mount(grpchealth.NewHandler(health{Server: s, services: names}, strict...))
 	mount(grpcreflect.NewHandlerV1(reflector, strict...))
 	mount(grpcreflect.NewHandlerV1Alpha(reflector, strict...))
-	return s.wrap(mux)
+	return s.announcer.wrap(s.wrap(mux))
 }
 
 // Join serves JoinService alone, on connections of ALPN balsa-join/1, whose

@@ -282,6 +282,7 @@ func (m *memberFake) Addresses() (api, gossip []string) {
 
 // nodeFake is a node whose containers print what lines holds.
 type nodeFake struct {
+	internalv1connect.UnimplementedAgentServiceHandler
 	lines []*internalv1.LogLine
 	asked *internalv1.LogsRequest
 	down  error

@@ -42,6 +42,10 @@ type Config struct {
 	// Plain takes connections without TLS: those inside one process, where Dial
 	// vouches for both ends.
 	Plain bool
+	// Pinned keeps to Servers. Without it a Client goes by what servers tell: it
+	// sends writes to the one that leads, and, when all of Servers fail, calls to
+	// those that were told of.
+	Pinned bool
 	// RetryFor bounds how long a call is repeated; 0: DefaultRetryFor; negative:
 	// never repeated.
 	RetryFor time.Duration
@@ -60,6 +64,9 @@ type Client struct {
 	Pods    balsav1connect.PodServiceClient
 	Images  balsav1connect.ImageServiceClient
 	Cluster balsav1connect.ClusterServiceClient
+
+	// The file that FromFile has read, and the cluster it was of.
+	file, fileCluster string
 
 	servers   *pool
 	transport *http.Transport
@@ -81,7 +88,7 @@ func New(cfg Config) (*Client, error) {
 		}
 	}
 	cfg = cfg.withDefaults()
-	servers := newPool(cfg.Servers, cfg.Logger)
+	servers := newPool(cfg)
 	transport := newTransport(cfg)
 	return assemble(cfg, servers, transport), nil
 }
@@ -120,12 +127,13 @@ func assemble(cfg Config, servers *pool, transport *http.Transport) *Client {
 	}
 }
 
-// SetServers replaces the addresses, for example with what a server told. An
-// empty list changes nothing.
+// SetServers replaces the addresses that were given to New. An empty list
+// changes nothing.
 func (c *Client) SetServers(addresses []string) { c.servers.set(addresses) }
 
-// Servers returns the addresses in use.
-func (c *Client) Servers() []string { return c.servers.all() }
+// Servers returns the addresses in use: those that were given, then those that
+// servers told of.
+func (c *Client) Servers() []string { return c.servers.known() }
 
 // Close ends the connections that are idle. Calls under way go on.
 func (c *Client) Close() { c.transport.CloseIdleConnections() }

@@ -5,7 +5,8 @@
 //	pods, err := client.List[*balsav1.Pod](ctx, c, "default", client.ListOptions{})
 //
 // A Client knows all servers, holds to one and moves on when that one does not
-// answer. It repeats what is safe to repeat, up to Config.RetryFor: every read;
+// answer; its writes go to the one that leads. It learns of servers from their
+// answers, so one address that works is enough to begin with. It repeats what is safe to repeat, up to Config.RetryFor: every read;
 // a write that was surely not applied; and a write whose fate is unknown only
 // when doing it twice is doing it once (Apply, or a precondition in the
 // request). Everything else comes back as an error that says which it is: see

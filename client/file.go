@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"slices"
 
 	"github.com/balsa-run/balsa/internal/clock"
 	"github.com/balsa-run/balsa/pki"
@@ -27,7 +28,40 @@ func FromFile(path string, options ...func(*Config)) (*Client, error) {
 	for _, option := range options {
 		option(&cfg)
 	}
-	return New(cfg)
+	c, err := New(cfg)
+	if err != nil {
+		return nil, err
+	}
+	c.file, c.fileCluster = path, config.ClusterID
+	return c, nil
+}
+
+// SaveServers puts the servers that were told of into the file that FromFile has
+// read, the one in use first, so that the next program finds a server when the
+// first is down. Nothing else in the file changes, and the file as a whole does
+// not where it knows them already; it is replaced in one step. A Client that is
+// not from a file, is Pinned, or was told nothing has nothing to save.
+func (c *Client) SaveServers() error {
+	servers := c.servers.lasting()
+	if c.file == "" || len(servers) == 0 {
+		return nil
+	}
+	config, err := pki.ReadConfigFile(c.file) // anew: somebody may have put another identity there
+	if err != nil {
+		return err
+	}
+	if config.ClusterID != c.fileCluster {
+		return fmt.Errorf("%s has become the configuration of cluster %s: the addresses of cluster %s are not kept", c.file, config.ClusterID, c.fileCluster)
+	}
+	servers = servers[:min(len(servers), pki.MaxConfigServers)]
+	if config.Servers[0] == servers[0] && !slices.ContainsFunc(servers, func(s string) bool { return !slices.Contains(config.Servers, s) }) {
+		return nil
+	}
+	config.Servers = servers
+	if err := pki.WriteConfigFile(c.file, config); err != nil {
+		return fmt.Errorf("keep the servers' addresses: %w", err)
+	}
+	return nil
 }
 
 // FromCredentials makes a Client for an identity whose certificate may be

@@ -8,29 +8,51 @@ import (
 	"net/http"
 	"slices"
 	"sync"
+	"time"
+
+	"github.com/balsa-run/balsa/internal/announce"
+	"github.com/balsa-run/balsa/internal/clock"
 )
 
 // anyServer is the host of every URL a Client makes; the balancer puts the
 // chosen server's address in its place. The name is reserved by RFC 2606.
 const anyServer = "balsa.invalid"
 
-// pool knows the servers and which of them is in use.
+// leaderShun is how long writes stay away from a leader that failed one: what
+// other servers tell of it may be old.
+const leaderShun = 5 * time.Second
+
+// pool knows the servers, which of them is in use, and which of them leads.
 type pool struct {
 	logger *slog.Logger
+	clock  clock.Clock
+	pinned bool
 
-	mu        sync.Mutex
-	addresses []string // guarded by mu; never empty
-	current   int      // guarded by mu; an index into addresses
+	mu      sync.Mutex
+	given   []string // guarded by mu; by the configuration or SetServers; never empty
+	told    []string // guarded by mu; by servers, in their latest answer
+	all     []string // guarded by mu; given, then what told has beside it
+	current int      // guarded by mu; an index into all
+	// leader is where writes go; empty: where everything goes. It is one of all.
+	leader string // guarded by mu
+	// shunned is not taken for the leader until then.
+	shunned string    // guarded by mu
+	until   time.Time // guarded by mu
 }
 
-func newPool(addresses []string, logger *slog.Logger) *pool {
-	return &pool{addresses: slices.Clone(addresses), logger: logger}
+func newPool(cfg Config) *pool {
+	given := slices.Clone(cfg.Servers)
+	return &pool{given: given, all: given, logger: cfg.Logger, clock: cfg.Clock, pinned: cfg.Pinned}
 }
 
-func (p *pool) pick() string {
+// pick is the server for the next call.
+func (p *pool) pick(write bool) string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.addresses[p.current]
+	if write && p.leader != "" {
+		return p.leader
+	}
+	return p.all[p.current]
 }
 
 // failed moves on to the next server if address is still the one in use: many
@@ -38,61 +60,125 @@ func (p *pool) pick() string {
 func (p *pool) failed(address string, cause error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.addresses[p.current] != address || len(p.addresses) == 1 {
+	if address != "" && address == p.leader {
+		p.leader, p.shunned, p.until = "", address, p.clock.Now().Add(leaderShun)
+	}
+	if p.all[p.current] != address || len(p.all) == 1 {
 		return
 	}
-	p.current = (p.current + 1) % len(p.addresses)
-	p.logger.Info("moving on to another server", "from", address, "to", p.addresses[p.current], "cause", cause)
+	p.current = (p.current + 1) % len(p.all)
+	p.logger.Info("moving on to another server", "from", address, "to", p.all[p.current], "cause", cause)
 }
 
 func (p *pool) set(addresses []string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if len(addresses) == 0 || slices.Equal(addresses, p.addresses) {
+	if len(addresses) == 0 || slices.Equal(addresses, p.given) {
 		return
 	}
-	inUse := p.addresses[p.current]
-	p.addresses = slices.Clone(addresses)
-	p.current = max(0, slices.Index(p.addresses, inUse))
+	p.given = slices.Clone(addresses)
+	p.mergeLocked()
+}
+
+// heard takes in what a server of the cluster told in an answer. Nobody else can
+// have: its certificate was verified, as that of every address told here will be
+// before anything is sent to it. A leader that is not among the servers is not
+// followed.
+func (p *pool) heard(a announce.Announcement) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.pinned {
+		return
+	}
+	if len(a.Servers) > 0 && !slices.Equal(a.Servers, p.told) {
+		p.told = a.Servers
+		p.mergeLocked()
+	}
+	if a.Leader == p.leader || a.Leader != "" && !slices.Contains(p.all, a.Leader) {
+		return
+	}
+	if a.Leader == p.shunned && p.clock.Now().Before(p.until) {
+		return
+	}
+	p.leader = a.Leader
+}
+
+func (p *pool) mergeLocked() {
+	inUse := p.all[p.current]
+	p.all = slices.Clone(p.given)
+	for _, address := range p.told {
+		if !slices.Contains(p.all, address) {
+			p.all = append(p.all, address)
+		}
+	}
+	p.current = max(0, slices.Index(p.all, inUse))
+	if !slices.Contains(p.all, p.leader) {
+		p.leader = ""
+	}
 }
 
 func (p *pool) size() int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return len(p.addresses)
+	return len(p.all)
 }
 
-func (p *pool) all() []string {
+func (p *pool) known() []string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return slices.Clone(p.addresses)
+	return slices.Clone(p.all)
+}
+
+// lasting is what is worth keeping for the next time: the server in use, those
+// that servers told of, those that were given; nothing when no server told.
+func (p *pool) lasting() []string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(p.told) == 0 {
+		return nil
+	}
+	var out []string
+	for _, address := range slices.Concat([]string{p.all[p.current]}, p.told, p.given) {
+		if !slices.Contains(out, address) {
+			out = append(out, address)
+		}
+	}
+	return out
 }
 
 // attempt carries the address that served a request from the transport up to
-// the retrier.
-type attempt struct{ address string }
+// the retrier, and whether it is a write down to it.
+type attempt struct {
+	address string
+	write   bool
+}
 
 type attemptKey struct{}
 
-func withAttempt(ctx context.Context) (context.Context, *attempt) {
-	a := &attempt{}
+func withAttempt(ctx context.Context, write bool) (context.Context, *attempt) {
+	a := &attempt{write: write}
 	return context.WithValue(ctx, attemptKey{}, a), a
 }
 
-// balancer sends each request to the server in use.
+// balancer sends each write to the leader, as far as it is known, and everything
+// else to the server in use.
 type balancer struct {
 	servers *pool
 	next    http.RoundTripper
 }
 
 func (b *balancer) RoundTrip(request *http.Request) (*http.Response, error) {
-	address := b.servers.pick()
-	if a, ok := request.Context().Value(attemptKey{}).(*attempt); ok {
+	a, ok := request.Context().Value(attemptKey{}).(*attempt)
+	address := b.servers.pick(ok && a.write)
+	if ok {
 		a.address = address
 	}
 	routed := request.Clone(request.Context())
 	routed.URL.Host, routed.Host = address, address
 	response, err := b.next.RoundTrip(routed)
+	if err == nil {
+		b.servers.heard(announce.From(response.Header))
+	}
 	if err == nil || request.Context().Err() != nil {
 		return response, err
 	}

@@ -26,7 +26,7 @@ func (r *retrier) WrapUnary(next connect.UnaryFunc) connect.UnaryFunc {
 		began := r.clock.Now()
 		tried, wait := trials{began: began}, backoffFirst
 		for count := 1; ; count++ {
-			tracked, made := withAttempt(ctx)
+			tracked, made := withAttempt(ctx, !reads(request.Spec()))
 			response, err := next(tracked, request)
 			if err == nil {
 				return response, nil
@@ -54,7 +54,7 @@ func hopeless(err error) bool { return refusedUs(err) || strange(err) }
 // resume it.
 func (r *retrier) WrapStreamingClient(next connect.StreamingClientFunc) connect.StreamingClientFunc {
 	return func(ctx context.Context, spec connect.Spec) connect.StreamingClientConn {
-		tracked, made := withAttempt(ctx)
+		tracked, made := withAttempt(ctx, false)
 		return &watchedStream{StreamingClientConn: next(tracked, spec), ctx: ctx, retrier: r, made: made, began: r.clock.Now()}
 	}
 }

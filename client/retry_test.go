@@ -37,7 +37,7 @@ func TestFailover(t *testing.T) {
 			w.servers["b:1"].fail(how)
 			w.client.Close()
 			read()
-			if used := w.client.servers.pick(); used != "c:1" {
+			if used := w.client.servers.pick(false); used != "c:1" {
 				t.Errorf("mode %d: %s is in use, want c:1", how, used)
 			}
 			w.servers["a:1"].fail(well)

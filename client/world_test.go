@@ -17,6 +17,7 @@ import (
 
 	balsav1 "github.com/balsa-run/balsa/gen/balsa/v1"
 	"github.com/balsa-run/balsa/gen/balsa/v1/balsav1connect"
+	"github.com/balsa-run/balsa/internal/announce"
 	"github.com/balsa-run/balsa/object"
 )
 
@@ -29,6 +30,33 @@ type world struct {
 	servers map[string]*fakeServer
 	names   []string
 	client  *Client
+
+	mu     sync.Mutex
+	told   announce.Announcement // guarded by mu; by every server
+	dialed []string              // guarded by mu; addresses, in order
+}
+
+// tell has every server announce a leader and servers from now on.
+func (w *world) tell(leader string, servers ...string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.told = announce.Announcement{Leader: leader, Servers: servers}
+}
+
+func (w *world) telling(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		w.mu.Lock()
+		w.told.Put(rw.Header())
+		w.mu.Unlock()
+		next.ServeHTTP(rw, r)
+	})
+}
+
+// dials tells whether an address was ever dialed.
+func (w *world) dials(address string) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.Contains(w.dialed, address)
 }
 
 // in gives f a world of servers a:1, b:1, c:1 inside a bubble of virtual time.
@@ -52,7 +80,13 @@ func in(t *testing.T, f func(t *testing.T, w *world)) {
 }
 
 func (w *world) dial(ctx context.Context, address string) (net.Conn, error) {
-	s := w.servers[address]
+	w.mu.Lock()
+	w.dialed = append(w.dialed, address)
+	w.mu.Unlock()
+	s, known := w.servers[address]
+	if !known {
+		return nil, &net.OpError{Op: "dial", Err: fmt.Errorf("no such host")}
+	}
 	switch s.mode() {
 	case down:
 		return nil, &net.OpError{Op: "dial", Err: fmt.Errorf("connection refused")}
@@ -75,7 +109,7 @@ func (w *world) serve() *fakeServer {
 	mux.Handle(balsav1connect.NewObjectServiceHandler(s))
 	protocols := new(http.Protocols)
 	protocols.SetUnencryptedHTTP2(true)
-	s.http = &http.Server{Handler: mux, Protocols: protocols, ErrorLog: slog.NewLogLogger(slog.DiscardHandler, slog.LevelDebug)}
+	s.http = &http.Server{Handler: w.telling(mux), Protocols: protocols, ErrorLog: slog.NewLogLogger(slog.DiscardHandler, slog.LevelDebug)}
 	go func() { _ = s.http.Serve(s) }()
 	return s
 }

@@ -47,7 +47,9 @@ type Cluster struct {
 	lead    *leadership
 	monitor *monitor
 
-	raft atomic.Pointer[raft.Raft] // nil until the member takes part
+	raft     atomic.Pointer[raft.Raft] // nil until the member takes part
+	gate     *gate                     // set before raft is
+	settings sync.Mutex                // orders changes of raft's settings
 
 	ctx    context.Context // ends when the member stops
 	cancel context.CancelFunc
@@ -134,14 +136,14 @@ func (c *Cluster) start() error {
 	if err := c.checkLogMeetsSnapshot(); err != nil {
 		return err
 	}
-	gate := newGate(c)
-	r, err := c.newRaft(gate)
+	c.gate = newGate(c)
+	r, err := c.newRaft(c.gate)
 	if err != nil {
-		return errors.Join(fmt.Errorf("cluster: start member %s: %w", c.cfg.ID, err), gate.Close())
+		return errors.Join(fmt.Errorf("cluster: start member %s: %w", c.cfg.ID, err), c.gate.Close())
 	}
 	c.raft.Store(r)
 	c.setPhase(PhaseRunning)
-	for _, task := range []func(){c.sendBatches, c.lead.run, c.watchDisk, c.watchSpace, c.watchLogSize, c.monitor.run} {
+	for _, task := range []func(){c.sendBatches, c.lead.run, c.watchLeader, c.watchDisk, c.watchSpace, c.watchLogSize, c.monitor.run} {
 		c.goTask(task)
 	}
 	return nil
@@ -285,6 +287,18 @@ func (c *Cluster) goTask(task func()) {
 		defer c.tasks.Done()
 		task()
 	}()
+}
+
+// tryTask is goTask for callers that are no task themselves; false when the
+// member stops.
+func (c *Cluster) tryTask(task func()) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.phase != PhaseRunning {
+		return false
+	}
+	c.goTask(task)
+	return true
 }
 
 // pause waits on the injected clock; false when the member stops.

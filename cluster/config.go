@@ -113,8 +113,9 @@ type Config struct {
 
 // Timing holds every duration; a zero field takes the default.
 type Timing struct {
-	// Heartbeat without a leader starts an election, Election restarts it, and a
-	// leader that hears from no quorum for Lease steps down.
+	// Heartbeat without a leader starts an election, Election restarts it (Lease
+	// does while there is no leader), and a leader that hears from no quorum for
+	// Lease steps down. Lease is below Heartbeat.
 	Heartbeat, Election, Lease time.Duration
 	// Commit is how long followers wait, at most twice, to hear that an entry was
 	// committed when nothing else is sent.
@@ -170,12 +171,12 @@ type DiskLimits struct {
 	Check time.Duration
 }
 
-// Defaults. The timeouts are CHAOS 2.2's: a new leader within a second, and room
-// for a busy machine.
+// Defaults. DESIGN.md, "A new leader", has the arithmetic: a new leader half a
+// second after the old one died, and room for a busy machine.
 const (
 	DefaultHeartbeat  = 400 * time.Millisecond
 	DefaultElection   = 400 * time.Millisecond
-	DefaultLease      = 300 * time.Millisecond
+	DefaultLease      = 390 * time.Millisecond
 	DefaultCommit     = 10 * time.Millisecond
 	DefaultRPC        = 3 * time.Second
 	DefaultSnapshot   = 30 * time.Second
@@ -221,7 +222,7 @@ func or[T comparable](value, otherwise T) T {
 func (t Timing) withDefaults() Timing {
 	t.Heartbeat = or(t.Heartbeat, DefaultHeartbeat)
 	t.Election = or(t.Election, max(DefaultElection, t.Heartbeat))
-	t.Lease = or(t.Lease, min(DefaultLease, t.Heartbeat*3/4))
+	t.Lease = or(t.Lease, min(DefaultLease, t.Heartbeat*39/40))
 	t.Commit = or(t.Commit, DefaultCommit)
 	t.RPC = or(t.RPC, DefaultRPC)
 	t.Snapshot = or(t.Snapshot, DefaultSnapshot)
@@ -306,6 +307,8 @@ func (c Config) check() error {
 		return missing("Logger")
 	case c.Fatal == nil:
 		return missing("Fatal")
+	case c.Timing.Lease >= c.Timing.Heartbeat:
+		return fmt.Errorf("cluster: Config.Timing.Lease is %v, it must be below Heartbeat, %v", c.Timing.Lease, c.Timing.Heartbeat)
 	case c.Disk.CriticalSpace > c.Disk.LowSpace || c.Disk.RoomToStart < c.Disk.CriticalSpace:
 		return errors.New("cluster: Config.Disk wants CriticalSpace <= LowSpace and CriticalSpace <= RoomToStart")
 	}

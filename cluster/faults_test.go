@@ -259,11 +259,11 @@ func TestDeposedLeadersEpoch(t *testing.T) {
 			t.Errorf("at the new leader: %v", err)
 		}
 		// The check in Apply, should the early one be raced.
-		results, _, commitErr := next.commit([]*internalv1.Command{planned(), put("other", "1")})
+		done, _, commitErr := next.commit([]*internalv1.Command{planned(), put("other", "1")})
 		if commitErr != nil {
 			t.Fatal(commitErr)
 		}
-		if results[0].GetOutcome() != internalv1.CommandResult_OUTCOME_STALE_EPOCH || results[1].GetOutcome() != internalv1.CommandResult_OUTCOME_OK {
+		if results := done.results; results[0].GetOutcome() != internalv1.CommandResult_OUTCOME_STALE_EPOCH || results[1].GetOutcome() != internalv1.CommandResult_OUTCOME_OK {
 			t.Errorf("outcomes %v", results)
 		}
 		w.net.HealAll()

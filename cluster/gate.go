@@ -24,6 +24,8 @@ type gate struct {
 	closeOnce         sync.Once
 	consumer          sync.WaitGroup
 	lateAfter         time.Duration
+	reach             *reach
+	teller            *teller
 }
 
 var (
@@ -53,6 +55,8 @@ func newGate(c *Cluster) *gate {
 		requests:  make(chan raft.RPC),
 		closed:    make(chan struct{}),
 		lateAfter: or(c.cfg.lateAfter, c.cfg.Timing.Lease/2),
+		reach:     newReach(),
+		teller:    newTeller(),
 	}
 	g.consumer.Add(1)
 	go g.consume()
@@ -124,16 +128,37 @@ func isHeartbeat(r *raft.AppendEntriesRequest) bool {
 }
 
 func (g *gate) AppendEntries(id raft.ServerID, target raft.ServerAddress, args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
+	if isHeartbeat(args) {
+		err := g.heartbeat(id, target, args, resp)
+		g.reach.note(id, err == nil)
+		return err
+	}
+	return g.holding(id, args.Term, func() error { return g.entries(id, target, args, resp) })
+}
+
+func (g *gate) entries(id raft.ServerID, target raft.ServerAddress, args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
 	if err := g.silent(); err != nil {
 		return err
 	}
-	if !isHeartbeat(args) {
-		return g.around(callEntries, target, func() error { return g.main.AppendEntries(id, target, args, resp) })
+	err := g.around(callEntries, target, func() error { return g.main.AppendEntries(id, target, args, resp) })
+	if err == nil && resp.Success {
+		last := args.PrevLogEntry
+		if n := len(args.Entries); n > 0 {
+			last = args.Entries[n-1].Index
+		}
+		g.c.tell(g.teller.confirmed(id, last, args.LeaderCommitIndex))
+	}
+	return err
+}
+
+// heartbeat counts only when it was answered soon. (An answer about entries that
+// took long may be a slow disk, and to refuse it would send them for ever.)
+func (g *gate) heartbeat(id raft.ServerID, target raft.ServerAddress, args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
+	if err := g.silent(); err != nil {
+		return err
 	}
 	sent := g.c.cfg.Clock.Now()
 	err := g.around(callHeartbeat, target, func() error { return g.beats.AppendEntries(id, target, args, resp) })
-	// Only heartbeats: an answer about entries that took long may be a slow disk,
-	// and to refuse it would send them again for ever.
 	if took := g.c.cfg.Clock.Now().Sub(sent); err == nil && took > g.lateAfter {
 		g.c.cfg.Metrics.Add("cluster_late_heartbeat_answers", 1)
 		return fmt.Errorf("%w: %v, allowed %v", errLate, took, g.lateAfter)
@@ -179,10 +204,12 @@ func (g *gate) RequestPreVote(id raft.ServerID, target raft.ServerAddress, args 
 }
 
 func (g *gate) InstallSnapshot(id raft.ServerID, target raft.ServerAddress, args *raft.InstallSnapshotRequest, resp *raft.InstallSnapshotResponse, data io.Reader) error {
-	if err := g.silent(); err != nil {
-		return err
-	}
-	return g.around(callSnapshot, target, func() error { return g.bulk.InstallSnapshot(id, target, args, resp, data) })
+	return g.holding(id, args.Term, func() error {
+		if err := g.silent(); err != nil {
+			return err
+		}
+		return g.around(callSnapshot, target, func() error { return g.bulk.InstallSnapshot(id, target, args, resp, data) })
+	})
 }
 
 func (g *gate) TimeoutNow(id raft.ServerID, target raft.ServerAddress, args *raft.TimeoutNowRequest, resp *raft.TimeoutNowResponse) error {
@@ -209,6 +236,7 @@ type callKind string
 const (
 	callHeartbeat callKind = "heartbeat"
 	callEntries   callKind = "entries"
+	callCommit    callKind = "commit"
 	callVote      callKind = "vote"
 	callSnapshot  callKind = "snapshot"
 )

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -200,14 +201,14 @@ func (c *Cluster) Remove(ctx context.Context, id string, force bool) error {
 	return c.changed(ctx, r.RemoveServer(raft.ServerID(id), 0, remaining(ctx, c.cfg.Timing.Propose)))
 }
 
-// TransferLeadership hands over to a voter, or to the one that is furthest when
-// id is empty.
+// TransferLeadership hands over to a voter, or, when id is empty, to one that can
+// be reached.
 func (c *Cluster) TransferLeadership(ctx context.Context, id string) error {
 	r, err := c.leaderRaft()
 	if err != nil {
 		return err
 	}
-	target, err := transferTarget(r, id)
+	target, err := c.transferTarget(r, id)
 	if err != nil {
 		return err
 	}
@@ -220,22 +221,33 @@ func (c *Cluster) TransferLeadership(ctx context.Context, id string) error {
 		future = r.LeadershipTransferToServer(target.ID, target.Address)
 	}
 	if err := await(ctx, future); err != nil {
+		c.gate.reach.handOvers.Add(1)
 		return refused(ReasonTransfer, "hand over leadership: %w", err)
 	}
 	return nil
 }
 
-// transferTarget finds a voter; nil lets the library choose.
-func transferTarget(r *raft.Raft, id string) (*raft.Server, error) {
-	if id == "" {
+// transferTarget finds a voter that can be reached; nil lets the library choose.
+// That one looks at the log only, and would as soon choose a server that is down.
+func (c *Cluster) transferTarget(r *raft.Raft, id string) (*raft.Server, error) {
+	others, _ := voters(r.GetConfiguration().Configuration(), c.cfg.ID)
+	reachable := slices.DeleteFunc(slices.Clone(others), func(s raft.Server) bool { return c.gate.reach.waitedFor(s.ID) })
+	named := func(s raft.Server) bool { return string(s.ID) == id }
+	switch {
+	case id == "" && len(reachable) == len(others):
 		return nil, nil
+	case id == "" && len(reachable) > 0:
+		return &reachable[0], nil
+	case id == "":
+		return nil, refused(ReasonTransfer, "hand over leadership: no other voter can be reached")
+	case !slices.ContainsFunc(others, named):
+		return nil, refused(ReasonInvalid, "hand over leadership: %s is no other voter", id)
 	}
-	for _, server := range r.GetConfiguration().Configuration().Servers {
-		if string(server.ID) == id && server.Suffrage == raft.Voter {
-			return &server, nil
-		}
+	i := slices.IndexFunc(reachable, named)
+	if i < 0 {
+		return nil, refused(ReasonTransfer, "hand over leadership: %s cannot be reached", id)
 	}
-	return nil, refused(ReasonInvalid, "hand over leadership: %s is no voter", id)
+	return &reachable[i], nil
 }
 
 // drain waits a little until no entry is on its way. One that is when leadership

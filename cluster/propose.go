@@ -125,7 +125,7 @@ func (c *Cluster) ServePropose(ctx context.Context, request *internalv1.ProposeR
 	if err := c.stamp(command); err != nil {
 		return nil, err
 	}
-	result, index, err := c.proposeHere(ctx, command)
+	result, index, err := c.proposeFor(ctx, &pending{command: command, forwarded: true})
 	if err != nil {
 		return nil, err
 	}
@@ -134,10 +134,14 @@ func (c *Cluster) ServePropose(ctx context.Context, request *internalv1.ProposeR
 
 // proposeHere queues the command on this member, which should lead.
 func (c *Cluster) proposeHere(ctx context.Context, command *internalv1.Command) (*internalv1.CommandResult, uint64, error) {
-	if err := c.mayLead(command.GetEpoch()); err != nil {
+	return c.proposeFor(ctx, &pending{command: command})
+}
+
+func (c *Cluster) proposeFor(ctx context.Context, p *pending) (*internalv1.CommandResult, uint64, error) {
+	if err := c.mayLead(p.command.GetEpoch()); err != nil {
 		return nil, 0, err
 	}
-	p := &pending{command: command, size: proto.Size(command), done: make(chan outcome, 1)}
+	p.size, p.done = proto.Size(p.command), make(chan outcome, 1)
 	if err := c.queue.push(p); err != nil {
 		return nil, 0, err
 	}
@@ -185,9 +189,10 @@ func (c *Cluster) abandon(p *pending, reason Reason, cause error) (*internalv1.C
 }
 
 type pending struct {
-	command *internalv1.Command
-	size    int
-	done    chan outcome // holds one
+	command   *internalv1.Command
+	forwarded bool // another server waits until it has applied this as well
+	size      int
+	done      chan outcome // holds one
 }
 
 type outcome struct {
@@ -339,18 +344,21 @@ func (c *Cluster) sendBatch(batch []*pending) {
 	for i, p := range batch {
 		commands[i] = p.command
 	}
-	results, index, err := c.commit(commands)
+	done, index, err := c.commit(commands)
+	if err == nil && slices.ContainsFunc(batch, func(p *pending) bool { return p.forwarded }) {
+		c.tell(commit{index: index, term: done.term})
+	}
 	for i, p := range batch {
 		out := outcome{index: index, err: err}
 		if err == nil {
-			out.result = results[i]
+			out.result = done.results[i]
 		}
 		p.done <- out
 	}
 }
 
 // commit takes one entry through raft.
-func (c *Cluster) commit(commands []*internalv1.Command) ([]*internalv1.CommandResult, uint64, *Error) {
+func (c *Cluster) commit(commands []*internalv1.Command) (*applied, uint64, *Error) {
 	data, err := proto.Marshal(&internalv1.Batch{Version: batchVersion, Commands: commands})
 	if err != nil {
 		return nil, 0, refused(ReasonInvalid, "encode the batch: %w", err)
@@ -362,7 +370,7 @@ func (c *Cluster) commit(commands []*internalv1.Command) ([]*internalv1.CommandR
 	}
 	c.cfg.Metrics.Observe("cluster_batch_commands", float64(len(commands)))
 	c.cfg.Metrics.Observe("cluster_commit_seconds", c.cfg.Clock.Now().Sub(start).Seconds())
-	return future.Response().(*applied).results, future.Index(), nil
+	return future.Response().(*applied), future.Index(), nil
 }
 
 // classify knows which of the library's errors mean that nothing was appended.

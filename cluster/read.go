@@ -44,6 +44,9 @@ func (c *Cluster) ServeReadIndex(ctx context.Context, _ *internalv1.ReadIndexReq
 	if err != nil {
 		return nil, err
 	}
+	// The other server waits until it has applied it.
+	state, _ := c.lead.now()
+	c.tell(commit{index: index, term: state.Epoch})
 	return &internalv1.ReadIndexResponse{Index: index}, nil
 }
 

@@ -154,9 +154,7 @@ func (c *Cluster) SnapshotNow(ctx context.Context) error {
 		return stopped
 	}
 	bytes, entries := c.machine.bytes.Load(), c.machine.entries.Load()
-	settings := r.ReloadableConfig()
-	settings.TrailingLogs = trailing(bytes, entries, c.cfg.Limits)
-	if err := r.ReloadConfig(settings); err != nil {
+	if err := c.reload(func(s *raft.ReloadableConfig) { s.TrailingLogs = trailing(bytes, entries, c.cfg.Limits) }); err != nil {
 		return fmt.Errorf("cluster: set the trailing entries: %w", err)
 	}
 	start := c.cfg.Clock.Now()

@@ -76,7 +76,7 @@ func (m *machine) applyLocked(term uint64, command *internalv1.Command) *interna
 	}
 	succeeded := true
 	for _, compare := range txn.GetCompares() {
-		succeeded = succeeded && m.state.Mod[compare.GetKey()] == compare.GetNumber()
+		succeeded = succeeded && m.state.Mod[string(compare.GetKey())] == compare.GetNumber()
 	}
 	if succeeded {
 		m.state.Revision++
@@ -94,12 +94,13 @@ func (m *machine) applyLocked(term uint64, command *internalv1.Command) *interna
 }
 
 func (m *machine) putLocked(put *internalv1.Put) {
-	if m.poison != "" && put.GetKey() == m.poison {
+	key := string(put.GetKey())
+	if m.poison != "" && key == m.poison {
 		panic(errors.New("poisoned key"))
 	}
-	m.state.Values[put.GetKey()] = string(put.GetValue())
-	m.state.Mod[put.GetKey()] = m.state.Revision
-	for _, b := range put.GetKey() + "=" + string(put.GetValue()) {
+	m.state.Values[key] = string(put.GetValue())
+	m.state.Mod[key] = m.state.Revision
+	for _, b := range key + "=" + string(put.GetValue()) {
 		m.state.Hash = m.state.Hash*1099511628211 + uint64(b)
 	}
 }
@@ -176,7 +177,7 @@ func (m *machine) holdApply() (release func()) {
 
 func put(key, value string) *internalv1.Command {
 	return &internalv1.Command{Space: "objects", Op: &internalv1.Command_Txn{Txn: &internalv1.Txn{
-		Success: []*internalv1.Op{{Op: &internalv1.Op_Put{Put: &internalv1.Put{Key: key, Value: []byte(value)}}}},
+		Success: []*internalv1.Op{{Op: &internalv1.Op_Put{Put: &internalv1.Put{Key: []byte(key), Value: []byte(value)}}}},
 	}}}
 }
 

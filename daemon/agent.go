@@ -207,7 +207,7 @@ func (a *agent) makeNode(ctx context.Context) (*node.Agent, error) {
 		Disk: node.Dir(filepath.Join(a.dir, "state")), RunDisk: node.Dir(filepath.Join(a.RunDir, "state")),
 		Clock: clock.Real{}, Rand: mathrand.New(mathrand.NewPCG(mathrand.Uint64(), mathrand.Uint64())), Logger: a.Logger,
 		Metrics: prometheus.NewRegistry(),
-		API:     node.FromClient(a.client.Nodes), Machine: thisMachine{}, Runtime: a.runtime,
+		API:     node.FromClient(a.client.Nodes), Machine: meteredMachine{dir: a.dir}, Runtime: a.runtime,
 		Images: &images{store: store, api: a.client.Nodes}, Open: a.openPlant, OnServers: a.onServers,
 	})
 }

@@ -12,6 +12,9 @@ import (
 	"github.com/balsa-run/balsa/pki"
 )
 
+// patience is for a machine that has much else to do; nothing takes as long.
+const patience = time.Minute
+
 // portOf opens the port of a server that has just been made.
 func portOf(t *testing.T) (*network, *pki.Credentials) {
 	t.Helper()
@@ -50,7 +53,7 @@ func accepted(t *testing.T, from net.Listener) net.Conn {
 	case conn := <-conns:
 		t.Cleanup(func() { _ = conn.Close() })
 		return conn
-	case <-time.After(5 * time.Second):
+	case <-time.After(patience):
 		t.Fatal("the listener got no connection")
 		return nil
 	}
@@ -70,7 +73,7 @@ func TestEachProtocolHasItsListener(t *testing.T) {
 		t.Fatalf("the API's connection is of %v (%v), want server/s1", identity, ok)
 	}
 
-	raft, err := n.DialRaft(address, 5*time.Second)
+	raft, err := n.DialRaft(address, patience)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -98,11 +101,11 @@ func TestCloseOneListener(t *testing.T) {
 		if !errors.Is(err, net.ErrClosed) {
 			t.Fatalf("Accept returned %v, want net.ErrClosed", err)
 		}
-	case <-time.After(5 * time.Second):
+	case <-time.After(patience):
 		t.Fatal("Accept goes on after Close")
 	}
 	address := n.demux.raw.Addr().String()
-	conn, err := n.DialRaft(address, 5*time.Second)
+	conn, err := n.DialRaft(address, patience)
 	if err != nil {
 		t.Fatalf("closing one listener closed the port: %v", err)
 	}
@@ -126,7 +129,7 @@ func TestStrangersReachOnlyTheJoinListener(t *testing.T) {
 	stranger, err := pki.Dial(t.Context(), &net.Dialer{}, address, config)
 	if err == nil {
 		// TLS 1.3 tells a client that its certificate is missing with the first read.
-		_ = stranger.SetReadDeadline(time.Now().Add(5 * time.Second))
+		_ = stranger.SetReadDeadline(time.Now().Add(patience))
 		_, err = stranger.Read(make([]byte, 1))
 	}
 	if err == nil || errors.Is(err, net.ErrClosed) {

@@ -20,6 +20,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/balsa-run/balsa/daemon/core"
 	"github.com/balsa-run/balsa/pki"
 )
 
@@ -48,6 +49,10 @@ type ServerOptions struct {
 
 	// What a new cluster is made with; empty: the defaults.
 	PodCIDR, ServiceCIDR, DNSDomain string
+
+	// ScrubEvery is how often the server looks through all that it holds for
+	// damage; 0: core.DefaultScrubEvery.
+	ScrubEvery time.Duration
 
 	Logger *slog.Logger
 }
@@ -107,6 +112,9 @@ func (o *ServerOptions) complete() error {
 	}
 	if o.Gossip == "" {
 		o.Gossip = net.JoinHostPort(host, DefaultGossipPort)
+	}
+	if o.ScrubEvery < 0 {
+		return fmt.Errorf("--scrub-every %v is negative: leave it out for every %v", o.ScrubEvery, core.DefaultScrubEvery)
 	}
 	if o.Init && len(o.Join) > 0 {
 		return errors.New("--init makes a new cluster and --join enters one: give one of them")

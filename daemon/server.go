@@ -187,7 +187,7 @@ func (s *server) assembleCore() error {
 		Network: s.network, Gossip: s.gossip, Logs: s.disk.Log(), Stable: s.disk.Stable(), Snapshots: s.disk.Snapshots(),
 		Blobs: kept, Archives: archives{scratch}, FreeSpace: s.disk.FreeSpace,
 		Bundle: s.identity.Bundle, Guard: s.guard, Clock: clock.Real{}, Random: rand.Reader, Logger: s.Logger,
-		Fatal: s.fail, Metrics: metrics, APIMetrics: metrics.api, FeatureLevel: store.FeatureLevel,
+		Fatal: s.fail, Metrics: metrics, APIMetrics: metrics.api, FeatureLevel: store.FeatureLevel, ScrubEvery: s.ScrubEvery,
 		Extra: map[string]http.Handler{"/metrics": promhttp.HandlerFor(metrics.registry, promhttp.HandlerOpts{})},
 	})
 	return err

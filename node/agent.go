@@ -34,6 +34,9 @@ type Agent struct {
 	set      *set
 	images   *imageCache
 	probes   *probeRunner
+	hooks    *hookRunner
+	users    *userRanges
+	began    time.Time // of Run
 	reports  *reporter
 	machine  MachineFacts
 	logSlots chan struct{}
@@ -108,11 +111,10 @@ func New(cfg Config) (*Agent, error) {
 		workers: map[string]*worker{}, admitted: map[string]bool{}, refused: map[string]pod.Refusal{},
 		serving: map[string]bool{}, heartbeat: heartbeatDefault,
 	}
-	if a.cfg.Prober == nil {
-		a.cfg.Prober = HTTPProber{}
-	}
 	a.images = newImageCache(a)
 	a.probes = newProbeRunner(a)
+	a.hooks = newHookRunner(a)
+	a.users = newUserRanges()
 	a.reports = newReporter(a)
 	return a, nil
 }
@@ -124,7 +126,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("node %s: learn what the machine is: %w", a.cfg.Name, err)
 	}
-	a.machine = facts
+	a.machine, a.began = facts, a.cfg.Clock.Now()
 	if err := a.settle(ctx); err != nil {
 		return err
 	}
@@ -157,12 +159,13 @@ func (a *Agent) recover() error {
 	return nil
 }
 
-// settle counts what already runs as admitted.
+// settle counts what already runs as admitted, and learns what it has.
 func (a *Agent) settle(ctx context.Context) error {
 	pods, err := a.cfg.Runtime.Pods(ctx)
 	if err != nil {
 		return fmt.Errorf("node %s: list what runs: %w", a.cfg.Name, err)
 	}
+	a.recoverUsers(pods)
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	for _, p := range pods {
@@ -249,15 +252,19 @@ func (a *Agent) admit() {
 // room is what pods may ask for.
 func (a *Agent) room() pod.Capacity {
 	return pod.Capacity{
-		MilliCPU:    max(a.machine.MilliCPU-a.cfg.ReservedMilliCPU, 0),
-		MemoryBytes: max(a.machine.MemoryBytes-a.cfg.ReservedMemoryBytes, 0),
-		Pods:        a.cfg.MaxPods,
+		MilliCPU:       max(a.machine.MilliCPU-a.cfg.ReservedMilliCPU, 0),
+		MemoryBytes:    max(a.machine.MemoryBytes-a.cfg.ReservedMemoryBytes, 0),
+		EphemeralBytes: max(a.machine.EphemeralBytes-a.cfg.ReservedEphemeralBytes, 0),
+		Pods:           a.cfg.MaxPods,
 	}
 }
 
+// EvictionChanged makes the agent ask Config.Eviction about these pods.
+func (a *Agent) EvictionChanged(uids ...string) { a.wakeAll(uids) }
+
 // Handler serves AgentService. The caller mounts it where only servers come in;
 // it looks at the identity itself as well.
-func (a *Agent) Handler() http.Handler { return newLogHandler(a) }
+func (a *Agent) Handler() http.Handler { return newAgentHandler(a) }
 
 // Status tells how far the agent is.
 func (a *Agent) Status() Status {

@@ -25,8 +25,22 @@ import (
 	netfake "github.com/balsa-run/balsa/node/podnet/fake"
 	"github.com/balsa-run/balsa/node/runtime"
 	"github.com/balsa-run/balsa/node/runtime/fake"
+	"github.com/balsa-run/balsa/node/runtime/simprog"
+	volumefake "github.com/balsa-run/balsa/node/volume/fake"
 	"github.com/balsa-run/balsa/object"
 )
+
+// hostFiles are those of a node that has one seccomp profile.
+type hostFiles struct{}
+
+func (hostFiles) Hosts() ([]byte, error)      { return []byte("127.0.0.1 localhost n1\n"), nil }
+func (hostFiles) ResolvConf() ([]byte, error) { return []byte("nameserver 192.0.2.1\n"), nil }
+func (hostFiles) Seccomp(name string) ([]byte, error) {
+	if name != "p.json" {
+		return nil, errNotExist()
+	}
+	return []byte("{}"), nil
+}
 
 func errNotExist() error { return fs.ErrNotExist }
 
@@ -45,7 +59,13 @@ type lab struct {
 	agent   *node.Agent
 	stop    func()
 	maxPods int
-	failOps map[string]int // how often calls of the runtime fail
+	volumes *volumefake.Volumes
+	evict   map[string]*pod.Refusal
+	fuse    *fuse       // nil: nothing kills the agent
+	store   node.Images // nil: images
+	mu      sync.Mutex
+	configs map[string]runtime.ContainerConfig // guarded by mu; what was started last, by name
+	failOps map[string]int                     // how often calls of the runtime fail
 	rt      *fake.Runtime
 	over    chan struct{} // closed when Run has returned
 	err     error         // why
@@ -93,17 +113,24 @@ func (s *imageStore) Local(_ context.Context, name string) (runtime.Image, error
 	return imageOf(name), nil
 }
 
-func (s *imageStore) Fetch(ctx context.Context, name string) (runtime.Image, error) {
+func (s *imageStore) Pull(ctx context.Context, want node.ImagePull, progress func(node.ImageProgress)) (node.PulledImage, error) {
 	s.mu.Lock()
+	found := node.PulledImage{SizeBytes: 1}
 	switch {
-	case !s.offline && s.cluster[name]:
-		s.local[name] = true
-	case s.offline && !s.local[name]:
+	case !s.offline && s.cluster[want.Name]:
+		found.Transferred = !s.local[want.Name]
+		s.local[want.Name] = true
+	case s.offline && !s.local[want.Name]:
 		s.mu.Unlock()
-		return runtime.Image{}, errors.New("no server can be reached")
+		return found, fmt.Errorf("no server can be reached: %w", node.ErrImageUnreachable)
 	}
 	s.mu.Unlock()
-	return s.Local(ctx, name)
+	if found.Transferred {
+		progress(node.ImageProgress{Layers: 1})
+	}
+	var err error
+	found.Image, err = s.Local(ctx, want.Name)
+	return found, err
 }
 
 func (s *imageStore) Prune(_ context.Context, keep func(string) bool) ([]string, error) {
@@ -132,6 +159,8 @@ func (p *readyProber) Probe(_ context.Context, probe pod.Probe) error {
 	return nil
 }
 
+func (p *readyProber) Call(context.Context, pod.Question) error { return nil }
+
 type machine struct{}
 
 func (machine) Facts(context.Context) (node.MachineFacts, error) {
@@ -146,10 +175,16 @@ func newLab(t *testing.T) *lab {
 	l := &lab{
 		T: t, server: newServer(), network: network,
 		kernel: &netproxy.Fake{}, images: &imageStore{cluster: map[string]bool{"app:1": true}, local: map[string]bool{}},
-		disk: newDisk("/disk"), run: newDisk("/run"), zone: &zone{},
+		disk: newDisk("/disk"), run: newDisk("/run"), zone: &zone{}, volumes: volumefake.New("/volumes"), evict: map[string]*pod.Refusal{}, configs: map[string]runtime.ContainerConfig{},
 	}
 	var mu sync.Mutex
-	l.machine = fake.NewMachine(fake.Options{Clock: clock.Real{}, Inject: func(op fake.Op, _ runtime.PodUID) error {
+	program := func(c runtime.ContainerConfig, argv []string) (simprog.Program, error) {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.configs[c.Name] = c
+		return simprog.Parse(argv)
+	}
+	l.machine = fake.NewMachine(fake.Options{Clock: clock.Real{}, Program: program, Inject: func(op fake.Op, _ runtime.PodUID) error {
 		mu.Lock()
 		defer mu.Unlock()
 		if l.failOps[string(op)] == 0 {
@@ -166,19 +201,26 @@ func newLab(t *testing.T) *lab {
 func (l *lab) start() {
 	l.Helper()
 	l.rt = l.machine.Open()
-	agent, err := node.New(node.Config{
+	config := node.Config{
 		Name: "n1", NodeIP: netip.MustParseAddr("10.0.0.11"), AgentPort: 7450, Version: "test", MaxPods: l.maxPods,
 		Disk: l.disk, RunDisk: l.run, Clock: clock.Real{}, Rand: rand.New(rand.NewPCG(1, 2)), Logger: slog.New(slog.NewTextHandler(l.Output(), nil)),
 		API: l.server, Machine: machine{}, Runtime: l.rt, Images: l.images, Prober: l.prober,
+		Volumes: l.volumes, HostFiles: hostFiles{}, Eviction: func(uid string) *pod.Refusal { return l.evict[uid] },
 		Open: func(context.Context, node.ClusterFacts) (node.Plant, error) {
-			return node.Plant{Network: l.network, Proxy: l.kernel, Resolver: l.zone}, nil
+			return node.Plant{Network: l.fuse.network(l.network), Proxy: l.kernel, Resolver: l.zone}, nil
 		},
-	})
+	}
+	if l.store != nil {
+		config.Images = l.store
+	}
+	l.fuse.wrap(&config)
+	agent, err := node.New(config)
 	if err != nil {
 		l.Fatal(err)
 	}
 	l.agent = agent
 	ctx, cancel := context.WithCancel(context.Background())
+	l.fuse.arm(cancel)
 	over := make(chan struct{})
 	l.over, l.err = over, nil
 	go func() {
@@ -213,6 +255,18 @@ func onNode(t *testing.T, test func(l *lab)) {
 		l.start()
 		defer l.end()
 		test(l)
+	})
+}
+
+// onRegistry is onNode with images that come from a registry.
+func onRegistry(t *testing.T, test func(l *lab, r *registry)) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLab(t)
+		r := &registry{imageStore: l.images}
+		l.store = r
+		l.start()
+		defer l.end()
+		test(l, r)
 	})
 }
 

@@ -12,6 +12,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/balsa-run/balsa/internal/clock"
+	"github.com/balsa-run/balsa/node/pod"
+	"github.com/balsa-run/balsa/node/volume"
 )
 
 // Config says who the agent is and what it acts through. Name, NodeIP, Disk,
@@ -43,8 +45,16 @@ type Config struct {
 	Machine Machine
 	Runtime Runtime
 	Images  Images
-	// Prober asks readiness; nil: by HTTP over the network.
+	// Volumes makes pods' volumes; nil: pods with volumes wait.
+	Volumes volume.Volumes
+	// Prober asks over the network; nil: NetProber.
 	Prober Prober
+	// HostFiles are files of the node; nil: HostPaths in the usual places, without
+	// seccomp profiles.
+	HostFiles HostFiles
+	// Eviction tells whether a pod has to make room, and why; nil: none has to. It
+	// is asked at every look; EvictionChanged makes the agent look.
+	Eviction func(uid string) *pod.Refusal
 	// Open makes network, proxy and resolver. It is called once in each Run,
 	// when the cluster is known, from a server or from disk.
 	Open func(ctx context.Context, facts ClusterFacts) (Plant, error)
@@ -54,9 +64,12 @@ type Config struct {
 
 	// DNSAddress is the name server of the pods; DefaultDNSAddress if not given.
 	DNSAddress netip.Addr
-	// ReservedMilliCPU and ReservedMemoryBytes are kept from pods.
-	ReservedMilliCPU    int64
-	ReservedMemoryBytes int64
+	// ReservedMilliCPU and the others are kept from pods.
+	ReservedMilliCPU       int64
+	ReservedMemoryBytes    int64
+	ReservedEphemeralBytes int64
+	// PodPids bounds the processes of a pod; 0: not bounded.
+	PodPids int64
 	// MaxPods bounds the pods that have not ended; DefaultMaxPods if 0.
 	MaxPods int
 	// MaxContainerLogs bounds open log streams; DefaultLogStreams if 0.
@@ -79,6 +92,12 @@ const (
 	// parallelProbes and parallelFetches bound those.
 	parallelProbes  = 32
 	parallelFetches = 2
+	// jitterMax spreads the first questions of probes, adoptJitterMax those of
+	// containers that the agent found.
+	jitterMax      = 100 * time.Millisecond
+	adoptJitterMax = 10 * time.Second
+	// progressEvery is how often pods say how far their image is.
+	progressEvery = 5 * time.Second
 	// stepsPerTurn bounds the steps that a pod takes without a pause.
 	stepsPerTurn = 16
 	turnPause    = time.Second
@@ -139,6 +158,12 @@ func (c Config) withDefaults() Config {
 	}
 	if !c.DNSAddress.IsValid() {
 		c.DNSAddress = DefaultDNSAddress()
+	}
+	if c.Prober == nil {
+		c.Prober = NetProber{}
+	}
+	if c.HostFiles == nil {
+		c.HostFiles = HostPaths{}
 	}
 	if c.OnServers == nil {
 		c.OnServers = func([]string) {}

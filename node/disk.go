@@ -3,6 +3,7 @@ package node
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -32,6 +33,41 @@ func (d dir) Write(name string, data []byte) error {
 		err = atomicfile.Write(path, data, fileMode)
 	}
 	return err
+}
+
+func (d dir) Show(name string, data []byte, mode fs.FileMode) (err error) {
+	path := d.Path(name)
+	if err := os.MkdirAll(filepath.Dir(path), dirMode); err != nil {
+		return fmt.Errorf("write %s: %w", path, err)
+	}
+	// The file may be mounted into a container, so it is not replaced but written.
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, fileMode)
+	if err != nil {
+		return fmt.Errorf("write %s: %w", path, err)
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	if _, err := f.Write(data); err != nil {
+		return fmt.Errorf("write %s: %w", path, err)
+	}
+	return f.Chmod(mode)
+}
+
+func (d dir) Tail(name string, most int) (data []byte, err error) {
+	f, err := os.Open(d.Path(name))
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	info, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if extra := info.Size() - int64(most); extra > 0 {
+		if _, err := f.Seek(extra, io.SeekStart); err != nil {
+			return nil, err
+		}
+	}
+	return io.ReadAll(io.LimitReader(f, int64(most)))
 }
 
 func (d dir) Remove(name string) error {

@@ -489,7 +489,7 @@ func TestMemoryIsKept(t *testing.T) {
 		l.server.setDown(true)
 		l.savePods(&balsav1.AssignmentsResponse{Full: true, Synced: true, Revision: 1})
 		l.start()
-		l.always(5*time.Minute, "its files stay", func() bool { return len(l.files()) == 2 })
+		l.always(5*time.Minute, "its files stay", func() bool { return len(l.files()) == 4 })
 		if l.agent.Status().Pods != 0 {
 			l.Error("a pod that the set says nothing about is looked after")
 		}

@@ -28,7 +28,7 @@ import (
 	"github.com/balsa-run/balsa/pki"
 )
 
-func TestHTTPProber(t *testing.T) {
+func TestProbeHTTP(t *testing.T) {
 	mux := http.NewServeMux()
 	mux.HandleFunc("/status/", func(w http.ResponseWriter, r *http.Request) {
 		var code int
@@ -54,19 +54,19 @@ func TestHTTPProber(t *testing.T) {
 		"/status/200": "", "/status/399": "", "/status/400": "HTTP status 400", "/status/503": "HTTP status 503", "/headers": "",
 		"/here": "HTTP status 503", "/away": "", "/round": "stopped after 10 redirects",
 	} {
-		err := node.HTTPProber{}.Probe(t.Context(), pod.Probe{URL: s.URL + path, Host: "web.example", Header: map[string][]string{"x-token": {"t"}}})
+		err := node.NetProber{}.Probe(t.Context(), pod.Probe{Question: pod.Question{URL: s.URL + path, Host: "web.example", Header: map[string][]string{"x-token": {"t"}}}})
 		if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
 			t.Errorf("%s: %v, want %q", path, err, want)
 		}
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
 	defer cancel()
-	if err := (node.HTTPProber{}).Probe(ctx, pod.Probe{URL: s.URL + "/slow"}); !errors.Is(err, context.DeadlineExceeded) {
+	if err := (node.NetProber{}).Probe(ctx, pod.Probe{Question: pod.Question{URL: s.URL + "/slow"}}); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("a server that does not answer: %v", err)
 	}
 	address := s.URL
 	s.Close()
-	if err := (node.HTTPProber{}).Probe(t.Context(), pod.Probe{URL: address}); err == nil {
+	if err := (node.NetProber{}).Probe(t.Context(), pod.Probe{Question: pod.Question{URL: address}}); err == nil {
 		t.Error("nobody listens, and the probe is a success")
 	}
 }

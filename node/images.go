@@ -2,150 +2,258 @@ package node
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"sync"
 	"time"
 
-	balsav1 "github.com/balsa-run/balsa/gen/balsa/v1"
 	"github.com/balsa-run/balsa/node/pod"
-	"github.com/balsa-run/balsa/node/runtime"
 	"github.com/balsa-run/balsa/object"
 )
 
 // imageCache resolves the images that pods wait for, beside the pods' own turns:
 // a transfer may take minutes, in which a pod can still be deleted.
 //
-// A container's first run asks the servers what the name means now, so that an
-// image that was imported again under the same name is used everywhere; what
-// the node has will do when they cannot be asked. Later runs take what the node
-// has, so that a restart needs no server.
+// A container's first run asks what the name means now, so that an image that was
+// imported again under the same name is used everywhere; what the node has will
+// do when nobody can be asked. Later runs take what the node has, unless the
+// policy is Always, and even then when nobody can be asked: a restart needs no
+// server.
 type imageCache struct {
 	a     *Agent
 	slots chan struct{}
 
 	mu      sync.Mutex
-	entries map[imageKey]*imageEntry // guarded by mu
+	entries map[imageKey]*imageEntry        // guarded by mu
+	pods    map[string]map[string]*imageUse // guarded by mu; by uid and container
 }
 
-// imageKey: what a name means to those who may ask the servers, and to those who
-// may not, differs.
+// imageKey: what a name means to those who may ask, to those who may not, and to
+// those with other credentials, differs.
 type imageKey struct {
-	name  string
-	local bool
+	name, policy string
+	credentials  string // a digest
 }
 
 type imageEntry struct {
-	state      pod.Image
-	resolvedAt time.Time
-	busy       bool
-	failures   int
-	retryAt    time.Time
-	// users are the uids of pods that wait for the image or may start it again.
-	users map[string]bool
+	state    pod.Image
+	busy     bool
+	failures int
+	retryAt  time.Time
+	// telling: the event Pulling is out.
+	telling bool
+	toldAt  time.Time
+}
+
+// imageUse is a container's wish for an image.
+type imageUse struct {
+	key  imageKey
+	want pod.ImageWant
+	// fresh: an answer from before does not do.
+	fresh time.Time
 }
 
 func newImageCache(a *Agent) *imageCache {
-	return &imageCache{a: a, slots: make(chan struct{}, parallelFetches), entries: map[imageKey]*imageEntry{}}
+	return &imageCache{a: a, slots: make(chan struct{}, parallelFetches), entries: map[imageKey]*imageEntry{}, pods: map[string]map[string]*imageUse{}}
 }
 
-// states tells what is known of the images of a pod's containers. What was
-// resolved before the pod came does not count.
-func (c *imageCache) states(p *balsav1.Pod, since time.Time) map[string]pod.Image {
+// states tells what is known of the images of a pod's containers.
+func (c *imageCache) states(uid string) map[string]pod.Image {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	out := map[string]pod.Image{}
-	for _, container := range p.GetSpec().GetContainers() {
-		e := c.entries[imageKey{container.GetImage(), container.GetImagePullPolicy() == object.PullNever}]
-		if e != nil && !e.resolvedAt.Before(since) {
-			out[container.GetName()] = e.state
+	for name, use := range c.pods[uid] {
+		e := c.entries[use.key]
+		if e != nil && (!e.state.At.Before(use.fresh) || e.busy && e.state.Progress != nil) {
+			out[name] = e.state
 		}
 	}
 	return out
 }
 
-// want makes images be resolved that a pod waits for.
+// want makes images be resolved that a pod waits for. What was resolved before
+// the agent began with the pod does not count.
 func (c *imageCache) want(uid string, wants []pod.ImageWant, since time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	now := c.a.cfg.Clock.Now()
 	for _, w := range wants {
-		key := imageKey{w.Name, w.LocalOnly}
-		e := c.entries[key]
-		if e == nil {
-			e = &imageEntry{users: map[string]bool{}}
-			c.entries[key] = e
+		use := &imageUse{key: imageKey{w.Name, w.Policy, digest(w.Credentials)}, want: w, fresh: since}
+		if w.Fresh.After(since) {
+			use.fresh = w.Fresh
 		}
-		e.users[uid] = true
-		current := e.state.Ready && !e.resolvedAt.Before(since)
-		if e.busy || current || now.Before(e.retryAt) && !e.resolvedAt.Before(since) {
+		if c.pods[uid] == nil {
+			c.pods[uid] = map[string]*imageUse{}
+		}
+		c.pods[uid][w.Container] = use
+		e := c.entries[use.key]
+		if e == nil {
+			e = &imageEntry{}
+			c.entries[use.key] = e
+		}
+		current := !e.state.At.Before(use.fresh)
+		if e.busy || current && e.state.Ready || current && now.Before(e.retryAt) || current && e.state.Reason == pod.ReasonImageName {
 			continue
 		}
-		e.busy = true
-		c.a.running.Go(func() { c.resolve(c.a.work, key, w.First) })
+		e.busy, e.telling = true, false
+		c.a.running.Go(func() { c.resolve(c.a.work, use) })
 	}
 }
 
+func digest(credentials [][]byte) string {
+	if len(credentials) == 0 {
+		return ""
+	}
+	h := sha256.New()
+	for _, data := range credentials {
+		fmt.Fprintf(h, "%d\n%s\n", len(data), data)
+	}
+	return hex.EncodeToString(h.Sum(nil))
+}
+
+// usersLocked are the pods that wait for an image, or may start it again.
+func (c *imageCache) usersLocked(key imageKey) map[string]string {
+	out := map[string]string{}
+	for uid, uses := range c.pods {
+		for container, use := range uses {
+			if use.key == key {
+				out[uid] = container
+			}
+		}
+	}
+	return out
+}
+
 // resolve finds an image and tells the pods that wait for it.
-func (c *imageCache) resolve(ctx context.Context, key imageKey, first bool) {
+func (c *imageCache) resolve(ctx context.Context, use *imageUse) {
 	began := c.a.cfg.Clock.Now()
-	image, err := c.find(ctx, key, first)
+	found, err := c.find(ctx, use)
 	if ctx.Err() != nil {
 		return
 	}
 	now := c.a.cfg.Clock.Now()
 	c.mu.Lock()
-	e := c.entries[key]
-	e.busy, e.resolvedAt = false, began
+	e := c.entries[use.key]
+	e.busy = false
+	delay := time.Duration(0)
 	if err == nil {
-		e.state, e.failures = pod.Image{Ready: true, Image: image}, 0
+		e.state, e.failures = pod.Image{Ready: true, Image: found.Image, At: began, Note: noteOf(use.key.name, found, now.Sub(began))}, 0
 	} else {
 		e.failures++
-		e.state = pod.Image{Reason: reasonOf(err), Message: messageOf(key.name, err)}
-		e.retryAt = now.Add(imageDelay(e.failures))
+		delay = imageDelay(e.failures, err)
+		e.state = pod.Image{Reason: reasonOf(use.key, err), Message: messageOf(use.key.name, err), At: began, Last: now}
+		e.retryAt = now.Add(delay)
 	}
-	delay := imageDelay(e.failures)
-	users := sortedKeys(e.users)
+	users := c.usersLocked(use.key)
 	c.mu.Unlock()
 	c.a.metrics.fetched(now.Sub(began), err)
-	c.a.wakeAll(users)
+	if err != nil && use.key.policy != object.PullNever {
+		c.tell(users, pod.Event{Warning: true, Reason: "Failed", Message: fmt.Sprintf("Failed to pull image %q: %v", use.key.name, err)})
+	}
+	c.a.wakeAll(sortedKeys(users))
 	if err != nil {
 		c.a.running.Go(func() {
 			if sleep(ctx, c.a.cfg.Clock, delay) == nil {
-				c.a.wakeAll(users)
+				c.a.wakeAll(sortedKeys(users))
 			}
 		})
 	}
 }
 
-func (c *imageCache) find(ctx context.Context, key imageKey, first bool) (runtime.Image, error) {
+// tell makes an event of every pod that waits.
+func (c *imageCache) tell(users map[string]string, e pod.Event) {
+	for _, uid := range sortedKeys(users) {
+		if p := c.a.set.pod(uid); p != nil {
+			e.Container = users[uid]
+			c.a.event(p, e)
+		}
+	}
+}
+
+// find takes an image from the node if that will do, else from elsewhere.
+func (c *imageCache) find(ctx context.Context, use *imageUse) (PulledImage, error) {
 	select {
 	case c.slots <- struct{}{}:
 		defer func() { <-c.slots }()
 	case <-ctx.Done():
-		return runtime.Image{}, context.Cause(ctx)
+		return PulledImage{}, context.Cause(ctx)
 	}
-	if key.local || !first {
-		image, err := c.a.cfg.Images.Local(ctx, key.name)
-		if err == nil || key.local || !errors.Is(err, ErrImageNotPresent) {
-			return image, err
+	local := func() (PulledImage, error) {
+		image, err := c.a.cfg.Images.Local(ctx, use.key.name)
+		return PulledImage{Image: image}, err
+	}
+	never := use.key.policy == object.PullNever
+	if never || use.key.policy != object.PullAlways && !use.want.First {
+		found, err := local()
+		if err == nil || never || !errors.Is(err, ErrImageNotPresent) {
+			return found, err
 		}
 	}
-	ctx, cancel := context.WithTimeout(ctx, fetchTimeout)
+	call, cancel := context.WithTimeout(ctx, fetchTimeout)
 	defer cancel()
-	return c.a.cfg.Images.Fetch(ctx, key.name)
+	found, err := c.pull(call, use)
+	if err != nil && !use.want.First && errors.Is(err, ErrImageUnreachable) {
+		if found, localErr := local(); localErr == nil {
+			return found, nil
+		}
+	}
+	return found, err
 }
 
-func reasonOf(err error) string {
-	if errors.Is(err, ErrImageNotPresent) {
-		return pod.ReasonImageNotPresent
+func (c *imageCache) pull(ctx context.Context, use *imageUse) (PulledImage, error) {
+	want := ImagePull{Name: use.key.name, Policy: use.key.policy, Credentials: use.want.Credentials}
+	return c.a.cfg.Images.Pull(ctx, want, func(p ImageProgress) { c.progress(use.key, p) })
+}
+
+// progress tells of a transfer: once as an event, then in what the containers
+// that wait say.
+func (c *imageCache) progress(key imageKey, p ImageProgress) {
+	now := c.a.cfg.Clock.Now()
+	c.mu.Lock()
+	e := c.entries[key]
+	if e == nil || !e.busy {
+		c.mu.Unlock()
+		return
+	}
+	first := !e.telling
+	wake := first || now.Sub(e.toldAt) >= progressEvery
+	e.telling, e.state = true, pod.Image{Progress: &p, At: e.state.At}
+	if wake {
+		e.toldAt = now
+	}
+	users := c.usersLocked(key)
+	c.mu.Unlock()
+	if first {
+		c.tell(users, pod.Event{Reason: "Pulling", Message: fmt.Sprintf("Pulling image %q", key.name)})
+	}
+	if wake {
+		c.a.wakeAll(sortedKeys(users))
+	}
+}
+
+// noteOf uses the kubelet's words.
+func noteOf(name string, found PulledImage, took time.Duration) string {
+	if !found.Transferred {
+		return fmt.Sprintf("Container image %q already present on machine", name)
+	}
+	return fmt.Sprintf("Successfully pulled image %q in %s. Image size: %d bytes.", name, took.Round(time.Millisecond), found.SizeBytes)
+}
+
+func reasonOf(key imageKey, err error) string {
+	switch {
+	case errors.Is(err, ErrImageName):
+		return pod.ReasonImageName
+	case key.policy == object.PullNever && errors.Is(err, ErrImageNotPresent):
+		return pod.ReasonImageNeverPull
 	}
 	return pod.ReasonImagePull
 }
 
 func messageOf(name string, err error) string {
 	if errors.Is(err, ErrImageNotPresent) {
-		return fmt.Sprintf("image %q is not in the cluster: import it with \"balsa image import\"", name)
+		return fmt.Sprintf("image %q is not there (%v): import it with \"balsa image import\", or name one that a registry has", name, err)
 	}
 	return fmt.Sprintf("image %q could not be brought to the node: %v", name, err)
 }
@@ -153,16 +261,21 @@ func messageOf(name string, err error) string {
 // Images that are not there are asked for again soon: importing one is often
 // what happens next, and nothing announces it.
 const (
-	imageDelayMin = time.Second
-	imageDelayMax = 15 * time.Second
+	imageDelayMin    = time.Second
+	imageDelayAbsent = 15 * time.Second
+	imageDelayMax    = time.Minute
 )
 
-func imageDelay(failures int) time.Duration {
+func imageDelay(failures int, err error) time.Duration {
+	most := imageDelayMax
+	if errors.Is(err, ErrImageNotPresent) {
+		most = imageDelayAbsent
+	}
 	d := imageDelayMin
-	for ; failures > 1 && d < imageDelayMax; failures-- {
+	for ; failures > 1 && d < most; failures-- {
 		d *= 2
 	}
-	return min(d, imageDelayMax)
+	return min(d, most)
 }
 
 // doubt makes an image be resolved again: a container could not be made of it,
@@ -172,7 +285,7 @@ func (c *imageCache) doubt(digest string) {
 	defer c.mu.Unlock()
 	for _, e := range c.entries {
 		if e.state.Ready && e.state.Image.Digest == digest {
-			e.resolvedAt = time.Time{}
+			e.state.At = time.Time{}
 		}
 	}
 }
@@ -181,9 +294,9 @@ func (c *imageCache) doubt(digest string) {
 func (c *imageCache) release(uid string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	delete(c.pods, uid)
 	for key, e := range c.entries {
-		delete(e.users, uid)
-		if len(e.users) == 0 && !e.busy {
+		if len(c.usersLocked(key)) == 0 && !e.busy {
 			delete(c.entries, key)
 		}
 	}

@@ -24,13 +24,15 @@ import (
 //	         pods/<uid>            pod.Memory as JSON
 //	RunDisk  secrets.pb            AssignmentsResponse
 //	         hosts/<uid>           the pod's hosts file
+//	         messages/<uid>_…      an attempt's termination message
 const (
-	fileCluster  = "cluster.pb"
-	filePods     = "pods.pb"
-	fileServices = "services.pb"
-	fileSecrets  = "secrets.pb"
-	folderPods   = "pods"
-	folderHosts  = "hosts"
+	fileCluster    = "cluster.pb"
+	filePods       = "pods.pb"
+	fileServices   = "services.pb"
+	fileSecrets    = "secrets.pb"
+	folderPods     = "pods"
+	folderHosts    = "hosts"
+	folderMessages = "messages"
 )
 
 // journal is the set's copy on disk.
@@ -38,7 +40,13 @@ type journal struct {
 	disk, run Disk
 }
 
-func partPods(plural string) bool    { return plural == "pods" || plural == "configmaps" }
+func partPods(plural string) bool {
+	switch plural {
+	case "pods", "configmaps", "persistentvolumeclaims", "persistentvolumes":
+		return true
+	}
+	return false
+}
 func partSecrets(plural string) bool { return plural == "secrets" }
 func partServices(plural string) bool {
 	return !partPods(plural) && !partSecrets(plural)

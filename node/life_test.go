@@ -125,10 +125,11 @@ func (l *lab) files() []string {
 	l.Helper()
 	pods, err := l.disk.List("pods")
 	hosts, err2 := l.run.List("hosts")
-	if err != nil || err2 != nil {
-		l.Fatal(err, err2)
+	messages, err3 := l.run.List("messages")
+	if err != nil || err2 != nil || err3 != nil {
+		l.Fatal(err, err2, err3)
 	}
-	return append(pods, hosts...)
+	return append(append(pods, hosts...), messages...)
 }
 
 func TestDeletionBeforeItRan(t *testing.T) {
@@ -188,7 +189,8 @@ func TestImages(t *testing.T) {
 				return len(p.GetStatus().GetContainerStatuses()) == 1 && l.status(name).GetState().GetWaiting().GetReason() == reason
 			}
 		}
-		l.within(2*time.Second, "the missing image is named", reason("a", "ImageNotPresent"))
+		l.within(2*time.Second, "the failure is told", reason("a", "ErrImagePull"))
+		l.within(2*time.Second, "and that it is tried again", reason("a", "ImagePullBackOff"))
 		if m := l.status("a").GetState().GetWaiting().GetMessage(); !strings.Contains(m, `"late:1"`) || !strings.Contains(m, "import") {
 			l.Errorf("the message %q does not name the image and what to do", m)
 		}

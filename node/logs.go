@@ -5,51 +5,28 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/http"
 	"time"
 
 	"connectrpc.com/connect"
 
 	internalv1 "github.com/balsa-run/balsa/gen/balsainternal/v1"
-	"github.com/balsa-run/balsa/gen/balsainternal/v1/internalv1connect"
-	"github.com/balsa-run/balsa/internal/codec"
 	"github.com/balsa-run/balsa/node/runtime"
-	"github.com/balsa-run/balsa/pki"
 )
 
 // Limits of a log stream.
 const (
 	logBatchLines  = 256
 	logBatchBytes  = 256 << 10
-	maxLogRequest  = 64 << 10
 	logLinesQueued = 64
 )
 
-// logService is AgentService.
-type logService struct{ a *Agent }
-
-func newLogHandler(a *Agent) http.Handler {
-	options := []connect.HandlerOption{connect.WithReadMaxBytes(maxLogRequest)}
-	for _, c := range codec.Strict(nil) {
-		options = append(options, connect.WithCodec(c))
-	}
-	mux := http.NewServeMux()
-	mux.Handle(internalv1connect.NewAgentServiceHandler(logService{a}, options...))
-	return mux
-}
-
 // Logs implements internalv1connect.AgentServiceHandler.
-func (s logService) Logs(ctx context.Context, req *internalv1.LogsRequest, stream *connect.ServerStream[internalv1.LogsResponse]) error {
-	if id, ok := pki.IdentityFrom(ctx); !ok || id.Role != pki.RoleServer {
-		return connect.NewError(connect.CodePermissionDenied, errors.New("only servers may ask a node for logs"))
+func (s agentService) Logs(ctx context.Context, req *internalv1.LogsRequest, stream *connect.ServerStream[internalv1.LogsResponse]) error {
+	leave, err := s.enter(s.a.logSlots, "log streams")
+	if err != nil {
+		return err
 	}
-	select {
-	case s.a.logSlots <- struct{}{}:
-		defer func() { <-s.a.logSlots }()
-	default:
-		return connect.NewError(connect.CodeResourceExhausted,
-			fmt.Errorf("node %s: %d log streams are open, which is the limit: end some, or try again later", s.a.cfg.Name, cap(s.a.logSlots)))
-	}
+	defer leave()
 	reader, err := s.open(ctx, req)
 	if err != nil {
 		return err
@@ -58,7 +35,7 @@ func (s logService) Logs(ctx context.Context, req *internalv1.LogsRequest, strea
 }
 
 // open finds the attempt that was asked for.
-func (s logService) open(ctx context.Context, req *internalv1.LogsRequest) (runtime.LogReader, error) {
+func (s agentService) open(ctx context.Context, req *internalv1.LogsRequest) (runtime.LogReader, error) {
 	uid := runtime.PodUID(req.GetPodUid())
 	state, err := s.a.cfg.Runtime.Pod(ctx, uid)
 	if err != nil {
@@ -106,22 +83,11 @@ func later(a, b time.Time) time.Time {
 	return b
 }
 
-func (s logService) failed(req *internalv1.LogsRequest, err error) error {
-	code := connect.CodeInternal
-	switch {
-	case errors.Is(err, runtime.ErrPodNotFound) && s.a.set.pod(req.GetPodUid()) != nil:
-		return connect.NewError(connect.CodeFailedPrecondition, fmt.Errorf("pod %s has not been started yet: its status says what it waits for", req.GetPodUid()))
-	case errors.Is(err, runtime.ErrPodNotFound), errors.Is(err, runtime.ErrContainerNotFound):
-		code = connect.CodeNotFound
-	case errors.Is(err, runtime.ErrInvalid):
-		code = connect.CodeInvalidArgument
-	case errors.Is(err, context.Canceled):
-		code = connect.CodeCanceled
-	}
-	return connect.NewError(code, fmt.Errorf("logs of container %q of pod %s on node %s: %w", req.GetContainer(), req.GetPodUid(), s.a.cfg.Name, err))
+func (s agentService) failed(req *internalv1.LogsRequest, err error) error {
+	return s.streamFailed("logs", req.GetPodUid(), req.GetContainer(), err)
 }
 
-func (s logService) noContainer(req *internalv1.LogsRequest) error {
+func (s agentService) noContainer(req *internalv1.LogsRequest) error {
 	var names []string
 	for _, c := range s.a.set.pod(req.GetPodUid()).GetSpec().GetContainers() {
 		if c.GetName() == req.GetContainer() {
@@ -135,7 +101,7 @@ func (s logService) noContainer(req *internalv1.LogsRequest) error {
 
 // copy sends lines in batches: what is there at once goes together, and nothing
 // waits for more to come.
-func (s logService) copy(ctx context.Context, reader runtime.LogReader, stream *connect.ServerStream[internalv1.LogsResponse]) error {
+func (s agentService) copy(ctx context.Context, reader runtime.LogReader, stream *connect.ServerStream[internalv1.LogsResponse]) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	lines := make(chan *internalv1.LogLine, logLinesQueued)

@@ -36,7 +36,7 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 		fetches: prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "balsa_agent_image_seconds", Help: "Time that it took to have an image ready.",
 			Buckets: []float64{.001, .01, .1, 1, 5, 30, 120, 600}}, []string{"outcome"}),
 		calls: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "balsa_agent_work_total",
-			Help: "Heartbeats, probes, syncs of services, writes of the assignments and calls to report, by outcome."}, []string{"work", "outcome"}),
+			Help: "Heartbeats, probes, hooks, syncs of services, writes of the assignments and calls to report, by outcome."}, []string{"work", "outcome"}),
 	}
 	if r == nil {
 		return m, nil
@@ -67,6 +67,10 @@ func outcome(err error) string {
 func (m *metrics) acted(a pod.Action, d time.Duration, err error) {
 	name := "unknown"
 	switch a.(type) {
+	case pod.PrepareVolumes:
+		name = "prepare_volumes"
+	case pod.RemoveVolumes:
+		name = "remove_volumes"
 	case pod.CreateSandbox:
 		name = "create_sandbox"
 	case pod.Connect:
@@ -96,5 +100,6 @@ func (m *metrics) reported(pods int, err error) {
 
 func (m *metrics) beat(err error)   { m.calls.WithLabelValues("heartbeat", outcome(err)).Inc() }
 func (m *metrics) probed(err error) { m.calls.WithLabelValues("probe", outcome(err)).Inc() }
+func (m *metrics) hooked(err error) { m.calls.WithLabelValues("hook", outcome(err)).Inc() }
 func (m *metrics) synced(err error) { m.calls.WithLabelValues("sync", outcome(err)).Inc() }
 func (m *metrics) saved(err error)  { m.calls.WithLabelValues("save", outcome(err)).Inc() }

@@ -2,9 +2,9 @@ package node
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net/netip"
 
 	"connectrpc.com/connect"
@@ -12,7 +12,6 @@ import (
 	"github.com/balsa-run/balsa/dns"
 	balsav1 "github.com/balsa-run/balsa/gen/balsa/v1"
 	"github.com/balsa-run/balsa/netproxy"
-	"github.com/balsa-run/balsa/node/pod"
 	"github.com/balsa-run/balsa/node/podnet"
 	"github.com/balsa-run/balsa/node/runtime"
 )
@@ -34,12 +33,8 @@ type AssignmentStream interface {
 	Close() error
 }
 
-// Runtime is the part of runtime.Runtime that the agent uses.
-type Runtime interface {
-	runtime.Lifecycle
-	runtime.Observer
-	OpenLog(ctx context.Context, uid runtime.PodUID, container string, attempt int, opt runtime.LogOptions) (runtime.LogReader, error)
-}
+// Runtime is what runs pods.
+type Runtime = runtime.Runtime
 
 // Network is the part of podnet.Network that the agent uses: all of it.
 type Network interface {
@@ -60,27 +55,6 @@ type Resolver interface {
 	SetZone(z *dns.Zone)
 }
 
-// Images are the node's images, ready to run.
-type Images interface {
-	// Local returns an image that is on the node; ErrImageNotPresent otherwise.
-	Local(ctx context.Context, name string) (runtime.Image, error)
-	// Fetch brings an image from the servers. ErrImageNotPresent: nobody has
-	// imported one of that name.
-	Fetch(ctx context.Context, name string) (runtime.Image, error)
-	// Prune removes the images whose manifests are not to be kept, and returns
-	// what it removed.
-	Prune(ctx context.Context, keep func(manifestDigest string) bool) ([]string, error)
-}
-
-// ErrImageNotPresent: there is no image of that name where it was looked for.
-var ErrImageNotPresent = errors.New("image is not present")
-
-// Prober asks a container whether it is ready; a nil error is yes. The error's
-// text goes into events.
-type Prober interface {
-	Probe(ctx context.Context, p pod.Probe) error
-}
-
 // Disk keeps small files, by names such as "pods/uid". Dir is the real one.
 type Disk interface {
 	// Read returns fs.ErrNotExist for a file that is not there.
@@ -91,6 +65,11 @@ type Disk interface {
 	Remove(name string) error
 	// List returns the names of the files in a folder, none if it is not there.
 	List(folder string) ([]string, error)
+	// Show replaces a file that containers are shown, with a mode that lets them
+	// read or write it. It need not be durable.
+	Show(name string, data []byte, mode fs.FileMode) error
+	// Tail reads the end of a file, at most so many bytes.
+	Tail(name string, most int) ([]byte, error)
 	// Path is where containers can be shown the file; empty: nowhere.
 	Path(name string) string
 }
@@ -104,7 +83,9 @@ type Machine interface {
 type MachineFacts struct {
 	MilliCPU    int64
 	MemoryBytes int64
-	Info        *balsav1.NodeSystemInfo
+	// EphemeralBytes is the disk for what lives as long as pods; 0: not known.
+	EphemeralBytes int64
+	Info           *balsav1.NodeSystemInfo
 }
 
 // ClusterFacts is what a node learns when it registers, and keeps on disk.

@@ -4,22 +4,20 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
-	"net/http"
-	"net/url"
 	"sync"
+	"time"
 
 	"github.com/balsa-run/balsa/node/pod"
 )
 
-// probeRunner asks containers whether they are ready: a goroutine a container,
-// a bounded number of questions at once.
+// probeRunner asks containers how they are: a goroutine a probe, a bounded
+// number of questions at once.
 type probeRunner struct {
 	a     *Agent
 	slots chan struct{}
 
 	mu   sync.Mutex
-	pods map[string]map[string]*probing // guarded by mu; by uid and container
+	pods map[string]map[pod.ProbeKey]*probing // guarded by mu; by uid
 }
 
 type probing struct {
@@ -29,23 +27,23 @@ type probing struct {
 }
 
 func newProbeRunner(a *Agent) *probeRunner {
-	return &probeRunner{a: a, slots: make(chan struct{}, parallelProbes), pods: map[string]map[string]*probing{}}
+	return &probeRunner{a: a, slots: make(chan struct{}, parallelProbes), pods: map[string]map[pod.ProbeKey]*probing{}}
 }
 
 // set makes these the probes of a pod: one that is asked already goes on.
 func (r *probeRunner) set(uid string, probes []pod.Probe) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	have, want := r.pods[uid], map[string]*probing{}
+	have, want := r.pods[uid], map[pod.ProbeKey]*probing{}
 	for _, p := range probes {
-		if old := have[p.Container]; old != nil && old.probe.Attempt == p.Attempt && old.probe.URL == p.URL {
-			want[p.Container] = old
+		if old := have[p.Key()]; old != nil && old.probe.Attempt == p.Attempt && old.probe.URL == p.URL && old.probe.TCP == p.TCP && old.probe.GRPC == p.GRPC {
+			want[p.Key()] = old
 			continue
 		}
-		want[p.Container] = r.beginLocked(uid, p)
+		want[p.Key()] = r.beginLocked(uid, p)
 	}
-	for name, old := range have {
-		if want[name] != old {
+	for key, old := range have {
+		if want[key] != old {
 			old.cancel()
 		}
 	}
@@ -67,24 +65,38 @@ func (r *probeRunner) beginLocked(uid string, p pod.Probe) *probing {
 }
 
 // states returns what the probes of a pod amount to.
-func (r *probeRunner) states(uid string) map[string]pod.ProbeState {
+func (r *probeRunner) states(uid string) map[pod.ProbeKey]pod.ProbeState {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	out := make(map[string]pod.ProbeState, len(r.pods[uid]))
-	for name, b := range r.pods[uid] {
-		out[name] = b.state
+	out := make(map[pod.ProbeKey]pod.ProbeState, len(r.pods[uid]))
+	for key, b := range r.pods[uid] {
+		out[key] = b.state
 	}
 	return out
 }
 
-// ask goes on until the probe is no longer wanted.
+// jitter spreads the first questions: many containers are adopted at once when
+// the agent starts, and many begin at once when a Deployment does.
+func (r *probeRunner) jitter(p pod.Probe) time.Duration {
+	most := jitterMax
+	if p.Seed || p.StartedAt.Before(r.a.began) {
+		most = min(p.Period, adoptJitterMax)
+	}
+	return most - r.a.random.spread(most)
+}
+
+// ask goes on until the probe is no longer wanted, or there is nothing more to
+// ask.
 func (r *probeRunner) ask(ctx context.Context, uid string, b *probing) {
+	if sleep(ctx, r.a.cfg.Clock, r.jitter(b.probe)) != nil {
+		return
+	}
 	for {
 		r.mu.Lock()
 		state := b.state
 		r.mu.Unlock()
 		now := r.a.cfg.Clock.Now()
-		if sleep(ctx, r.a.cfg.Clock, b.probe.Next(state, now).Sub(now)) != nil {
+		if b.probe.Over(state) || sleep(ctx, r.a.cfg.Clock, b.probe.Next(state, now).Sub(now)) != nil {
 			return
 		}
 		err := r.once(ctx, b.probe)
@@ -104,7 +116,12 @@ func (r *probeRunner) once(ctx context.Context, p pod.Probe) error {
 	}
 	call, cancel := context.WithTimeout(ctx, p.Timeout)
 	defer cancel()
-	err := r.a.cfg.Prober.Probe(call, p)
+	var err error
+	if len(p.Exec) > 0 {
+		err = r.a.exec(call, p.UID, p.Container, p.Exec)
+	} else {
+		err = r.a.cfg.Prober.Probe(call, p)
+	}
 	if err != nil && errors.Is(call.Err(), context.DeadlineExceeded) {
 		err = fmt.Errorf("no answer within %s", p.Timeout)
 	}
@@ -123,69 +140,7 @@ func (r *probeRunner) observe(uid string, b *probing, err error) {
 			r.a.event(p, e)
 		}
 	}
-	if before.Ready != state.Ready {
+	if before.Ready != state.Ready || before.Failed != state.Failed {
 		r.a.wakeAll([]string{uid})
 	}
-}
-
-// HTTPProber asks over the network, from the node to the pod. An answer of 200
-// to 399 is yes. It follows redirects within the pod's host, as Kubernetes does,
-// and takes one to another host for a yes.
-type HTTPProber struct{}
-
-const (
-	maxProbeRedirects = 10
-	maxProbeBody      = 10 << 10
-	probeUserAgent    = "balsa-probe"
-)
-
-// Probe implements Prober.
-func (HTTPProber) Probe(ctx context.Context, p pod.Probe) error {
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, p.URL, nil)
-	if err != nil {
-		return err
-	}
-	request.Header = http.Header{"User-Agent": {probeUserAgent}, "Accept": {"*/*"}}
-	for name, values := range p.Header {
-		request.Header[http.CanonicalHeaderKey(name)] = values
-	}
-	if p.Host != "" {
-		request.Host = p.Host
-	}
-	transport := &http.Transport{DisableKeepAlives: true, DisableCompression: true}
-	client := &http.Client{Transport: transport, CheckRedirect: sameHost}
-	response, err := client.Do(request)
-	if err != nil {
-		return plain(err)
-	}
-	defer transport.CloseIdleConnections()
-	_, readErr := io.Copy(io.Discard, io.LimitReader(response.Body, maxProbeBody))
-	if err := errors.Join(readErr, response.Body.Close()); err != nil {
-		return fmt.Errorf("read the answer: %w", err)
-	}
-	if response.StatusCode < 200 || response.StatusCode >= 400 {
-		return fmt.Errorf("HTTP status %d", response.StatusCode)
-	}
-	return nil
-}
-
-// sameHost stops at a redirect to another host, and after too many.
-func sameHost(next *http.Request, via []*http.Request) error {
-	if next.URL.Hostname() != via[0].URL.Hostname() {
-		return http.ErrUseLastResponse
-	}
-	if len(via) >= maxProbeRedirects {
-		return fmt.Errorf("stopped after %d redirects", maxProbeRedirects)
-	}
-	return nil
-}
-
-// plain leaves out method and address, which the pod's own events need not
-// repeat.
-func plain(err error) error {
-	var wrapped *url.Error
-	if errors.As(err, &wrapped) {
-		return wrapped.Err
-	}
-	return err
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"slices"
 	"strconv"
 	"sync"
@@ -356,6 +357,13 @@ func (d *memDisk) Write(name string, data []byte) error {
 	}
 	d.files[name] = slices.Clone(data)
 	return nil
+}
+
+func (d *memDisk) Show(name string, data []byte, _ fs.FileMode) error { return d.Write(name, data) }
+
+func (d *memDisk) Tail(name string, most int) ([]byte, error) {
+	data, err := d.Read(name)
+	return data[max(0, len(data)-most):], err
 }
 
 func (d *memDisk) Remove(name string) error {

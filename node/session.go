@@ -10,6 +10,7 @@ import (
 
 	balsav1 "github.com/balsa-run/balsa/gen/balsa/v1"
 	"github.com/balsa-run/balsa/internal/clock"
+	"github.com/balsa-run/balsa/node/pod"
 	"github.com/balsa-run/balsa/object"
 )
 
@@ -122,8 +123,8 @@ func (a *Agent) nodeObject() *balsav1.Node {
 		ApiVersion: "v1", Kind: "Node",
 		Metadata: &balsav1.ObjectMeta{Name: a.cfg.Name, Labels: labels},
 		Status: &balsav1.NodeStatus{
-			Capacity:    quantities(a.machine.MilliCPU, a.machine.MemoryBytes, a.cfg.MaxPods),
-			Allocatable: quantities(room.MilliCPU, room.MemoryBytes, room.Pods),
+			Capacity:    quantities(pod.Capacity{MilliCPU: a.machine.MilliCPU, MemoryBytes: a.machine.MemoryBytes, EphemeralBytes: a.machine.EphemeralBytes, Pods: a.cfg.MaxPods}),
+			Allocatable: quantities(room),
 			Addresses: []*balsav1.NodeAddress{
 				{Type: "InternalIP", Address: a.cfg.NodeIP.String()}, {Type: "Hostname", Address: a.cfg.Name},
 			},
@@ -133,15 +134,19 @@ func (a *Agent) nodeObject() *balsav1.Node {
 	}
 }
 
-func quantities(milliCPU, memory int64, pods int) map[string]*balsav1.Quantity {
-	cpu := strconv.FormatInt(milliCPU, 10) + "m"
-	if milliCPU%1000 == 0 {
-		cpu = strconv.FormatInt(milliCPU/1000, 10)
+func quantities(c pod.Capacity) map[string]*balsav1.Quantity {
+	cpu := strconv.FormatInt(c.MilliCPU, 10) + "m"
+	if c.MilliCPU%1000 == 0 {
+		cpu = strconv.FormatInt(c.MilliCPU/1000, 10)
 	}
-	return map[string]*balsav1.Quantity{
-		object.ResourceCPU: object.NewQuantity(cpu), object.ResourceMemory: object.NewQuantity(strconv.FormatInt(memory, 10)),
-		object.ResourcePods: object.NewQuantity(strconv.Itoa(pods)),
+	out := map[string]*balsav1.Quantity{
+		object.ResourceCPU: object.NewQuantity(cpu), object.ResourceMemory: object.NewQuantity(strconv.FormatInt(c.MemoryBytes, 10)),
+		object.ResourcePods: object.NewQuantity(strconv.Itoa(c.Pods)),
 	}
+	if c.EphemeralBytes > 0 {
+		out[object.ResourceEphemeralStorage] = object.NewQuantity(strconv.FormatInt(c.EphemeralBytes, 10))
+	}
+	return out
 }
 
 // heartbeatLoop keeps the lease. It beats sooner when a revision was applied: a

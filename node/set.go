@@ -11,7 +11,6 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	balsav1 "github.com/balsa-run/balsa/gen/balsa/v1"
-	"github.com/balsa-run/balsa/node/pod"
 	"github.com/balsa-run/balsa/object"
 )
 
@@ -171,7 +170,7 @@ func (s *set) changeLocked(key string, next object.Message, e *effect) {
 	switch kind.Name {
 	case "Pod":
 		s.podLocked(asPod(old), asPod(next), e)
-	case "ConfigMap", "Secret":
+	case "ConfigMap", "Secret", "PersistentVolumeClaim", "PersistentVolume":
 		e.pods = true
 		e.uids = append(e.uids, s.podsInLocked(namespace)...)
 	default:
@@ -199,10 +198,11 @@ func (s *set) podLocked(old, next *balsav1.Pod, e *effect) {
 	e.pods = e.pods || !same
 }
 
+// podsInLocked lists the pods of a namespace, or all of them if it is empty.
 func (s *set) podsInLocked(namespace string) []string {
 	var uids []string
 	for uid, p := range s.pods {
-		if p.GetMetadata().GetNamespace() == namespace {
+		if namespace == "" || p.GetMetadata().GetNamespace() == namespace {
 			uids = append(uids, uid)
 		}
 	}
@@ -228,35 +228,6 @@ func (s *set) allPods() []*balsav1.Pod {
 	out := make([]*balsav1.Pod, 0, len(s.pods))
 	for _, p := range s.pods {
 		out = append(out, p)
-	}
-	return out
-}
-
-// sources collects the ConfigMaps and Secrets that a pod refers to.
-func (s *set) sources(p *balsav1.Pod) pod.Sources {
-	out := pod.Sources{ConfigMaps: map[string]*balsav1.ConfigMap{}, Secrets: map[string]*balsav1.Secret{}}
-	namespace := p.GetMetadata().GetNamespace()
-	s.mu.RLock()
-	defer s.mu.RUnlock()
-	configMap := func(name string) {
-		if m, ok := s.objects["configmaps/"+namespace+"/"+name].(*balsav1.ConfigMap); ok {
-			out.ConfigMaps[name] = m
-		}
-	}
-	secret := func(name string) {
-		if m, ok := s.objects["secrets/"+namespace+"/"+name].(*balsav1.Secret); ok {
-			out.Secrets[name] = m
-		}
-	}
-	for _, c := range p.GetSpec().GetContainers() {
-		for _, from := range c.GetEnvFrom() {
-			configMap(from.GetConfigMapRef().GetName())
-			secret(from.GetSecretRef().GetName())
-		}
-		for _, env := range c.GetEnv() {
-			configMap(env.GetValueFrom().GetConfigMapKeyRef().GetName())
-			secret(env.GetValueFrom().GetSecretKeyRef().GetName())
-		}
 	}
 	return out
 }

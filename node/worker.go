@@ -4,14 +4,17 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net/netip"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	balsav1 "github.com/balsa-run/balsa/gen/balsa/v1"
 	"github.com/balsa-run/balsa/node/pod"
 	"github.com/balsa-run/balsa/node/runtime"
+	"github.com/balsa-run/balsa/node/volume"
 	"github.com/balsa-run/balsa/object"
 )
 
@@ -28,6 +31,10 @@ type worker struct {
 	mem   pod.Memory
 	saved pod.Memory
 	ip    netip.Addr
+	// paths are those of the volumes that were prepared last.
+	paths map[string]string
+	// said holds the termination messages that were read.
+	said map[pod.AttemptKey]string
 	// last is the pod's object as last seen, for events after it has gone.
 	last *balsav1.Pod
 }
@@ -104,7 +111,9 @@ func (w *worker) leave() bool {
 		return false
 	}
 	w.a.probes.set(w.uid, nil)
+	w.a.hooks.set(w.uid, nil)
 	w.a.images.release(w.uid)
+	w.a.users.release(w.uid)
 	w.a.reports.forget(w.uid)
 	w.a.toClean.raise()
 	return true
@@ -157,7 +166,9 @@ func (w *worker) view(ctx context.Context) (pod.View, error) {
 	synced, fromServer, revision := a.set.known()
 	v := pod.View{
 		Now: a.cfg.Clock.Now(), UID: w.uid, Pod: a.set.pod(w.uid), Revision: revision, IP: w.ip, Memory: w.mem,
-		Node: pod.Node{Name: a.cfg.Name, IP: a.cfg.NodeIP, DNS: a.cfg.DNSAddress, Domain: a.facts.DNSDomain, MemoryBytes: a.machine.MemoryBytes},
+		Node: pod.Node{Name: a.cfg.Name, IP: a.cfg.NodeIP, DNS: a.cfg.DNSAddress, Domain: a.facts.DNSDomain, MemoryBytes: a.machine.MemoryBytes,
+			Allocatable: a.room(), PodPids: a.cfg.PodPids},
+		Hooks: a.hooks.states(w.uid), VolumePaths: w.paths,
 	}
 	state, err := a.cfg.Runtime.Pod(ctx, runtime.PodUID(w.uid))
 	switch {
@@ -174,9 +185,18 @@ func (w *worker) view(ctx context.Context) (pod.View, error) {
 	}
 	w.last = v.Pod
 	v.Sources = a.set.sources(v.Pod)
-	v.Images = a.images.states(v.Pod, w.since)
+	v.Images = a.images.states(w.uid)
 	v.Probes = a.probes.states(w.uid)
+	v.Messages = w.messages(ctx, v.Pod, v.Runtime)
+	v.HostFiles = a.hostFiles(v.Pod)
 	v.HostsPath = a.cfg.RunDisk.Path(folderHosts + "/" + w.uid)
+	v.MessagePath = func(k pod.AttemptKey) string { return a.cfg.RunDisk.Path(messageFile(w.uid, k)) }
+	if users := v.Pod.GetSpec().HostUsers; users != nil && !*users {
+		v.FreeUsers = a.users.give(w.uid)
+	}
+	if a.cfg.Eviction != nil {
+		v.Eviction = a.cfg.Eviction(w.uid)
+	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if why, refused := a.refused[w.uid]; refused {
@@ -204,6 +224,7 @@ func (w *worker) adopt(view pod.View, plan pod.Plan) {
 		w.event(e)
 	}
 	w.a.probes.set(w.uid, plan.Probes)
+	w.a.hooks.set(w.uid, plan.Hooks)
 	if view.Pod == nil {
 		return
 	}
@@ -264,6 +285,8 @@ func (w *worker) do(ctx context.Context, view pod.View, action pod.Action) error
 	defer cancel()
 	uid, rt := runtime.PodUID(w.uid), w.a.cfg.Runtime
 	switch action := action.(type) {
+	case pod.PrepareVolumes:
+		return w.prepare(ctx, action.Pod)
 	case pod.CreateSandbox:
 		w.ip = netip.Addr{}
 		_, err := rt.RunPod(ctx, action.Config)
@@ -271,32 +294,60 @@ func (w *worker) do(ctx context.Context, view pod.View, action pod.Action) error
 	case pod.Connect:
 		return w.connect(ctx, view, action)
 	case pod.StartContainer:
+		if err := w.openMessage(action.Config); err != nil {
+			return err
+		}
 		return rt.RunContainer(ctx, uid, action.Config)
 	case pod.Signal:
 		return rt.Signal(ctx, uid, action.Container, action.Attempt, action.Signal)
 	case pod.RemovePod:
 		return rt.RemovePod(ctx, uid)
+	case pod.RemoveVolumes:
+		w.paths = nil
+		if w.a.cfg.Volumes == nil {
+			return nil
+		}
+		return w.a.cfg.Volumes.Remove(ctx, uid)
 	case pod.Disconnect:
 		return w.a.plant.Network.Teardown(ctx, w.uid)
 	}
 	return fmt.Errorf("pod %s: action %T is not known", w.uid, action)
 }
 
-func (w *worker) connect(ctx context.Context, view pod.View, action pod.Connect) error {
-	w.a.wires.RLock()
-	defer w.a.wires.RUnlock()
-	ip, err := w.a.plant.Network.Setup(ctx, w.uid, action.NetNS)
+// prepare makes the volumes. What they are is decided; where they are is not.
+func (w *worker) prepare(ctx context.Context, want volume.Pod) error {
+	if w.a.cfg.Volumes == nil {
+		return errors.New("this node makes no volumes")
+	}
+	paths, err := w.a.cfg.Volumes.Prepare(ctx, want)
 	if err != nil {
 		return err
 	}
+	w.paths = paths
+	return nil
+}
+
+func (w *worker) connect(ctx context.Context, view pod.View, action pod.Connect) error {
+	ip := w.a.cfg.NodeIP
+	if !action.Host {
+		w.a.wires.RLock()
+		defer w.a.wires.RUnlock()
+		var err error
+		if ip, err = w.a.plant.Network.Setup(ctx, w.uid, action.NetNS); err != nil {
+			return err
+		}
+	}
 	if view.HostsPath != "" {
-		if err := w.a.cfg.RunDisk.Write(folderHosts+"/"+w.uid, action.Hosts(ip)); err != nil {
+		if err := w.a.cfg.RunDisk.Show(folderHosts+"/"+w.uid, action.Hosts(ip), hostsMode); err != nil {
 			return fmt.Errorf("write the hosts file: %w", err)
 		}
 	}
 	w.ip = ip
 	return nil
 }
+
+// hostsMode lets every user of a container read the hosts file.
+const hostsMode fs.FileMode = 0o644
 
 // watchRuntime looks at pods whose containers have changed.
 func (a *Agent) watchRuntime(ctx context.Context) error {
@@ -349,7 +400,7 @@ func (a *Agent) clean(ctx context.Context) error {
 			a.look(string(p.UID))
 		}
 	}
-	return errors.Join(a.cleanNetwork(ctx), a.cleanFiles(exists))
+	return errors.Join(a.cleanNetwork(ctx), a.cleanVolumes(ctx, exists), a.cleanFiles(exists))
 }
 
 // mayLook tells whether the set says anything about a pod that exists.
@@ -398,18 +449,38 @@ func anyRunning(p runtime.PodState) bool {
 	return slices.ContainsFunc(p.Containers, func(c runtime.ContainerState) bool { return c.Status == runtime.ContainerRunning })
 }
 
+// cleanVolumes removes the volumes of pods that neither exist nor are assigned.
+func (a *Agent) cleanVolumes(ctx context.Context, exists map[string]bool) error {
+	if a.cfg.Volumes == nil {
+		return nil
+	}
+	uids, err := a.cfg.Volumes.Pods(ctx)
+	if err != nil {
+		return fmt.Errorf("list volumes: %w", err)
+	}
+	var errs []error
+	for _, uid := range uids {
+		if !exists[string(uid)] && !a.knows(string(uid)) {
+			errs = append(errs, a.cfg.Volumes.Remove(ctx, uid))
+		}
+	}
+	return errors.Join(errs...)
+}
+
 // cleanFiles removes the files of pods that neither exist nor are assigned.
 func (a *Agent) cleanFiles(exists map[string]bool) error {
 	var errs []error
 	for _, of := range []struct {
 		disk   Disk
 		folder string
-	}{{a.cfg.Disk, folderPods}, {a.cfg.RunDisk, folderHosts}} {
+	}{{a.cfg.Disk, folderPods}, {a.cfg.RunDisk, folderHosts}, {a.cfg.RunDisk, folderMessages}} {
 		names, err := of.disk.List(of.folder)
 		errs = append(errs, err)
-		for _, uid := range names {
+		for _, name := range names {
+			uid, _, _ := strings.Cut(name, "_")
 			if !exists[uid] && !a.knows(uid) {
-				errs = append(errs, of.disk.Remove(of.folder+"/"+uid))
+				a.users.release(uid)
+				errs = append(errs, of.disk.Remove(of.folder+"/"+name))
 			}
 		}
 	}

@@ -47,6 +47,13 @@ func (c *check) oneOf(path, value string, allowed []string, unsupported ...strin
 	}
 }
 
+// optional is oneOf for a field that may be left empty.
+func (c *check) optional(path, value string, allowed ...string) {
+	if value != "" {
+		c.oneOf(path, value, allowed)
+	}
+}
+
 func (c *check) between(path string, value, lowest, highest int64) {
 	if value < lowest || value > highest {
 		c.add(Violation{Field: path, Message: "is out of range", Found: strconv.FormatInt(value, 10), Allowed: fmt.Sprintf("%d to %d", lowest, highest)})

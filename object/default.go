@@ -3,8 +3,6 @@ package object
 import (
 	"maps"
 
-	"google.golang.org/protobuf/proto"
-
 	balsav1 "github.com/balsa-run/balsa/gen/balsa/v1"
 )
 
@@ -25,38 +23,6 @@ const (
 	defaultFieldRefAPIVersion          = "v1"
 )
 
-// Values of enumerated strings.
-const (
-	RestartAlways    = "Always"
-	RestartOnFailure = "OnFailure"
-	RestartNever     = "Never"
-
-	PullIfNotPresent = "IfNotPresent"
-	PullNever        = "Never"
-
-	ProtocolTCP = "TCP"
-	ProtocolUDP = "UDP"
-
-	SchemeHTTP = "HTTP"
-
-	ServiceClusterIP = "ClusterIP"
-	// ClusterIPNone is the clusterIP of a headless Service.
-	ClusterIPNone = "None"
-
-	StrategyRollingUpdate = "RollingUpdate"
-	StrategyRecreate      = "Recreate"
-
-	DoNotSchedule  = "DoNotSchedule"
-	ScheduleAnyway = "ScheduleAnyway"
-
-	SecretOpaque = "Opaque"
-
-	EventNormal  = "Normal"
-	EventWarning = "Warning"
-
-	AddressIPv4 = "IPv4"
-)
-
 // Default fills in what was not given, in place. Applied twice it changes
 // nothing the second time.
 func Default(m Message) {
@@ -70,10 +36,7 @@ func Default(m Message) {
 	case *balsav1.Namespace:
 		defaultNamespace(m)
 	case *balsav1.Pod:
-		defaultPodSpec(m.GetSpec())
-		for _, c := range m.GetSpec().GetContainers() {
-			defaultRequests(c.Resources)
-		}
+		defaultPod(m.GetSpec())
 	case *balsav1.ReplicaSet:
 		defaultReplicaSet(m.GetSpec())
 	case *balsav1.Deployment:
@@ -81,6 +44,14 @@ func Default(m Message) {
 	case *balsav1.Service:
 		m.Spec = ensure(m.Spec)
 		defaultService(m.Spec)
+	case *balsav1.StorageClass:
+		defaultStorageClass(m)
+	case *balsav1.PersistentVolume:
+		defaultPersistentVolume(m.GetSpec())
+	case *balsav1.PersistentVolumeClaim:
+		if m.GetSpec() != nil {
+			setDefault(&m.Spec.VolumeMode, VolumeFilesystem)
+		}
 	case *balsav1.Secret:
 		foldStringData(m)
 		setDefault(&m.Type, SecretOpaque)
@@ -133,59 +104,6 @@ func defaultNamespace(m *balsav1.Namespace) {
 		m.Metadata.Labels = map[string]string{}
 	}
 	m.Metadata.Labels[defaultNamespaceLabel] = m.Metadata.Name
-}
-
-func defaultPodSpec(spec *balsav1.PodSpec) {
-	if spec == nil {
-		return
-	}
-	setDefault(&spec.RestartPolicy, RestartAlways)
-	setDefaultPtr(&spec.TerminationGracePeriodSeconds, DefaultTerminationGrace)
-	for _, c := range spec.Containers {
-		defaultContainer(c)
-	}
-}
-
-func defaultContainer(c *balsav1.Container) {
-	setDefault(&c.ImagePullPolicy, PullIfNotPresent)
-	for _, p := range c.Ports {
-		setDefault(&p.Protocol, ProtocolTCP)
-	}
-	for _, e := range c.Env {
-		if ref := e.GetValueFrom().GetFieldRef(); ref != nil {
-			setDefault(&ref.ApiVersion, defaultFieldRefAPIVersion)
-		}
-	}
-	defaultProbe(c.ReadinessProbe)
-}
-
-// defaultRequests gives a resource that is limited but not requested the limit
-// as its request. Only pods get it, as in Kubernetes: in a template, a request
-// that nobody wrote would stay behind when the limit is lowered.
-func defaultRequests(r *balsav1.ResourceRequirements) {
-	for name, limit := range r.GetLimits() {
-		if _, ok := r.Requests[name]; ok {
-			continue
-		}
-		if r.Requests == nil {
-			r.Requests = map[string]*balsav1.Quantity{}
-		}
-		r.Requests[name] = proto.CloneOf(limit)
-	}
-}
-
-func defaultProbe(p *balsav1.Probe) {
-	if p == nil {
-		return
-	}
-	setDefaultPtr(&p.TimeoutSeconds, DefaultProbeTimeoutSeconds)
-	setDefaultPtr(&p.PeriodSeconds, DefaultProbePeriodSeconds)
-	setDefaultPtr(&p.SuccessThreshold, DefaultProbeSuccessThreshold)
-	setDefaultPtr(&p.FailureThreshold, DefaultProbeFailureThreshold)
-	if p.HttpGet != nil {
-		setDefault(&p.HttpGet.Path, "/")
-		setDefault(&p.HttpGet.Scheme, SchemeHTTP)
-	}
 }
 
 func defaultReplicaSet(spec *balsav1.ReplicaSetSpec) {
@@ -250,4 +168,24 @@ func defaultEvent(e *balsav1.Event) {
 	if e.Count == 0 {
 		e.Count = 1
 	}
+}
+
+func defaultStorageClass(c *balsav1.StorageClass) {
+	setDefault(&c.ReclaimPolicy, ReclaimDelete)
+	setDefault(&c.VolumeBindingMode, BindWaitForFirstConsumer)
+	if c.Provisioner != ProvisionerLocal || c.Parameters[ParameterType] != "" {
+		return
+	}
+	if c.Parameters == nil {
+		c.Parameters = map[string]string{}
+	}
+	c.Parameters[ParameterType] = FSTypeExt4
+}
+
+func defaultPersistentVolume(spec *balsav1.PersistentVolumeSpec) {
+	if spec == nil {
+		return
+	}
+	setDefault(&spec.PersistentVolumeReclaimPolicy, ReclaimRetain)
+	setDefault(&spec.VolumeMode, VolumeFilesystem)
 }

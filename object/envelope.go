@@ -21,6 +21,12 @@ func Wrap(m Message) *balsav1.Object {
 		return &balsav1.Object{Object: &balsav1.Object_ConfigMap{ConfigMap: m}}
 	case *balsav1.Secret:
 		return &balsav1.Object{Object: &balsav1.Object_Secret{Secret: m}}
+	case *balsav1.StorageClass:
+		return &balsav1.Object{Object: &balsav1.Object_StorageClass{StorageClass: m}}
+	case *balsav1.PersistentVolume:
+		return &balsav1.Object{Object: &balsav1.Object_PersistentVolume{PersistentVolume: m}}
+	case *balsav1.PersistentVolumeClaim:
+		return &balsav1.Object{Object: &balsav1.Object_PersistentVolumeClaim{PersistentVolumeClaim: m}}
 	case *balsav1.Service:
 		return &balsav1.Object{Object: &balsav1.Object_Service{Service: m}}
 	case *balsav1.Deployment:
@@ -48,6 +54,12 @@ func Unwrap(o *balsav1.Object) (Message, error) {
 		return found(o.ConfigMap)
 	case *balsav1.Object_Secret:
 		return found(o.Secret)
+	case *balsav1.Object_StorageClass:
+		return found(o.StorageClass)
+	case *balsav1.Object_PersistentVolume:
+		return found(o.PersistentVolume)
+	case *balsav1.Object_PersistentVolumeClaim:
+		return found(o.PersistentVolumeClaim)
 	case *balsav1.Object_Service:
 		return found(o.Service)
 	case *balsav1.Object_Deployment:

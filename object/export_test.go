@@ -2,6 +2,7 @@ package object
 
 import (
 	"fmt"
+	"strings"
 
 	"google.golang.org/protobuf/reflect/protoreflect"
 )
@@ -43,4 +44,9 @@ func valueText(v protoreflect.Value) string {
 		out = v.String()
 	}
 	return out
+}
+
+// UnsupportedFields lists what KnownField knows of a message.
+func UnsupportedFields(message protoreflect.FullName) []string {
+	return strings.Fields(unsupportedFields(message))
 }

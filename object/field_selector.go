@@ -2,6 +2,7 @@ package object
 
 import (
 	"fmt"
+	"strconv"
 	"strings"
 
 	balsav1 "github.com/balsa-run/balsa/gen/balsa/v1"
@@ -75,7 +76,11 @@ func SelectableFields(kind Kind) []string {
 	}
 	switch kind.Name {
 	case "Pod":
-		fields = append(fields, "spec.nodeName", "status.phase")
+		fields = append(fields, "spec.nodeName", "spec.restartPolicy", "spec.hostNetwork", "status.phase", "status.podIP")
+	case "Node":
+		fields = append(fields, "spec.unschedulable")
+	case "Secret":
+		fields = append(fields, "type")
 	case "Event":
 		fields = append(fields, "involvedObject.kind", "involvedObject.namespace", "involvedObject.name", "involvedObject.uid", "reason", "type")
 	}
@@ -117,6 +122,10 @@ func selectableField(m Message, field string) (string, bool) {
 	switch m := m.(type) {
 	case *balsav1.Pod:
 		return podField(m, field)
+	case *balsav1.Node:
+		return strconv.FormatBool(m.GetSpec().GetUnschedulable()), field == "spec.unschedulable"
+	case *balsav1.Secret:
+		return m.GetType(), field == "type"
 	case *balsav1.Event:
 		return eventField(m, field)
 	}
@@ -127,6 +136,12 @@ func podField(pod *balsav1.Pod, field string) (string, bool) {
 	switch field {
 	case "spec.nodeName":
 		return pod.GetSpec().GetNodeName(), true
+	case "spec.restartPolicy":
+		return pod.GetSpec().GetRestartPolicy(), true
+	case "spec.hostNetwork":
+		return strconv.FormatBool(pod.GetSpec().GetHostNetwork()), true
+	case "status.podIP":
+		return pod.GetStatus().GetPodIp(), true
 	case "status.phase":
 		return pod.GetStatus().GetPhase(), true
 	}

@@ -50,6 +50,9 @@ var kinds = [...]Kind{
 	{"Node", "nodes", "node", "v1", false, []string{"no"}, SpaceObjects, func() Message { return &balsav1.Node{} }},
 	{"ConfigMap", "configmaps", "configmap", "v1", true, []string{"cm"}, SpaceObjects, func() Message { return &balsav1.ConfigMap{} }},
 	{"Secret", "secrets", "secret", "v1", true, nil, SpaceObjects, func() Message { return &balsav1.Secret{} }},
+	{"StorageClass", "storageclasses", "storageclass", "storage.k8s.io/v1", false, []string{"sc"}, SpaceObjects, func() Message { return &balsav1.StorageClass{} }},
+	{"PersistentVolume", "persistentvolumes", "persistentvolume", "v1", false, []string{"pv"}, SpaceObjects, func() Message { return &balsav1.PersistentVolume{} }},
+	{"PersistentVolumeClaim", "persistentvolumeclaims", "persistentvolumeclaim", "v1", true, []string{"pvc"}, SpaceObjects, func() Message { return &balsav1.PersistentVolumeClaim{} }},
 	{"Service", "services", "service", "v1", true, []string{"svc"}, SpaceObjects, func() Message { return &balsav1.Service{} }},
 	{"Deployment", "deployments", "deployment", "apps/v1", true, []string{"deploy"}, SpaceObjects, func() Message { return &balsav1.Deployment{} }},
 	{"ReplicaSet", "replicasets", "replicaset", "apps/v1", true, []string{"rs"}, SpaceObjects, func() Message { return &balsav1.ReplicaSet{} }},
@@ -64,6 +67,9 @@ const (
 	kindNode
 	kindConfigMap
 	kindSecret
+	kindStorageClass
+	kindPersistentVolume
+	kindPersistentVolumeClaim
 	kindService
 	kindDeployment
 	kindReplicaSet
@@ -90,6 +96,12 @@ func kindIndex(m Message) int {
 		return kindConfigMap
 	case *balsav1.Secret:
 		return kindSecret
+	case *balsav1.StorageClass:
+		return kindStorageClass
+	case *balsav1.PersistentVolume:
+		return kindPersistentVolume
+	case *balsav1.PersistentVolumeClaim:
+		return kindPersistentVolumeClaim
 	case *balsav1.Service:
 		return kindService
 	case *balsav1.Deployment:

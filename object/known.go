@@ -21,75 +21,124 @@ func KnownKind(kind string) bool {
 	return slices.Contains(strings.Fields(unsupportedKinds), kind)
 }
 
-const unsupportedKinds = `StatefulSet DaemonSet Job CronJob Ingress IngressClass NetworkPolicy PersistentVolume
-	PersistentVolumeClaim StorageClass ServiceAccount Role RoleBinding ClusterRole ClusterRoleBinding
-	HorizontalPodAutoscaler PodDisruptionBudget ReplicationController Endpoints LimitRange ResourceQuota
-	PriorityClass RuntimeClass Lease CustomResourceDefinition PodTemplate ControllerRevision CSIDriver CSINode
-	VolumeAttachment MutatingWebhookConfiguration ValidatingWebhookConfiguration ValidatingAdmissionPolicy
-	ValidatingAdmissionPolicyBinding APIService CertificateSigningRequest Gateway GatewayClass HTTPRoute`
+const unsupportedKinds = `StatefulSet DaemonSet Job CronJob Ingress IngressClass NetworkPolicy
+	ServiceAccount Role RoleBinding ClusterRole ClusterRoleBinding HorizontalPodAutoscaler PodDisruptionBudget
+	ReplicationController Endpoints LimitRange ResourceQuota PriorityClass RuntimeClass Lease CustomResourceDefinition
+	PodTemplate ControllerRevision CSIDriver CSINode CSIStorageCapacity VolumeAttachment VolumeAttributesClass
+	MutatingWebhookConfiguration ValidatingWebhookConfiguration MutatingAdmissionPolicy MutatingAdmissionPolicyBinding
+	ValidatingAdmissionPolicy ValidatingAdmissionPolicyBinding APIService CertificateSigningRequest ClusterTrustBundle
+	FlowSchema PriorityLevelConfiguration ResourceClaim ResourceClaimTemplate ResourceSlice DeviceClass IPAddress
+	ServiceCIDR VolumeSnapshot VolumeSnapshotClass VolumeSnapshotContent Gateway GatewayClass HTTPRoute`
 
 func unsupportedFields(message protoreflect.FullName) string {
-	switch strings.TrimPrefix(string(message), "balsa.v1.") {
+	name := strings.TrimPrefix(string(message), "balsa.v1.")
+	for _, table := range []func(string) string{unsupportedInPods, unsupportedInVolumes, unsupportedInStatus, unsupportedElsewhere} {
+		if fields := table(name); fields != "" {
+			return fields
+		}
+	}
+	return ""
+}
+
+func unsupportedInPods(message string) string {
+	switch message {
+	case "PodSpec":
+		return `serviceAccountName serviceAccount hostnameOverride subdomain affinity schedulerName priorityClassName
+			preemptionPolicy readinessGates runtimeClassName overhead os schedulingGates resourceClaims resources
+			schedulingGroup`
+	case "Container":
+		return "volumeDevices resizePolicy restartPolicyRules"
+	case "EphemeralContainer":
+		return `ports resources resizePolicy restartPolicy restartPolicyRules volumeDevices livenessProbe readinessProbe
+			startupProbe lifecycle`
+	case "ContainerPort":
+		return "hostPort hostIP"
+	case "EnvVarSource":
+		return "fileKeyRef"
+	case "LifecycleHandler":
+		return "tcpSocket"
+	case "ResourceRequirements":
+		return "claims"
+	case "TopologySpreadConstraint":
+		return "minDomains nodeAffinityPolicy nodeTaintsPolicy matchLabelKeys"
+	case "PodSecurityContext":
+		return "seLinuxOptions windowsOptions appArmorProfile seLinuxChangePolicy"
+	case "SecurityContext":
+		return "seLinuxOptions windowsOptions appArmorProfile"
+	}
+	return ""
+}
+
+func unsupportedInVolumes(message string) string {
+	switch message {
+	case "Volume":
+		return `gcePersistentDisk awsElasticBlockStore gitRepo nfs iscsi glusterfs rbd flexVolume cinder cephfs flocker fc
+			azureFile vsphereVolume quobyte azureDisk photonPersistentDisk portworxVolume scaleIO storageos csi ephemeral image`
+	case "VolumeMount":
+		return "recursiveReadOnly"
+	case "VolumeProjection":
+		return "serviceAccountToken clusterTrustBundle podCertificate"
+	case "PersistentVolumeClaimSpec":
+		return "selector dataSource dataSourceRef volumeAttributesClassName"
+	case "PersistentVolumeClaimStatus":
+		return "allocatedResources allocatedResourceStatuses currentVolumeAttributesClassName modifyVolumeStatus"
+	case "PersistentVolumeSpec":
+		return `gcePersistentDisk awsElasticBlockStore hostPath glusterfs nfs rbd iscsi cinder cephfs fc flocker flexVolume
+			azureFile vsphereVolume quobyte azureDisk photonPersistentDisk portworxVolume scaleIO storageos csi mountOptions
+			volumeAttributesClassName`
+	case "PersistentVolumeStatus":
+		return "lastPhaseTransitionTime"
+	case "ClaimReference":
+		return "kind apiVersion resourceVersion fieldPath"
+	case "NodeSelectorTerm":
+		return "matchFields"
+	case "StorageClass":
+		return "mountOptions allowVolumeExpansion allowedTopologies"
+	}
+	return ""
+}
+
+func unsupportedInStatus(message string) string {
+	switch message {
+	case "PodStatus":
+		return `nominatedNodeName resize resourceClaimStatuses extendedResourceClaimStatus allocatedResources resources
+			nodeAllocatableResourceClaimStatuses`
+	case "ContainerStatus":
+		return "allocatedResources allocatedResourcesStatus resources volumeMounts user stopSignal"
+	case "Condition":
+		return "lastUpdateTime lastProbeTime lastHeartbeatTime"
+	case "DeploymentStatus", "ReplicaSetStatus":
+		return "terminatingReplicas"
+	case "NodeStatus":
+		return "phase volumesInUse volumesAttached config runtimeHandlers features declaredFeatures"
+	case "NodeSystemInfo":
+		return "systemUUID kubeProxyVersion swap"
+	case "ServiceStatus":
+		return "loadBalancer"
+	}
+	return ""
+}
+
+func unsupportedElsewhere(message string) string {
+	switch message {
 	case "ObjectMeta":
 		return "finalizers selfLink"
 	case "ManagedFields":
 		return "operation apiVersion fieldsType fieldsV1 subresource"
 	case "ListMeta":
 		return "selfLink"
-	case "Condition":
-		return "lastUpdateTime lastProbeTime lastHeartbeatTime"
-	case "PodSpec":
-		return `volumes initContainers ephemeralContainers activeDeadlineSeconds dnsPolicy dnsConfig serviceAccountName
-			serviceAccount automountServiceAccountToken hostNetwork hostPID hostIPC hostUsers hostAliases
-			hostnameOverride shareProcessNamespace securityContext imagePullSecrets subdomain affinity schedulerName
-			tolerations priorityClassName priority preemptionPolicy readinessGates runtimeClassName enableServiceLinks
-			overhead setHostnameAsFQDN os schedulingGates resourceClaims resources workloadRef schedulingGroup`
-	case "Container":
-		return `livenessProbe startupProbe lifecycle terminationMessagePath terminationMessagePolicy securityContext
-			stdin stdinOnce tty volumeMounts volumeDevices resizePolicy restartPolicy restartPolicyRules`
-	case "ContainerPort":
-		return "hostPort hostIP"
-	case "EnvVarSource":
-		return "resourceFieldRef fileKeyRef"
-	case "Probe":
-		return "exec tcpSocket grpc terminationGracePeriodSeconds"
-	case "HTTPGetAction":
-		return "host"
-	case "ResourceRequirements":
-		return "claims"
-	case "TopologySpreadConstraint":
-		return "minDomains nodeAffinityPolicy nodeTaintsPolicy matchLabelKeys"
-	case "PodStatus":
-		return `nominatedNodeName hostIPs qosClass initContainerStatuses ephemeralContainerStatuses resize
-			resourceClaimStatuses extendedResourceClaimStatus allocatedResources resources`
-	case "ContainerStatus":
-		return "allocatedResources allocatedResourcesStatus resources volumeMounts user stopSignal"
-	}
-	return unsupportedOutsidePods(message)
-}
-
-func unsupportedOutsidePods(message protoreflect.FullName) string {
-	switch strings.TrimPrefix(string(message), "balsa.v1.") {
 	case "DeploymentSpec":
 		return "paused"
-	case "DeploymentStatus", "ReplicaSetStatus":
-		return "terminatingReplicas"
 	case "Namespace":
 		return "spec"
 	case "NodeSpec":
-		return "podCIDRs providerID taints configSource externalID"
-	case "NodeStatus":
-		return "phase images volumesInUse volumesAttached config runtimeHandlers features declaredFeatures"
-	case "NodeSystemInfo":
-		return "systemUUID kubeProxyVersion swap"
+		return "podCIDRs providerID configSource externalID"
 	case "ServiceSpec":
 		return `clusterIPs externalIPs sessionAffinity sessionAffinityConfig loadBalancerIP loadBalancerSourceRanges
 			loadBalancerClass allocateLoadBalancerNodePorts externalName externalTrafficPolicy internalTrafficPolicy
 			healthCheckNodePort publishNotReadyAddresses ipFamilies ipFamilyPolicy trafficDistribution`
 	case "ServicePort":
 		return "appProtocol nodePort"
-	case "ServiceStatus":
-		return "loadBalancer"
 	case "Endpoint":
 		return "zone hints deprecatedTopology"
 	case "EndpointPort":

@@ -86,7 +86,7 @@ func mergeInto(live, applied Message, manager string, now time.Time) (Message, b
 	alone := Clone(applied)
 	Default(alone)
 	p.set(merged.ProtoReflect(), applied.ProtoReflect(), Clone(alone).ProtoReflect(), "")
-	dropStaleDefaults(merged, p)
+	dropStaleDefaults(live, merged, p)
 	Default(merged)
 	paths := owned(claim{merged: merged, applied: applied, alone: alone, live: live, before: newPathSet(mine.GetPaths()...)})
 	entry := &balsav1.ManagedFields{Manager: manager, Time: mine.GetTime(), Paths: paths}
@@ -215,16 +215,6 @@ func arranged(before, wanted []string) []string {
 		}
 	}
 	return out
-}
-
-// dropStaleDefaults removes what an earlier default filled in and what now would
-// contradict the manifest.
-func dropStaleDefaults(m Message, p merger) {
-	const path = "spec.strategy.rollingUpdate"
-	d, ok := m.(*balsav1.Deployment)
-	if ok && d.GetSpec().GetStrategy().GetType() == StrategyRecreate && !p.mentioned.touches(path) && !p.foreign.touches(path) {
-		d.Spec.Strategy.RollingUpdate = nil
-	}
 }
 
 // mentioned lists the paths of everything in a manifest.

@@ -61,11 +61,37 @@ func randomPodSpec(t *rapid.T) *balsav1.PodSpec {
 	for _, name := range rapid.Permutation([]string{"web", "log", "db"}).Draw(t, "names")[:rapid.IntRange(0, 3).Draw(t, "containers")] {
 		spec.Containers = append(spec.Containers, randomContainer(t, name))
 	}
+	for _, name := range rapid.Permutation([]string{"init", "side"}).Draw(t, "initNames")[:rapid.IntRange(0, 2).Draw(t, "initContainers")] {
+		spec.InitContainers = append(spec.InitContainers, randomContainer(t, name))
+	}
+	for _, name := range rapid.Permutation([]string{"v", "w"}).Draw(t, "volumeNames")[:rapid.IntRange(0, 2).Draw(t, "volumes")] {
+		spec.Volumes = append(spec.Volumes, randomVolume(t, name))
+	}
+	for _, ip := range rapid.Permutation([]string{"10.0.0.1", "10.0.0.2"}).Draw(t, "ips")[:rapid.IntRange(0, 2).Draw(t, "aliases")] {
+		spec.HostAliases = append(spec.HostAliases, &balsav1.HostAlias{Ip: ip, Hostnames: rapid.SliceOfN(rapid.SampledFrom([]string{"a", "b"}), 0, 2).Draw(t, "hostnames")})
+	}
+	if rapid.Bool().Draw(t, "security") {
+		spec.SecurityContext = &balsav1.PodSecurityContext{RunAsUser: maybe(t, rapid.Int64Range(0, 2)), FsGroup: maybe(t, rapid.Int64Range(0, 2))}
+	}
 	return spec
 }
 
+func randomVolume(t *rapid.T, name string) *balsav1.Volume {
+	v := &balsav1.Volume{Name: name}
+	switch rapid.IntRange(0, 2).Draw(t, "source") {
+	case 0:
+		v.EmptyDir = &balsav1.EmptyDirVolumeSource{Medium: rapid.SampledFrom([]string{"", "Memory"}).Draw(t, "medium")}
+	case 1:
+		v.Secret = &balsav1.SecretVolumeSource{SecretName: "s", DefaultMode: maybe(t, rapid.Int32Range(0, 2)), Items: []*balsav1.KeyToPath{{Key: "a", Path: rapid.SampledFrom([]string{"a", "b"}).Draw(t, "path")}}}
+	case 2:
+		v.Projected = &balsav1.ProjectedVolumeSource{Sources: []*balsav1.VolumeProjection{{DownwardApi: &balsav1.DownwardAPIProjection{
+			Items: []*balsav1.DownwardAPIVolumeFile{{Path: "a", FieldRef: &balsav1.ObjectFieldSelector{FieldPath: "metadata.name"}}}}}}}
+	}
+	return v
+}
+
 func randomContainer(t *rapid.T, name string) *balsav1.Container {
-	c := &balsav1.Container{Name: name, Image: rapid.SampledFrom([]string{"", "i:1", "i:2"}).Draw(t, "image")}
+	c := &balsav1.Container{Name: name, Image: rapid.SampledFrom([]string{"", "i", "i:1", "i:2"}).Draw(t, "image")}
 	c.Args = rapid.SliceOfN(rapid.SampledFrom([]string{"a", "b"}), 0, 2).Draw(t, "args")
 	for _, env := range rapid.Permutation([]string{"A", "B", "C=D]"}).Draw(t, "variables")[:rapid.IntRange(0, 3).Draw(t, "env")] {
 		e := &balsav1.EnvVar{Name: env}
@@ -84,6 +110,12 @@ func randomContainer(t *rapid.T, name string) *balsav1.Container {
 	}
 	if rapid.Bool().Draw(t, "probe") {
 		c.ReadinessProbe = &balsav1.Probe{HttpGet: &balsav1.HTTPGetAction{Port: object.IntValue(80)}, PeriodSeconds: maybe(t, rapid.Int32Range(1, 9))}
+	}
+	if rapid.Bool().Draw(t, "hooks") {
+		c.Lifecycle = &balsav1.Lifecycle{PreStop: &balsav1.LifecycleHandler{HttpGet: &balsav1.HTTPGetAction{Port: object.IntValue(80), Path: rapid.SampledFrom([]string{"", "/a"}).Draw(t, "path")}}}
+	}
+	for _, path := range rapid.Permutation([]string{"/a", "/b,[c]"}).Draw(t, "mountPaths")[:rapid.IntRange(0, 2).Draw(t, "mounts")] {
+		c.VolumeMounts = append(c.VolumeMounts, &balsav1.VolumeMount{Name: rapid.SampledFrom([]string{"v", "w"}).Draw(t, "volume"), MountPath: path})
 	}
 	return c
 }

@@ -1,8 +1,6 @@
 package object
 
 import (
-	"fmt"
-
 	balsav1 "github.com/balsa-run/balsa/gen/balsa/v1"
 	"github.com/balsa-run/balsa/object/quantity"
 )
@@ -12,6 +10,11 @@ const (
 	ResourceCPU    = "cpu"
 	ResourceMemory = "memory"
 	ResourcePods   = "pods"
+	// ResourceEphemeralStorage is disk that lives as long as a pod: writable layers,
+	// logs and emptyDir volumes.
+	ResourceEphemeralStorage = "ephemeral-storage"
+	// ResourceStorage is what claims ask for and volumes have.
+	ResourceStorage = "storage"
 )
 
 // ParseQuantity reads a quantity exactly. An absent one is zero.
@@ -56,36 +59,4 @@ func Bytes(q *balsav1.Quantity) (int64, error) {
 		return 0, err
 	}
 	return v.Units()
-}
-
-// Requests is what a pod's containers ask for together, as placement counts it.
-type Requests struct {
-	MilliCPU    int64
-	MemoryBytes int64
-}
-
-// PodRequests adds up the requests of a pod's containers. A container without a
-// request counts with its limit, as in Kubernetes.
-func PodRequests(spec *balsav1.PodSpec) (Requests, error) {
-	var sum Requests
-	for _, c := range spec.GetContainers() {
-		cpu, err := MilliCPU(requestOrLimit(c, ResourceCPU))
-		if err != nil {
-			return Requests{}, fmt.Errorf("cpu of container %q: %w", c.GetName(), err)
-		}
-		memory, err := Bytes(requestOrLimit(c, ResourceMemory))
-		if err != nil {
-			return Requests{}, fmt.Errorf("memory of container %q: %w", c.GetName(), err)
-		}
-		sum.MilliCPU += cpu
-		sum.MemoryBytes += memory
-	}
-	return sum, nil
-}
-
-func requestOrLimit(c *balsav1.Container, resource string) *balsav1.Quantity {
-	if q, ok := c.GetResources().GetRequests()[resource]; ok {
-		return q
-	}
-	return c.GetResources().GetLimits()[resource]
 }

@@ -48,7 +48,8 @@ func shapeOf(fd protoreflect.FieldDescriptor) shape {
 func isAtomic(message protoreflect.FullName) bool {
 	switch message {
 	case "balsa.v1.Quantity", "balsa.v1.IntOrString", "google.protobuf.Timestamp", "balsa.v1.LabelSelector",
-		"balsa.v1.ObjectFieldSelector", "balsa.v1.KeySelector", "balsa.v1.ObjectReference":
+		"balsa.v1.ObjectFieldSelector", "balsa.v1.KeySelector", "balsa.v1.ObjectReference", "balsa.v1.ResourceFieldSelector",
+		"balsa.v1.NodeSelector":
 		return true
 	}
 	return false
@@ -57,8 +58,13 @@ func isAtomic(message protoreflect.FullName) bool {
 // listKeys are the fields that tell a list's items apart; nil for a leaf.
 func listKeys(fd protoreflect.FieldDescriptor) []protoreflect.Name {
 	switch fd.FullName() {
-	case "balsa.v1.PodSpec.containers", "balsa.v1.Container.env":
+	case "balsa.v1.PodSpec.containers", "balsa.v1.PodSpec.init_containers", "balsa.v1.PodSpec.ephemeral_containers",
+		"balsa.v1.PodSpec.volumes", "balsa.v1.PodSpec.image_pull_secrets", "balsa.v1.Container.env", "balsa.v1.EphemeralContainer.env":
 		return []protoreflect.Name{"name"}
+	case "balsa.v1.Container.volume_mounts", "balsa.v1.EphemeralContainer.volume_mounts":
+		return []protoreflect.Name{"mount_path"}
+	case "balsa.v1.PodSpec.host_aliases":
+		return []protoreflect.Name{"ip"}
 	case "balsa.v1.Container.ports":
 		return []protoreflect.Name{"container_port", "protocol"}
 	case "balsa.v1.ServiceSpec.ports":

@@ -71,7 +71,8 @@ func NameSuffix(random io.Reader) (string, error) {
 
 // Stamp makes m a new object: its uid, its creation time, generation 1, and the
 // status it begins with, whatever it came with. The status of a Node is kept,
-// since the Node registers with it. Give it its name first.
+// since the Node registers with it, and that of a PersistentVolume, which is made
+// as bound. Give it its name first.
 func Stamp(m Message, uid string, now time.Time) {
 	meta := EnsureMetadata(m)
 	meta.Uid = uid
@@ -84,7 +85,12 @@ func Stamp(m Message, uid string, now time.Time) {
 	case *balsav1.Namespace:
 		m.Status = &balsav1.NamespaceStatus{Phase: NamespaceActive}
 	case *balsav1.Pod:
-		m.Status = &balsav1.PodStatus{Phase: PodPending}
+		m.Status = &balsav1.PodStatus{Phase: PodPending, QosClass: QOSClass(m.GetSpec())}
+	case *balsav1.PersistentVolumeClaim:
+		m.Status = &balsav1.PersistentVolumeClaimStatus{Phase: ClaimPending}
+	case *balsav1.PersistentVolume:
+		m.Status = ensure(m.Status)
+		setDefault(&m.Status.Phase, VolumeAvailable)
 	case *balsav1.ReplicaSet:
 		m.Status = nil
 	case *balsav1.Deployment:
@@ -108,9 +114,40 @@ func CarryOver(old, next Message) {
 	to.DeletionGracePeriodSeconds = from.DeletionGracePeriodSeconds
 	to.ManagedFields = from.GetManagedFields()
 	SetStatus(next, old)
-	if svc, ok := next.(*balsav1.Service); ok {
-		svc.Spec = ensure(svc.Spec)
-		setDefault(&svc.Spec.ClusterIp, old.(*balsav1.Service).GetSpec().GetClusterIp())
+	carryOverSpec(old, next)
+}
+
+// carryOverSpec keeps the fields of a spec that the server writes.
+func carryOverSpec(old, next Message) {
+	switch next := next.(type) {
+	case *balsav1.Service:
+		next.Spec = ensure(next.Spec)
+		setDefault(&next.Spec.ClusterIp, old.(*balsav1.Service).GetSpec().GetClusterIp())
+	case *balsav1.Node:
+		carryOverTaints(old.(*balsav1.Node).GetSpec().GetTaints(), next.GetSpec().GetTaints())
+	case *balsav1.PersistentVolumeClaim:
+		carryOverClaim(old.(*balsav1.PersistentVolumeClaim).GetSpec(), next.GetSpec())
+	}
+}
+
+func carryOverClaim(old, next *balsav1.PersistentVolumeClaimSpec) {
+	if old == nil || next == nil {
+		return
+	}
+	setDefault(&next.VolumeName, old.GetVolumeName())
+	if next.StorageClassName == nil {
+		next.StorageClassName = old.StorageClassName
+	}
+}
+
+// carryOverTaints gives taints that stay the time that they were added.
+func carryOverTaints(old, next []*balsav1.Taint) {
+	for _, t := range next {
+		for _, o := range old {
+			if t.GetTimeAdded() == nil && t.GetKey() == o.GetKey() && t.GetEffect() == o.GetEffect() {
+				t.TimeAdded = o.GetTimeAdded()
+			}
+		}
 	}
 }
 

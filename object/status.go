@@ -19,6 +19,21 @@ const (
 	PodUnknown   = "Unknown"
 )
 
+// Phases of a PersistentVolumeClaim.
+const (
+	ClaimPending = "Pending"
+	ClaimBound   = "Bound"
+	ClaimLost    = "Lost"
+)
+
+// Phases of a PersistentVolume.
+const (
+	VolumeAvailable = "Available"
+	VolumeBound     = "Bound"
+	VolumeReleased  = "Released"
+	VolumeFailed    = "Failed"
+)
+
 // Phases of a namespace.
 const (
 	NamespaceActive      = "Active"
@@ -34,12 +49,16 @@ const (
 
 // Types of conditions.
 const (
-	ConditionPodScheduled    = "PodScheduled"
-	ConditionInitialized     = "Initialized"
-	ConditionContainersReady = "ContainersReady"
-	ConditionReady           = "Ready"
-	ConditionAvailable       = "Available"
-	ConditionProgressing     = "Progressing"
+	ConditionPodScheduled = "PodScheduled"
+	// ConditionReadyToStart is True once the pod's sandbox and network are there.
+	ConditionReadyToStart = "PodReadyToStartContainers"
+	// ConditionDisruptionTarget is True of a pod that is evicted or preempted.
+	ConditionDisruptionTarget = "DisruptionTarget"
+	ConditionInitialized      = "Initialized"
+	ConditionContainersReady  = "ContainersReady"
+	ConditionReady            = "Ready"
+	ConditionAvailable        = "Available"
+	ConditionProgressing      = "Progressing"
 )
 
 // FindCondition returns the condition of a type, nil when there is none.

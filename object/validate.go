@@ -71,6 +71,9 @@ func (c *check) creatable(m Message) {
 	if _, isNode := m.(*balsav1.Node); isNode && c.writer == User {
 		c.add(Violation{Field: "kind", Message: "a Node is made by its agent only", Hint: "start an agent with a join token"})
 	}
+	if pod, isPod := m.(*balsav1.Pod); isPod && len(pod.GetSpec().GetEphemeralContainers()) > 0 {
+		c.noEphemeral("spec.ephemeralContainers")
+	}
 	c.updatable(m)
 }
 
@@ -102,6 +105,12 @@ func (c *check) object(m Message) {
 		c.deployment(m.GetSpec())
 	case *balsav1.Service:
 		c.service(m.GetSpec())
+	case *balsav1.StorageClass:
+		c.storageClass(m)
+	case *balsav1.PersistentVolume:
+		c.persistentVolume(m.GetSpec())
+	case *balsav1.PersistentVolumeClaim:
+		c.claim(m.GetSpec())
 	case *balsav1.EndpointSlice:
 		c.endpointSlice(m)
 	case *balsav1.ConfigMap:
@@ -233,6 +242,12 @@ func (c *check) immutable(old, next Message) {
 		c.secretUpdate(old.(*balsav1.Secret), next)
 	case *balsav1.Node:
 		c.nodeUpdate(old.(*balsav1.Node), next)
+	case *balsav1.StorageClass:
+		c.storageClassUpdate(old.(*balsav1.StorageClass), next)
+	case *balsav1.PersistentVolume:
+		c.persistentVolumeUpdate(old.(*balsav1.PersistentVolume).GetSpec(), next.GetSpec())
+	case *balsav1.PersistentVolumeClaim:
+		c.claimUpdate(old.(*balsav1.PersistentVolumeClaim).GetSpec(), next.GetSpec())
 	case *balsav1.EndpointSlice:
 		c.same("addressType", old.(*balsav1.EndpointSlice).GetAddressType(), next.GetAddressType())
 	}

@@ -1,234 +1,232 @@
 package object
 
 import (
+	"path"
+	"slices"
+	"strconv"
 	"strings"
 
 	balsav1 "github.com/balsa-run/balsa/gen/balsa/v1"
 )
 
-func (c *check) env(path string, env []*balsav1.EnvVar) {
-	if !c.atMost(path, len(env), maxEnv, "variables") {
+// podParts is what a pod's parts may refer to.
+type podParts struct {
+	spec *balsav1.PodSpec
+	// containers are the names of main and init containers.
+	containers map[string]bool
+	volumes    map[string]bool
+	// names are those that were seen, in whichever list.
+	names map[string]bool
+	// hostPorts are the node's ports that were seen, with hostNetwork.
+	hostPorts map[HostPort]bool
+}
+
+func newPodParts(spec *balsav1.PodSpec) *podParts {
+	p := &podParts{spec: spec, containers: map[string]bool{}, volumes: map[string]bool{}, names: map[string]bool{}, hostPorts: map[HostPort]bool{}}
+	for role, c := range AllContainers(spec) {
+		if role != RoleEphemeral {
+			p.containers[c.GetName()] = true
+		}
+	}
+	for _, v := range spec.GetVolumes() {
+		p.volumes[v.GetName()] = true
+	}
+	return p
+}
+
+// containers checks the lists of containers of a pod.
+func (c *check) containers(path string, pod *podParts) {
+	spec := pod.spec
+	here := field(path, "containers")
+	if len(spec.GetContainers()) == 0 {
+		c.required(here, "a pod needs at least one container")
+	}
+	if c.atMost(here, len(spec.GetContainers()), maxContainers, "containers") {
+		for i, container := range spec.GetContainers() {
+			c.container(index(here, i), container, RoleMain, pod)
+		}
+	}
+	here = field(path, "initContainers")
+	if c.atMost(here, len(spec.GetInitContainers()), maxContainers, "containers") {
+		for i, container := range spec.GetInitContainers() {
+			c.container(index(here, i), container, initRole(container), pod)
+		}
+	}
+	here = field(path, "ephemeralContainers")
+	if c.atMost(here, len(spec.GetEphemeralContainers()), maxContainers, "containers") {
+		for i, container := range spec.GetEphemeralContainers() {
+			c.ephemeralContainer(index(here, i), container, pod)
+		}
+	}
+}
+
+func (c *check) container(path string, container *balsav1.Container, role ContainerRole, pod *podParts) {
+	c.program(path, container, pod)
+	c.containerRestart(field(path, "restartPolicy"), container.GetRestartPolicy(), role)
+	taken := pod.hostPorts
+	if role == RoleInit || !pod.spec.GetHostNetwork() {
+		taken = map[HostPort]bool{}
+	}
+	c.containerPorts(field(path, "ports"), container.GetPorts(), taken)
+	c.resources(field(path, "resources"), container.GetResources())
+	c.volumeMounts(field(path, "volumeMounts"), container.GetVolumeMounts(), container.GetSecurityContext(), pod)
+	if role == RoleInit {
+		c.initOnly(path, container)
 		return
 	}
-	names := map[string]bool{}
-	for i, e := range env {
-		here := index(path, i)
-		if e.GetName() == "" {
-			c.required(field(here, "name"), "")
-		} else {
-			c.text(field(here, "name"), e.GetName(), envNameProblem(e.GetName()))
-			if names[e.GetName()] {
-				c.duplicate(field(here, "name"), quoted(e.GetName()))
-			}
-		}
-		names[e.GetName()] = true
-		c.noNUL(field(here, "value"), e.GetValue())
-		if e.GetValueFrom() == nil {
-			continue
-		}
-		if e.GetValue() != "" {
-			c.add(Violation{Field: field(here, "valueFrom"), Message: "excludes value, which is also set", Allowed: "one of the two"})
-		}
-		c.valueFrom(field(here, "valueFrom"), e.GetValueFrom())
+	for _, p := range []struct {
+		name  string
+		probe *balsav1.Probe
+	}{{probeReadiness, container.GetReadinessProbe()}, {probeLiveness, container.GetLivenessProbe()}, {probeStartup, container.GetStartupProbe()}} {
+		c.probe(path, p.name, p.probe, container.GetPorts())
 	}
+	c.lifecycle(field(path, "lifecycle"), container.GetLifecycle(), container.GetPorts(), pod.spec.GetTerminationGracePeriodSeconds())
 }
 
-func (c *check) valueFrom(path string, from *balsav1.EnvVarSource) {
-	c.exactlyOne(path, []string{"fieldRef", "configMapKeyRef", "secretKeyRef"},
-		from.GetFieldRef() != nil, from.GetConfigMapKeyRef() != nil, from.GetSecretKeyRef() != nil)
-	if ref := from.GetFieldRef(); ref != nil {
-		c.oneOf(field(path, "fieldRef.apiVersion"), ref.GetApiVersion(), []string{defaultFieldRefAPIVersion})
-		c.fieldPath(field(path, "fieldRef.fieldPath"), ref.GetFieldPath())
+// program checks what every container has, ephemeral ones too.
+func (c *check) program(path string, container *balsav1.Container, pod *podParts) {
+	c.containerName(field(path, "name"), container.GetName(), pod)
+	c.image(field(path, "image"), container.GetImage())
+	c.oneOf(field(path, "imagePullPolicy"), container.GetImagePullPolicy(), []string{PullAlways, PullIfNotPresent, PullNever})
+	for i, s := range container.GetCommand() {
+		c.noNUL(index(field(path, "command"), i), s)
 	}
-	c.keySelector(field(path, "configMapKeyRef"), from.GetConfigMapKeyRef())
-	c.keySelector(field(path, "secretKeyRef"), from.GetSecretKeyRef())
+	for i, s := range container.GetArgs() {
+		c.noNUL(index(field(path, "args"), i), s)
+	}
+	c.noNUL(field(path, "workingDir"), container.GetWorkingDir())
+	c.envFrom(field(path, "envFrom"), container.GetEnvFrom())
+	c.env(field(path, "env"), container.GetEnv(), pod)
+	if p := container.GetTerminationMessagePath(); p != "" {
+		c.absolutePath(field(path, "terminationMessagePath"), p)
+	}
+	c.optional(field(path, "terminationMessagePolicy"), container.GetTerminationMessagePolicy(), MessageFile, MessageFallbackToLogsOnError)
+	if container.GetStdinOnce() && !container.GetStdin() {
+		c.add(Violation{Field: field(path, "stdinOnce"), Message: "needs stdin", Hint: "set stdin: true, or remove stdinOnce"})
+	}
+	c.securityContext(field(path, "securityContext"), container.GetSecurityContext(), pod.spec)
 }
 
-// exactlyOne checks that one of several alternatives is given.
-func (c *check) exactlyOne(path string, names []string, given ...bool) {
-	var set []string
-	for i, g := range given {
-		if g {
-			set = append(set, names[i])
-		}
-	}
-	switch len(set) {
-	case 1:
-	case 0:
-		c.add(Violation{Field: path, Message: "is empty", Allowed: "exactly one of " + strings.Join(names, ", ")})
-	default:
-		c.add(Violation{Field: path, Message: "has more than one source", Found: strings.Join(set, ", "), Allowed: "exactly one of " + strings.Join(names, ", ")})
-	}
-}
-
-const allowedFieldPath = "metadata.name, metadata.namespace, metadata.uid, metadata.labels['<key>'], metadata.annotations['<key>'], spec.nodeName, status.hostIP, status.podIP"
-
-func (c *check) fieldPath(path, value string) {
-	if _, ok := ParseFieldRef(value); !ok {
-		c.text(path, value, allowedFieldPath)
-	}
-}
-
-func (c *check) keySelector(path string, ref *balsav1.KeySelector) {
-	if ref == nil {
-		return
-	}
-	c.refName(field(path, "name"), ref.GetName())
-	if ref.GetKey() == "" {
-		c.required(field(path, "key"), "")
-		return
-	}
-	c.text(field(path, "key"), ref.GetKey(), dataKeyProblem(ref.GetKey()))
-}
-
-func (c *check) refName(path, name string) {
-	if name == "" {
-		c.required(path, "")
-		return
-	}
-	c.text(path, name, dnsSubdomainProblem(name))
-}
-
-func (c *check) envFrom(path string, sources []*balsav1.EnvFromSource) {
-	if !c.atMost(path, len(sources), maxEnv, "sources") {
-		return
-	}
-	for i, s := range sources {
-		here := index(path, i)
-		if s.GetPrefix() != "" {
-			c.text(field(here, "prefix"), s.GetPrefix(), envNameProblem(s.GetPrefix()))
-		}
-		c.exactlyOne(here, []string{"configMapRef", "secretRef"}, s.GetConfigMapRef() != nil, s.GetSecretRef() != nil)
-		if ref := s.GetConfigMapRef(); ref != nil {
-			c.refName(field(here, "configMapRef.name"), ref.GetName())
-		}
-		if ref := s.GetSecretRef(); ref != nil {
-			c.refName(field(here, "secretRef.name"), ref.GetName())
-		}
-	}
-}
-
-func (c *check) probe(path string, p *balsav1.Probe, ports []*balsav1.ContainerPort) {
-	if p == nil {
-		return
-	}
-	if p.GetHttpGet() == nil {
-		c.required(field(path, "httpGet"), "a probe asks by HTTP; other ways are not supported yet")
-	} else {
-		c.httpGet(field(path, "httpGet"), p.GetHttpGet(), ports)
-	}
-	c.between(field(path, "initialDelaySeconds"), int64(p.GetInitialDelaySeconds()), 0, maxSeconds)
-	c.between(field(path, "timeoutSeconds"), int64(p.GetTimeoutSeconds()), 1, maxSeconds)
-	c.between(field(path, "periodSeconds"), int64(p.GetPeriodSeconds()), 1, maxSeconds)
-	c.between(field(path, "successThreshold"), int64(p.GetSuccessThreshold()), 1, maxInt32)
-	c.between(field(path, "failureThreshold"), int64(p.GetFailureThreshold()), 1, maxInt32)
-}
-
-func (c *check) httpGet(path string, get *balsav1.HTTPGetAction, ports []*balsav1.ContainerPort) {
-	if !strings.HasPrefix(get.GetPath(), "/") || strings.ContainsAny(get.GetPath(), " \r\n\x00") {
-		c.text(field(path, "path"), get.GetPath(), "a path that begins with / and has no spaces")
-	}
-	c.oneOf(field(path, "scheme"), get.GetScheme(), []string{SchemeHTTP}, "HTTPS")
-	c.probePort(field(path, "port"), get.GetPort(), ports)
-	if !c.atMost(field(path, "httpHeaders"), len(get.GetHttpHeaders()), maxHTTPHeaders, "headers") {
-		return
-	}
-	for i, h := range get.GetHttpHeaders() {
-		here := index(field(path, "httpHeaders"), i)
-		if !isHeaderName(h.GetName()) {
-			c.text(field(here, "name"), h.GetName(), "letters, digits and -")
-		}
-		if strings.ContainsAny(h.GetValue(), "\r\n\x00") {
-			c.add(Violation{Field: field(here, "value"), Message: "contains a line break", Allowed: "one line"})
-		}
-	}
-}
-
-func isHeaderName(s string) bool {
-	for i := range len(s) {
-		if !isAlphanumeric(s[i]) && !strings.Contains("!#$%&'*+-.^_`|~", s[i:i+1]) {
-			return false
-		}
-	}
-	return s != ""
-}
-
-func (c *check) probePort(path string, port *balsav1.IntOrString, ports []*balsav1.ContainerPort) {
-	name, isName := port.GetValue().(*balsav1.IntOrString_String_)
+func (c *check) containerName(path, name string, pod *podParts) {
 	switch {
-	case port.GetValue() == nil:
+	case name == "":
 		c.required(path, "")
-	case !isName:
-		c.port(path, port.GetInt())
+	case pod.names[name]:
+		c.duplicate(path, quoted(name))
 	default:
-		for _, p := range ports {
-			if p.GetName() == name.String_ {
-				return
+		c.text(path, name, dnsLabelProblem(name))
+	}
+	pod.names[name] = true
+}
+
+// containerRestart: the pod's policy holds, but for sidecars.
+func (c *check) containerRestart(path, policy string, role ContainerRole) {
+	switch {
+	case policy == "":
+	case role == RoleMain:
+		c.add(Violation{Field: path, Message: "is not supported yet for containers that are no init containers", Found: quoted(policy), Hint: "use the pod's restartPolicy"})
+	default:
+		c.oneOf(path, policy, []string{RestartAlways}, RestartOnFailure, RestartNever)
+	}
+}
+
+// initOnly refuses what makes no sense in a container that runs to its end.
+func (c *check) initOnly(path string, container *balsav1.Container) {
+	for _, f := range []struct {
+		name string
+		set  bool
+	}{
+		{probeReadiness, container.GetReadinessProbe() != nil}, {probeLiveness, container.GetLivenessProbe() != nil},
+		{probeStartup, container.GetStartupProbe() != nil}, {"lifecycle", container.GetLifecycle() != nil},
+	} {
+		if f.set {
+			c.add(Violation{
+				Field: field(path, f.name), Message: "is allowed in a sidecar only, an init container with restartPolicy: Always",
+				Hint: "remove the field, or make it a sidecar",
+			})
+		}
+	}
+}
+
+func (c *check) ephemeralContainer(path string, e *balsav1.EphemeralContainer, pod *podParts) {
+	c.program(path, EphemeralAsContainer(e), pod)
+	here := field(path, "volumeMounts")
+	c.volumeMounts(here, e.GetVolumeMounts(), e.GetSecurityContext(), pod)
+	for i, m := range e.GetVolumeMounts() {
+		if m.GetSubPath() != "" || m.GetSubPathExpr() != "" {
+			c.add(Violation{Field: index(here, i), Message: "an ephemeral container takes whole volumes", Hint: "remove subPath and subPathExpr"})
+		}
+	}
+	if target := e.GetTargetContainerName(); target != "" && !pod.containers[target] {
+		c.add(Violation{Field: field(path, "targetContainerName"), Message: "names no container of the pod", Found: quoted(target), Allowed: nameList(pod.containers)})
+	}
+}
+
+func nameList(names map[string]bool) string {
+	list := slices.DeleteFunc(sortedKeys(names), func(s string) bool { return s == "" })
+	if len(list) == 0 {
+		return "none: the pod has none"
+	}
+	return strings.Join(list, ", ")
+}
+
+func (c *check) image(path, image string) {
+	switch {
+	case image == "":
+		c.required(path, "name an image that was imported, for example balsa/echo:1")
+	case len(image) > maxImageLength || strings.ContainsAny(image, " \t\r\n\x00"):
+		c.text(path, image, "an image's name without spaces, at most "+strconv.Itoa(maxImageLength)+" characters")
+	}
+}
+
+// containerPorts checks a container's ports; taken are those of the node that the
+// pod's other containers have.
+func (c *check) containerPorts(path string, ports []*balsav1.ContainerPort, taken map[HostPort]bool) {
+	if !c.atMost(path, len(ports), maxContainerPorts, "ports") {
+		return
+	}
+	names, numbers := map[string]bool{}, map[string]bool{}
+	for i, p := range ports {
+		here := index(path, i)
+		if name := p.GetName(); name != "" {
+			c.text(field(here, "name"), name, portNameProblem(name))
+			if names[name] {
+				c.duplicate(field(here, "name"), quoted(name))
 			}
+			names[name] = true
 		}
-		c.add(Violation{Field: path, Message: "names no port of the container", Found: quoted(name.String_), Allowed: "a number, or one of the container's port names" + portNames(ports)})
+		c.port(field(here, "containerPort"), p.GetContainerPort())
+		c.protocol(field(here, "protocol"), p.GetProtocol())
+		number := strconv.Itoa(int(p.GetContainerPort())) + "/" + p.GetProtocol()
+		onNode := HostPort{p.GetContainerPort(), p.GetProtocol()}
+		switch {
+		case numbers[number]:
+			c.duplicate(field(here, "containerPort"), number)
+		case taken[onNode]:
+			c.add(Violation{Field: field(here, "containerPort"), Message: "another container has the port, and with hostNetwork they share the node's", Found: number})
+		}
+		numbers[number], taken[onNode] = true, true
 	}
 }
 
-func portNames(ports []*balsav1.ContainerPort) string {
-	var names []string
-	for _, p := range ports {
-		if p.GetName() != "" {
-			names = append(names, p.GetName())
-		}
-	}
-	if len(names) == 0 {
-		return " (it has none)"
-	}
-	return ": " + strings.Join(names, ", ")
+func (c *check) protocol(path, protocol string) {
+	c.oneOf(path, protocol, []string{ProtocolTCP, ProtocolUDP}, "SCTP")
 }
 
-// FieldRef is a field of a pod that a variable takes its value from.
-type FieldRef struct {
-	// Field is for example "status.podIP" or "metadata.labels".
-	Field string
-	// Key is the label or annotation, else empty.
-	Key string
+// absolutePath checks a path in a container or on a node.
+func (c *check) absolutePath(at, p string) {
+	if !path.IsAbs(p) || len(p) > maxPathLength || strings.IndexByte(p, 0) >= 0 || slices.Contains(strings.Split(p, "/"), "..") {
+		c.text(at, p, "a path that begins with / and has no .., at most "+strconv.Itoa(maxPathLength)+" characters")
+	}
 }
 
-// ParseFieldRef reads a fieldPath such as "metadata.labels['app']".
-func ParseFieldRef(path string) (FieldRef, bool) {
-	switch path {
-	case "metadata.name", "metadata.namespace", "metadata.uid", "spec.nodeName", "status.hostIP", "status.podIP":
-		return FieldRef{Field: path}, true
+// relativePath checks a path below some folder.
+func (c *check) relativePath(at, p string) {
+	if p == "" {
+		c.required(at, "")
+		return
 	}
-	for _, name := range []string{"metadata.labels", "metadata.annotations"} {
-		inside, ok := strings.CutPrefix(path, name+"['")
-		if !ok {
-			continue
-		}
-		key, ok := strings.CutSuffix(inside, "']")
-		if ok && labelKeyProblem(key) == "" {
-			return FieldRef{Field: name, Key: key}, true
-		}
+	if path.IsAbs(p) || len(p) > maxPathLength || strings.IndexByte(p, 0) >= 0 || slices.Contains(strings.Split(p, "/"), "..") {
+		c.text(at, p, "a path that does not begin with / and has no .., at most "+strconv.Itoa(maxPathLength)+" characters")
 	}
-	return FieldRef{}, false
-}
-
-// Value reads the field from a pod; "" when it is not known yet.
-func (r FieldRef) Value(pod *balsav1.Pod) string {
-	switch r.Field {
-	case "metadata.name":
-		return pod.GetMetadata().GetName()
-	case "metadata.namespace":
-		return pod.GetMetadata().GetNamespace()
-	case "metadata.uid":
-		return pod.GetMetadata().GetUid()
-	case "metadata.labels":
-		return pod.GetMetadata().GetLabels()[r.Key]
-	case "metadata.annotations":
-		return pod.GetMetadata().GetAnnotations()[r.Key]
-	case "spec.nodeName":
-		return pod.GetSpec().GetNodeName()
-	case "status.hostIP":
-		return pod.GetStatus().GetHostIp()
-	case "status.podIP":
-		return pod.GetStatus().GetPodIp()
-	}
-	return ""
 }

@@ -18,6 +18,7 @@ const (
 	maxEndpointAddresses = 100
 	maxEventMessage      = 1_024
 	maxReasonLength      = 128
+	maxNodeImages        = 50
 )
 
 func (c *check) service(spec *balsav1.ServiceSpec) {
@@ -140,6 +141,11 @@ func (c *check) secret(m *balsav1.Secret) {
 	} else if len(m.GetType()) > maxSubdomainLength || labelKeyProblem(m.GetType()) != "" {
 		c.text("type", m.GetType(), allowedLabelKey)
 	}
+	if m.GetType() == SecretDockerConfigJSON {
+		if _, err := parseDockerConfig(m.GetData()[DockerConfigJSONKey]); err != nil {
+			c.add(Violation{Field: mapKey("data", DockerConfigJSONKey), Message: err.Error()})
+		}
+	}
 }
 
 func (c *check) secretUpdate(old, next *balsav1.Secret) {
@@ -164,6 +170,8 @@ func (c *check) node(m *balsav1.Node) {
 			c.text("spec.podCIDR", cidr, "an IPv4 network such as 10.244.1.0/24")
 		}
 	}
+	c.taints("spec.taints", m.GetSpec().GetTaints())
+	c.atMost("status.images", len(m.GetStatus().GetImages()), maxNodeImages, "images")
 	for _, list := range []struct {
 		path string
 		q    map[string]*balsav1.Quantity
@@ -174,11 +182,14 @@ func (c *check) node(m *balsav1.Node) {
 	}
 }
 
-// nodeUpdate: a user may cordon a node and label it.
+// nodeUpdate: a user may cordon a node, label and taint it.
 func (c *check) nodeUpdate(old, next *balsav1.Node) {
 	from, to := old.GetSpec().GetPodCidr(), next.GetSpec().GetPodCidr()
 	if from != to && (c.writer == User || from != "") {
 		c.same("spec.podCIDR", from, to)
+	}
+	if c.writer == User {
+		c.taintTimes("spec.taints", old.GetSpec().GetTaints(), next.GetSpec().GetTaints())
 	}
 }
 

@@ -1,8 +1,7 @@
 package object
 
 import (
-	"strconv"
-	"strings"
+	"slices"
 
 	"google.golang.org/protobuf/proto"
 
@@ -16,8 +15,12 @@ const (
 	maxContainerPorts    = 256
 	maxEnv               = 1024
 	maxSpreadConstraints = 16
-	maxHTTPHeaders       = 64
 	maxImageLength       = 512
+	maxPathLength        = 4096
+	maxPullSecrets       = 32
+	// minPriority and maxPriority are what Kubernetes leaves to users.
+	minPriority = -1 << 31
+	maxPriority = 1_000_000_000
 	// maxSeconds bounds durations: a year.
 	maxSeconds = 365 * 24 * 3600
 	// maxMilliCPU is a million cores.
@@ -34,30 +37,14 @@ func (c *check) pod(pod *balsav1.Pod) {
 	c.podSpec("spec", pod.GetSpec(), RestartAlways, RestartOnFailure, RestartNever)
 }
 
-// podUpdate: nothing of a pod's spec changes but for nodeName, once, by the
-// binding.
-func (c *check) podUpdate(old, next *balsav1.Pod) {
-	if proto.Equal(old.GetSpec(), next.GetSpec()) {
-		return
-	}
-	from, to := old.GetSpec().GetNodeName(), next.GetSpec().GetNodeName()
-	if from != to && (c.writer != System || from != "") {
-		c.add(Violation{Field: "spec.nodeName", Message: "is written once, by the scheduler", Found: quoted(to), Allowed: quoted(from)})
-	}
-	bound := proto.CloneOf(old.GetSpec())
-	if bound != nil {
-		bound.NodeName = to
-	}
-	if !proto.Equal(bound, next.GetSpec()) {
-		c.add(Violation{Field: "spec", Message: "a pod's spec never changes", Hint: "delete the pod and create it again, or change the Deployment that made it"})
-	}
-}
-
 // template checks a workload's pod template.
 func (c *check) template(path string, t *balsav1.PodTemplateSpec, selector *balsav1.LabelSelector) {
 	if t.GetSpec() == nil {
 		c.required(field(path, "spec"), "describe the pods' containers")
 		return
+	}
+	if len(t.GetSpec().GetEphemeralContainers()) > 0 {
+		c.noEphemeral(field(path, "spec.ephemeralContainers"))
 	}
 	c.templateMetadata(field(path, "metadata"), t.GetMetadata())
 	c.podSpec(field(path, "spec"), t.GetSpec(), RestartAlways)
@@ -90,94 +77,77 @@ func setFields(m proto.Message) []string {
 }
 
 func (c *check) podSpec(path string, spec *balsav1.PodSpec, restartPolicies ...string) {
-	c.containers(field(path, "containers"), spec.GetContainers())
+	parts := newPodParts(spec)
+	c.volumes(field(path, "volumes"), spec.GetVolumes(), parts)
+	c.containers(path, parts)
 	c.oneOf(field(path, "restartPolicy"), spec.GetRestartPolicy(), restartPolicies)
 	c.between(field(path, "terminationGracePeriodSeconds"), spec.GetTerminationGracePeriodSeconds(), 0, maxSeconds)
+	if spec.ActiveDeadlineSeconds != nil {
+		c.between(field(path, "activeDeadlineSeconds"), spec.GetActiveDeadlineSeconds(), 1, maxInt32)
+	}
+	c.placement(path, spec)
+	c.hostName(path, spec)
+	c.dns(path, spec)
+	c.hostAliases(field(path, "hostAliases"), spec.GetHostAliases())
+	c.namespaces(path, spec)
+	c.podSecurity(field(path, "securityContext"), spec)
+	c.pullSecrets(field(path, "imagePullSecrets"), spec.GetImagePullSecrets())
+	c.onlyFalse(field(path, "enableServiceLinks"), spec.GetEnableServiceLinks(), "variables for services are not made; use their DNS names")
+	c.onlyFalse(field(path, "automountServiceAccountToken"), spec.GetAutomountServiceAccountToken(), "there are no service accounts")
+}
+
+// placement checks what the scheduler looks at.
+func (c *check) placement(path string, spec *balsav1.PodSpec) {
 	c.labels(field(path, "nodeSelector"), spec.GetNodeSelector())
 	if name := spec.GetNodeName(); name != "" {
 		c.text(field(path, "nodeName"), name, dnsSubdomainProblem(name))
 	}
+	c.spreadConstraints(field(path, "topologySpreadConstraints"), spec.GetTopologySpreadConstraints())
+	c.tolerations(field(path, "tolerations"), spec.GetTolerations())
+	c.between(field(path, "priority"), int64(spec.GetPriority()), minPriority, maxPriority)
+}
+
+func (c *check) hostName(path string, spec *balsav1.PodSpec) {
 	if name := spec.GetHostname(); name != "" {
 		c.text(field(path, "hostname"), name, dnsLabelProblem(name))
 	}
-	c.spreadConstraints(field(path, "topologySpreadConstraints"), spec.GetTopologySpreadConstraints())
 }
 
-func (c *check) containers(path string, containers []*balsav1.Container) {
-	if len(containers) == 0 {
-		c.required(path, "a pod needs at least one container")
+// namespaces: which of the node's namespaces a pod joins.
+func (c *check) namespaces(path string, spec *balsav1.PodSpec) {
+	host := []struct {
+		name string
+		set  bool
+	}{{"hostNetwork", spec.GetHostNetwork()}, {"hostPID", spec.GetHostPid()}, {"hostIPC", spec.GetHostIpc()}}
+	for _, h := range host {
+		if h.set && spec.HostUsers != nil && !spec.GetHostUsers() {
+			c.add(Violation{Field: field(path, h.name), Message: "excludes hostUsers: false, since a namespace of the node belongs to the node's users", Hint: "remove one of the two"})
+		}
 	}
-	if !c.atMost(path, len(containers), maxContainers, "containers") {
+	if spec.GetHostPid() && spec.GetShareProcessNamespace() {
+		c.add(Violation{Field: field(path, "shareProcessNamespace"), Message: "excludes hostPID, which is also set", Allowed: "one of the two"})
+	}
+}
+
+func (c *check) onlyFalse(path string, value bool, why string) {
+	if value {
+		c.add(Violation{Field: path, Message: "is not supported yet", Found: "true", Allowed: "false", Hint: "remove the field: " + why})
+	}
+}
+
+func (c *check) pullSecrets(path string, refs []*balsav1.LocalObjectReference) {
+	if !c.atMost(path, len(refs), maxPullSecrets, "Secrets") {
 		return
 	}
-	names := map[string]bool{}
-	for i, container := range containers {
-		here := index(path, i)
-		if name := container.GetName(); name != "" && names[name] {
-			c.duplicate(field(here, "name"), quoted(name))
+	seen := map[string]bool{}
+	for i, ref := range refs {
+		here := field(index(path, i), "name")
+		c.refName(here, ref.GetName())
+		if seen[ref.GetName()] {
+			c.duplicate(here, quoted(ref.GetName()))
 		}
-		names[container.GetName()] = true
-		c.container(here, container)
+		seen[ref.GetName()] = true
 	}
-}
-
-func (c *check) container(path string, container *balsav1.Container) {
-	if container.GetName() == "" {
-		c.required(field(path, "name"), "")
-	} else {
-		c.text(field(path, "name"), container.GetName(), dnsLabelProblem(container.GetName()))
-	}
-	c.image(field(path, "image"), container.GetImage())
-	c.oneOf(field(path, "imagePullPolicy"), container.GetImagePullPolicy(), []string{PullIfNotPresent, PullNever}, "Always")
-	for i, s := range container.GetCommand() {
-		c.noNUL(index(field(path, "command"), i), s)
-	}
-	for i, s := range container.GetArgs() {
-		c.noNUL(index(field(path, "args"), i), s)
-	}
-	c.noNUL(field(path, "workingDir"), container.GetWorkingDir())
-	c.containerPorts(field(path, "ports"), container.GetPorts())
-	c.envFrom(field(path, "envFrom"), container.GetEnvFrom())
-	c.env(field(path, "env"), container.GetEnv())
-	c.resources(field(path, "resources"), container.GetResources())
-	c.probe(field(path, "readinessProbe"), container.GetReadinessProbe(), container.GetPorts())
-}
-
-func (c *check) image(path, image string) {
-	switch {
-	case image == "":
-		c.required(path, "name an image that was imported, for example balsa/echo:1")
-	case len(image) > maxImageLength || strings.ContainsAny(image, " \t\r\n\x00"):
-		c.text(path, image, "an image's name without spaces, at most "+strconv.Itoa(maxImageLength)+" characters")
-	}
-}
-
-func (c *check) containerPorts(path string, ports []*balsav1.ContainerPort) {
-	if !c.atMost(path, len(ports), maxContainerPorts, "ports") {
-		return
-	}
-	names, numbers := map[string]bool{}, map[string]bool{}
-	for i, p := range ports {
-		here := index(path, i)
-		if name := p.GetName(); name != "" {
-			c.text(field(here, "name"), name, portNameProblem(name))
-			if names[name] {
-				c.duplicate(field(here, "name"), quoted(name))
-			}
-			names[name] = true
-		}
-		c.port(field(here, "containerPort"), p.GetContainerPort())
-		c.protocol(field(here, "protocol"), p.GetProtocol())
-		number := strconv.Itoa(int(p.GetContainerPort())) + "/" + p.GetProtocol()
-		if numbers[number] {
-			c.duplicate(field(here, "containerPort"), number)
-		}
-		numbers[number] = true
-	}
-}
-
-func (c *check) protocol(path, protocol string) {
-	c.oneOf(path, protocol, []string{ProtocolTCP, ProtocolUDP}, "SCTP")
 }
 
 func (c *check) resources(path string, r *balsav1.ResourceRequirements) {
@@ -198,8 +168,8 @@ func (c *check) quantities(path string, list map[string]*balsav1.Quantity, posit
 	good := map[string]quantity.Quantity{}
 	for _, name := range sortedKeys(list) {
 		here := mapKey(path, name)
-		if name != ResourceCPU && name != ResourceMemory {
-			c.oneOf(here, name, []string{ResourceCPU, ResourceMemory}, "ephemeral-storage", "storage")
+		if !slices.Contains(containerResources(), name) {
+			c.oneOf(here, name, containerResources(), "storage", "pods", "hugepages-2Mi", "hugepages-1Gi")
 			continue
 		}
 		if q, ok := c.quantity(here, name, list[name]); ok {
@@ -228,6 +198,10 @@ func (c *check) quantity(path, resource string, q *balsav1.Quantity) (quantity.Q
 		return v, false
 	}
 	return v, true
+}
+
+func containerResources() []string {
+	return []string{ResourceCPU, ResourceMemory, ResourceEphemeralStorage}
 }
 
 func quantityHint(resource string) string {

@@ -19,6 +19,8 @@ import (
 	"github.com/balsa-run/balsa/reconciler/nodes"
 	"github.com/balsa-run/balsa/reconciler/placement"
 	"github.com/balsa-run/balsa/reconciler/rollout"
+	"github.com/balsa-run/balsa/reconciler/storage"
+	"github.com/balsa-run/balsa/reconciler/taints"
 	"github.com/balsa-run/balsa/reconciler/workload"
 	"github.com/balsa-run/balsa/store"
 )
@@ -108,6 +110,8 @@ func newRunner(d Deps) (*runner, error) {
 		workload.New(r.kit("workload")),
 		rollout.New(r.kit("rollout")),
 		placement.New(r.kit("placement"), d.Explanations),
+		storage.New(r.kit("storage")),
+		taints.New(r.kit("taints")),
 		gc.New(r.kit("gc")),
 		namespaces.New(r.kit("namespaces"), r.writer(store.SpaceEvents)),
 		compaction.New(writers, d.Store.Spaces()),

@@ -36,14 +36,14 @@ func bigView(nodes, pods, owners int, change func(*Pod)) (v View) {
 	for i := range nodes {
 		v.Nodes = append(v.Nodes, Node{
 			Name: fmt.Sprintf("n%04d", i), Ready: true, Labels: map[string]string{"zone": fmt.Sprint(i % 3)},
-			Allocatable: Resources{8000, 32 << 30, 110},
+			Allocatable: Resources{MilliCPU: 8000, Memory: 32 << 30, Pods: 110},
 		})
 	}
 	for i := range pods {
 		owner := fmt.Sprintf("o%d", i%owners)
 		p := Pod{
 			Namespace: "default", Name: fmt.Sprintf("p%05d", i), UID: fmt.Sprint(i), Owner: owner,
-			Labels: map[string]string{"app": owner}, Requests: Resources{100, 128 << 20, 1}, Created: time.Unix(int64(i), 0),
+			Labels: map[string]string{"app": owner}, Requests: Resources{MilliCPU: 100, Memory: 128 << 20, Pods: 1}, Created: time.Unix(int64(i), 0),
 		}
 		change(&p)
 		v.Pending = append(v.Pending, p)

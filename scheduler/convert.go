@@ -22,6 +22,9 @@ func FromNode(n *balsav1.Node) (Node, error) {
 			out.Ready = c.GetStatus() == "True"
 		}
 	}
+	for _, t := range n.GetSpec().GetTaints() {
+		out.Taints = append(out.Taints, Taint{t.GetKey(), t.GetValue(), t.GetEffect()})
+	}
 	have := n.GetStatus().GetAllocatable()
 	var err error
 	if out.Allocatable.MilliCPU, err = object.MilliCPU(have[object.ResourceCPU]); err != nil {
@@ -29,6 +32,9 @@ func FromNode(n *balsav1.Node) (Node, error) {
 	}
 	if out.Allocatable.Memory, err = object.Bytes(have[object.ResourceMemory]); err != nil {
 		return Node{}, fmt.Errorf("node %q: allocatable memory: %w", out.Name, err)
+	}
+	if out.Allocatable.Storage, err = object.Bytes(have[object.ResourceEphemeralStorage]); err != nil {
+		return Node{}, fmt.Errorf("node %q: allocatable ephemeral-storage: %w", out.Name, err)
 	}
 	if out.Allocatable.Pods, err = object.Bytes(have[object.ResourcePods]); err != nil {
 		return Node{}, fmt.Errorf("node %q: allocatable pods: %w", out.Name, err)
@@ -43,7 +49,7 @@ func FromPod(p *balsav1.Pod) (Pod, error) {
 	out := Pod{
 		Namespace: meta.GetNamespace(), Name: meta.GetName(), UID: meta.GetUid(), Labels: meta.GetLabels(),
 		Node: p.GetSpec().GetNodeName(), Terminating: meta.GetDeletionTimestamp() != nil,
-		NodeSelector: p.GetSpec().GetNodeSelector(), Created: meta.GetCreationTimestamp().AsTime(),
+		NodeSelector: p.GetSpec().GetNodeSelector(), Priority: p.GetSpec().GetPriority(), Created: meta.GetCreationTimestamp().AsTime(),
 	}
 	for _, o := range meta.GetOwnerReferences() {
 		if o.GetController() {
@@ -54,7 +60,14 @@ func FromPod(p *balsav1.Pod) (Pod, error) {
 	if err != nil {
 		return Pod{}, fmt.Errorf("pod %q: requests of %w", out.Key(), err)
 	}
-	out.Requests = Resources{MilliCPU: requests.MilliCPU, Memory: requests.MemoryBytes, Pods: 1}
+	out.Requests = Resources{MilliCPU: requests.MilliCPU, Memory: requests.MemoryBytes, Storage: requests.EphemeralBytes, Pods: 1}
+	tolerations := p.GetSpec().GetTolerations()
+	out.Tolerates = func(t Taint) bool {
+		return object.Tolerates(tolerations, &balsav1.Taint{Key: t.Key, Value: t.Value, Effect: t.Effect})
+	}
+	for _, t := range tolerations {
+		out.Tolerations += t.GetKey() + "\x01" + t.GetOperator() + "\x01" + t.GetValue() + "\x01" + t.GetEffect() + "\x02"
+	}
 	for i, c := range p.GetSpec().GetTopologySpreadConstraints() {
 		selector, err := object.SelectorFrom(c.GetLabelSelector())
 		if err != nil {

@@ -13,6 +13,8 @@ const maxVerdicts = 100
 // Explanation says why a pod fits no node. It speaks of the state with all
 // bindings of its plan in place.
 type Explanation struct {
+	// Blocked, if not empty, is the whole reason: it has nothing to do with nodes.
+	Blocked string
 	// Nodes is how many nodes there are; each is counted once in Refused.
 	Nodes int
 	// Refused has one entry a filter, the one that refuses most nodes first.
@@ -48,13 +50,16 @@ func (v Verdict) String() string {
 // Message is one sentence, like "0 of 3 nodes fit: 2 too little cpu (short by
 // 200m at best), 1 not ready; nearest is n1 (200m cpu short)".
 func (e *Explanation) Message() string {
+	if e.Blocked != "" {
+		return e.Blocked
+	}
 	if e.Nodes == 0 {
 		return "0 of 0 nodes fit: no node has joined the cluster"
 	}
 	parts := make([]string, len(e.Refused))
 	for i, r := range e.Refused {
 		parts[i] = fmt.Sprintf("%d %s", r.Nodes, r.Filter.phrase())
-		if r.Short > 0 && (r.Filter == CPU || r.Filter == Memory) {
+		if r.Short > 0 && (r.Filter == CPU || r.Filter == Memory || r.Filter == Storage) {
 			parts[i] += " (short by " + Reason{Filter: r.Filter, Short: r.Short}.amount() + " at best)"
 		}
 	}
@@ -82,6 +87,10 @@ func (e *Explanation) Compact() string {
 // explain judges every node for a class that fits none. All bindings are made.
 func (p *planner) explain(c *class) *Explanation {
 	if c.why != nil {
+		return c.why
+	}
+	if c.pod.Blocked != "" {
+		c.why = &Explanation{Blocked: c.pod.Blocked}
 		return c.why
 	}
 	p.refresh(c)

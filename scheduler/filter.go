@@ -13,9 +13,12 @@ type Filter uint8
 const (
 	NotReady Filter = iota
 	Cordoned
+	Tainted
 	NodeSelector
+	Volume
 	CPU
 	Memory
+	Storage
 	PodSlots
 	Spread
 	filters
@@ -23,14 +26,14 @@ const (
 
 // word is the filter's name in the compact form.
 func (f Filter) word() string {
-	return [filters]string{"notready", "cordoned", "selector", "cpu", "memory", "pods", "spread"}[f]
+	return [filters]string{"notready", "cordoned", "taint", "selector", "volume", "cpu", "memory", "storage", "pods", "spread"}[f]
 }
 
 // phrase is how a sentence counts the nodes that fail the filter.
 func (f Filter) phrase() string {
 	return [filters]string{
-		"not ready", "cordoned", "not matching nodeSelector", "too little cpu", "too little memory",
-		"no free pod slot", "breaking topologySpreadConstraints",
+		"not ready", "cordoned", "tainted", "not matching nodeSelector", "without the pod's volume", "too little cpu",
+		"too little memory", "too little ephemeral storage", "no free pod slot", "breaking topologySpreadConstraints",
 	}[f]
 }
 
@@ -40,7 +43,8 @@ type Reason struct {
 	// Short is by how much: milli-cpus, bytes, pods, or matching pods beyond
 	// maxSkew. 0 for filters without a measure.
 	Short int64
-	// Detail names the label or the domain, where there is one.
+	// Detail names the label, the domain, the taint or the volume's node, where
+	// there is one.
 	Detail string
 }
 
@@ -49,7 +53,7 @@ func (r Reason) amount() string {
 	switch r.Filter {
 	case CPU:
 		return formatMilliCPU(r.Short)
-	case Memory:
+	case Memory, Storage:
 		return formatBytes(r.Short)
 	default:
 		return strconv.FormatInt(r.Short, 10)
@@ -61,7 +65,11 @@ func (r Reason) String() string {
 	switch r.Filter {
 	case NodeSelector:
 		return "label " + r.Detail + " missing"
-	case CPU, Memory:
+	case Tainted:
+		return "taint " + r.Detail + " not tolerated"
+	case Volume:
+		return "the volume is on " + r.Detail
+	case CPU, Memory, Storage:
 		return r.amount() + " " + r.Filter.word() + " short"
 	case PodSlots:
 		return "pod slots short by " + r.amount()
@@ -91,9 +99,19 @@ func refusals(reasons []Reason, n *Node, used Resources, p *Pod) []Reason {
 	if n.Cordoned {
 		reasons = append(reasons, Reason{Filter: Cordoned})
 	}
+	for _, t := range n.Taints {
+		if t.Hard() && !p.tolerates(t) {
+			reasons = append(reasons, Reason{Filter: Tainted, Detail: t.String()})
+		}
+	}
 	for _, k := range sortedKeys(p.NodeSelector) {
 		if got, ok := n.Labels[k]; !ok || got != p.NodeSelector[k] {
 			reasons = append(reasons, Reason{Filter: NodeSelector, Detail: k + "=" + p.NodeSelector[k]})
+		}
+	}
+	for _, node := range p.Volumes {
+		if node != n.Name {
+			reasons = append(reasons, Reason{Filter: Volume, Detail: node})
 		}
 	}
 	short := func(f Filter, want, used, have int64) {
@@ -103,18 +121,20 @@ func refusals(reasons []Reason, n *Node, used Resources, p *Pod) []Reason {
 	}
 	short(CPU, p.Requests.MilliCPU, used.MilliCPU, n.Allocatable.MilliCPU)
 	short(Memory, p.Requests.Memory, used.Memory, n.Allocatable.Memory)
+	short(Storage, p.Requests.Storage, used.Storage, n.Allocatable.Storage)
 	short(PodSlots, p.Requests.Pods, used.Pods, n.Allocatable.Pods)
 	return reasons
 }
 
 // fits is refusals for the hot path: the answer only.
 func fits(n *Node, used Resources, p *Pod) bool {
-	if !n.Ready || n.Cordoned || !selects(p.NodeSelector, n.Labels) {
+	if !eligible(n, p) {
 		return false
 	}
 	room := func(want, used, have int64) bool { return want <= 0 || used+want <= have }
 	return room(p.Requests.MilliCPU, used.MilliCPU, n.Allocatable.MilliCPU) &&
 		room(p.Requests.Memory, used.Memory, n.Allocatable.Memory) &&
+		room(p.Requests.Storage, used.Storage, n.Allocatable.Storage) &&
 		room(p.Requests.Pods, used.Pods, n.Allocatable.Pods)
 }
 
@@ -128,11 +148,36 @@ func selects(selector, labels map[string]string) bool {
 }
 
 // eligible nodes make the domains of a pod's spread constraints. A node that
-// could not take the pod anyway, because it is not ready, cordoned or not
-// selected, must not hold the skew of the others down: its domain would stay
-// the emptiest for ever.
+// could not take the pod anyway, because it is not ready, cordoned, tainted, not
+// selected or without its volume, must not hold the skew of the others down: its
+// domain would stay the emptiest for ever.
 func eligible(n *Node, p *Pod) bool {
-	return n.Ready && !n.Cordoned && selects(p.NodeSelector, n.Labels)
+	if p.Blocked != "" || !n.Ready || n.Cordoned || !selects(p.NodeSelector, n.Labels) {
+		return false
+	}
+	for _, t := range n.Taints {
+		if t.Hard() && !p.tolerates(t) {
+			return false
+		}
+	}
+	for _, node := range p.Volumes {
+		if node != n.Name {
+			return false
+		}
+	}
+	return true
+}
+
+func (p *Pod) tolerates(t Taint) bool { return p.Tolerates != nil && p.Tolerates(t) }
+
+// unwanted counts the taints that the pod would rather be without.
+func unwanted(n *Node, p *Pod) (count int) {
+	for _, t := range n.Taints {
+		if !t.Hard() && !p.tolerates(t) {
+			count++
+		}
+	}
+	return count
 }
 
 func formatMilliCPU(m int64) string {

@@ -59,6 +59,7 @@ func checkGolden(t *testing.T, file string) {
 // parseView reads lines such as
 //
 //	node n1 cpu=2 memory=4Gi pods=10 zone=a notready
+//	node n2 taint=a=b:NoSchedule taint=c:PreferNoSchedule
 //	pod web-1 on=n1 cpu=500m owner=web app=web select:disk=ssd spread:zone=1 prefer:zone=1
 //
 // A pod without on= is pending; its line number is its age. spread: and prefer:
@@ -94,6 +95,10 @@ func parseNode(t *testing.T, name string, words []string) Node {
 			n.Ready = false
 		case "cordoned":
 			n.Cordoned = true
+		case "taint":
+			rest, effect, _ := strings.Cut(value, ":")
+			key, x, _ := strings.Cut(rest, "=")
+			n.Taints = append(n.Taints, Taint{key, x, effect})
 		default:
 			if !parseResource(t, &n.Allocatable, k, value) {
 				n.Labels[k] = value
@@ -115,6 +120,18 @@ func parsePod(t *testing.T, name string, words []string) Pod {
 			p.Owner = value
 		case k == "terminating":
 			p.Terminating = true
+		case k == "tolerates":
+			p.Tolerates, p.Tolerations = func(x Taint) bool { return x.String() == value }, value
+		case k == "volume":
+			p.Volumes = append(p.Volumes, value)
+		case k == "blocked":
+			p.Blocked = value
+		case k == "priority":
+			n, err := strconv.Atoi(value)
+			if err != nil {
+				t.Fatal(err)
+			}
+			p.Priority = int32(n)
 		case prefix == "select":
 			p.NodeSelector[key] = value
 		case prefix == "spread", prefix == "prefer":
@@ -140,6 +157,8 @@ func parseResource(t *testing.T, r *Resources, name, value string) bool {
 		r.MilliCPU, err = object.MilliCPU(q)
 	case "memory":
 		r.Memory, err = object.Bytes(q)
+	case "storage":
+		r.Storage, err = object.Bytes(q)
 	case "pods":
 		r.Pods, err = object.Bytes(q)
 	default:
@@ -172,7 +191,7 @@ func TestFromPodAndNode(t *testing.T) {
 		t.Fatal(err)
 	}
 	got := fmt.Sprintf("%s %s %s %s %+v %s %v", p.Key(), p.UID, p.Owner, p.Node, p.Requests, p.Spread[0].TopologyKey, p.Spread[0].Hard)
-	if want := "a/b u rs n1 {MilliCPU:1250 Memory:1073741824 Pods:1} zone false"; got != want {
+	if want := "a/b u rs n1 {MilliCPU:1250 Memory:1073741824 Storage:0 Pods:1} zone false"; got != want {
 		t.Errorf("got  %s\nwant %s", got, want)
 	}
 	node := &balsav1.Node{
@@ -186,7 +205,7 @@ func TestFromPodAndNode(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if want := (Node{Name: "n1", Ready: true, Cordoned: true, Allocatable: Resources{2000, 4 << 30, 110}}); cmp.Diff(want, n) != "" {
+	if want := (Node{Name: "n1", Ready: true, Cordoned: true, Allocatable: Resources{MilliCPU: 2000, Memory: 4 << 30, Pods: 110}}); cmp.Diff(want, n) != "" {
 		t.Errorf("%s", cmp.Diff(want, n))
 	}
 	node.Status.Allocatable["cpu"] = object.NewQuantity("two")

@@ -11,6 +11,9 @@ const (
 // score ranks the nodes that fit. The fields are compared in order, so that a
 // choice can be told in one sentence; a weighted sum could not.
 type score struct {
+	// taints counts those with PreferNoSchedule that the pod does not tolerate; less
+	// is better.
+	taints int
 	// skew sums the ScheduleAnyway constraints; less is better.
 	skew int64
 	// owner counts the pods of the same owner on the node; less is better.
@@ -25,6 +28,8 @@ type score struct {
 // better is a strict order; of equal nodes the first by name is taken.
 func (s score) better(o score) bool {
 	switch {
+	case s.taints != o.taints:
+		return s.taints < o.taints
 	case s.skew != o.skew:
 		return s.skew < o.skew
 	case s.owner != o.owner:
@@ -37,7 +42,7 @@ func (s score) better(o score) bool {
 }
 
 func (p *planner) score(c *class, i int) score {
-	s := score{free: c.free[i], pods: p.used[i].Pods}
+	s := score{taints: unwanted(&p.nodes[i], c.pod), free: c.free[i], pods: p.used[i].Pods}
 	if c.owner != nil {
 		s.owner = c.owner[i]
 	}

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/balsa-run/balsa/object"
 	"pgregory.net/rapid"
 )
 
@@ -67,8 +69,18 @@ func dumbUsed(placed []Pod, node string) (r Resources) {
 }
 
 func dumbFits(nodes []Node, placed []Pod, n *Node, pod *Pod) bool {
-	if !n.Ready || n.Cordoned {
+	if !n.Ready || n.Cordoned || pod.Blocked != "" {
 		return false
+	}
+	for _, t := range n.Taints {
+		if t.Hard() && !pod.Tolerates(t) {
+			return false
+		}
+	}
+	for _, node := range pod.Volumes {
+		if node != n.Name {
+			return false
+		}
 	}
 	for k, want := range pod.NodeSelector {
 		if got, ok := n.Labels[k]; !ok || got != want {
@@ -79,6 +91,7 @@ func dumbFits(nodes []Node, placed []Pod, n *Node, pod *Pod) bool {
 	for _, d := range [][3]int64{
 		{pod.Requests.MilliCPU, used.MilliCPU, n.Allocatable.MilliCPU},
 		{pod.Requests.Memory, used.Memory, n.Allocatable.Memory},
+		{pod.Requests.Storage, used.Storage, n.Allocatable.Storage},
 		{pod.Requests.Pods, used.Pods, n.Allocatable.Pods},
 	} {
 		if d[0] > 0 && d[1] > d[2] {
@@ -121,6 +134,11 @@ func dumbSkew(nodes []Node, placed []Pod, n *Node, pod *Pod, c Constraint) int64
 }
 
 func dumbScore(nodes []Node, placed []Pod, n *Node, pod *Pod) (s score) {
+	for _, t := range n.Taints {
+		if !t.Hard() && !pod.Tolerates(t) {
+			s.taints++
+		}
+	}
 	var used Resources
 	for i := range placed {
 		q := &placed[i]
@@ -166,7 +184,9 @@ func genView() *rapid.Generator[View] {
 				Allocatable: Resources{
 					MilliCPU: rapid.Int64Range(0, 20).Draw(t, "cpu") * 100,
 					Memory:   rapid.Int64Range(0, 20).Draw(t, "memory") * (100 << 20), Pods: rapid.Int64Range(0, 10).Draw(t, "slots"),
+					Storage: rapid.Int64Range(0, 20).Draw(t, "storage") * (100 << 20),
 				},
+				Taints: drawTaints(t),
 			})
 		}
 		pod := func(name string) Pod { return drawPod(t, name, labels) }
@@ -183,6 +203,15 @@ func genView() *rapid.Generator[View] {
 	})
 }
 
+func drawTaints(t *rapid.T) (taints []Taint) {
+	for _, name := range []string{"a", "b"} {
+		if x := rapid.IntRange(0, 7).Draw(t, "taint "+name); x < 2 {
+			taints = append(taints, Taint{Key: name, Effect: []string{object.TaintNoSchedule, object.TaintPreferNoSchedule}[x]})
+		}
+	}
+	return taints
+}
+
 func drawPod(t *rapid.T, name string, labels func(...string) map[string]string) Pod {
 	p := Pod{
 		Namespace: rapid.SampledFrom([]string{"x", "y"}).Draw(t, "namespace"), Name: name, UID: "uid-" + name,
@@ -190,8 +219,20 @@ func drawPod(t *rapid.T, name string, labels func(...string) map[string]string) 
 		Requests: Resources{
 			MilliCPU: rapid.Int64Range(0, 5).Draw(t, "cpu") * 100,
 			Memory:   rapid.Int64Range(0, 5).Draw(t, "memory") * (100 << 20), Pods: 1,
+			Storage: max(0, rapid.Int64Range(-3, 3).Draw(t, "storage")) * (100 << 20),
 		},
-		Created: time.Unix(rapid.Int64Range(0, 3).Draw(t, "created"), 0),
+		Priority:  rapid.SampledFrom([]int32{0, 0, 0, -1, 7}).Draw(t, "priority"),
+		Tolerates: func(Taint) bool { return false },
+		Created:   time.Unix(rapid.Int64Range(0, 3).Draw(t, "created"), 0),
+	}
+	if tolerated := rapid.SampledFrom([]string{"", "", "a", "b"}).Draw(t, "tolerates"); tolerated != "" {
+		p.Tolerates, p.Tolerations = func(x Taint) bool { return x.Key == tolerated }, tolerated
+	}
+	if rapid.IntRange(0, 5).Draw(t, "volume") == 0 {
+		p.Volumes = []string{fmt.Sprintf("n%d", rapid.IntRange(0, 6).Draw(t, "volume on"))}
+	}
+	if rapid.IntRange(0, 9).Draw(t, "blocked") == 0 {
+		p.Blocked = "its claim is absent"
 	}
 	if rapid.IntRange(0, 3).Draw(t, "select") == 0 {
 		p.NodeSelector = labels("disk")
@@ -293,6 +334,12 @@ func TestExplanationsAreTrue(t *testing.T) {
 }
 
 func checkExplanation(t *rapid.T, v View, pod *Pod, why *Explanation) {
+	if pod.Blocked != "" {
+		if why.Message() != pod.Blocked || why.Verdicts != nil {
+			t.Fatalf("a blocked pod waits because %q, %v", why.Message(), why.Verdicts)
+		}
+		return
+	}
 	if why.Nodes != len(v.Nodes) || len(why.Verdicts) != len(v.Nodes) {
 		t.Fatalf("speaks of %d nodes, %d verdicts, there are %d", why.Nodes, len(why.Verdicts), len(v.Nodes))
 	}
@@ -327,6 +374,13 @@ func checkBest(t *rapid.T, why *Explanation, r Refusal) {
 	}
 }
 
+// moved is the pod with its volumes on a node.
+func moved(pod *Pod, node string) *Pod {
+	next := *pod
+	next.Volumes = []string{node}
+	return &next
+}
+
 // checkMended gives the node what the verdict's reasons ask for, but for the one
 // at skip, which it gets one too little of.
 func checkMended(t *rapid.T, v View, pod *Pod, verdict Verdict, skip int, want bool) {
@@ -357,6 +411,16 @@ func checkMended(t *rapid.T, v View, pod *Pod, verdict Verdict, skip int, want b
 			if k, x, _ := strings.Cut(r.Detail, "="); missing == 0 {
 				labels[k] = x
 			}
+		case Tainted:
+			if missing == 0 {
+				n.Taints = slices.DeleteFunc(slices.Clone(n.Taints), func(x Taint) bool { return x.String() == r.Detail })
+			}
+		case Volume:
+			if missing == 0 {
+				pod = moved(pod, n.Name)
+			}
+		case Storage:
+			n.Allocatable.Storage += r.Short - missing
 		case CPU:
 			n.Allocatable.MilliCPU += r.Short - missing
 		case Memory:

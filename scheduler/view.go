@@ -1,10 +1,13 @@
 package scheduler
 
 import (
+	"cmp"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/balsa-run/balsa/object"
 )
 
 // View is what a plan is made from. Plan does not change it.
@@ -20,14 +23,15 @@ type View struct {
 // Resources is what a pod asks for, or a node offers.
 type Resources struct {
 	MilliCPU int64
-	// Memory is in bytes.
-	Memory int64
-	Pods   int64
+	// Memory and Storage, which is ephemeral, are in bytes.
+	Memory  int64
+	Storage int64
+	Pods    int64
 }
 
 // Add returns the sum.
 func (r Resources) Add(o Resources) Resources {
-	return Resources{r.MilliCPU + o.MilliCPU, r.Memory + o.Memory, r.Pods + o.Pods}
+	return Resources{r.MilliCPU + o.MilliCPU, r.Memory + o.Memory, r.Storage + o.Storage, r.Pods + o.Pods}
 }
 
 // Node is a node as placement sees it.
@@ -37,7 +41,22 @@ type Node struct {
 	Ready  bool
 	// Cordoned is spec.unschedulable: no new pods.
 	Cordoned    bool
+	Taints      []Taint
 	Allocatable Resources
+}
+
+// Taint is one of a node's taints.
+type Taint struct{ Key, Value, Effect string }
+
+// Hard taints keep pods away; of the others a node without is preferred.
+func (t Taint) Hard() bool { return t.Effect != object.TaintPreferNoSchedule }
+
+// String is the taint as people write it.
+func (t Taint) String() string {
+	if t.Value == "" {
+		return t.Key + ":" + t.Effect
+	}
+	return t.Key + "=" + t.Value + ":" + t.Effect
 }
 
 // Pod is a pod as placement sees it.
@@ -55,7 +74,18 @@ type Pod struct {
 	Requests     Resources
 	NodeSelector map[string]string
 	Spread       []Constraint
-	Created      time.Time
+	// Tolerates tells whether the pod may be where a taint is; nil: nowhere.
+	// Tolerations identifies it: pods of one text tolerate the same.
+	Tolerates   func(Taint) bool
+	Tolerations string
+	// Volumes names the nodes that the pod's persistent volumes lie on: it can
+	// only be where all of them are.
+	Volumes []string
+	// Blocked says why no node could take the pod; empty: one could.
+	Blocked string
+	// Priority: pods with more are placed first.
+	Priority int32
+	Created  time.Time
 }
 
 // Key is namespace/name.
@@ -115,7 +145,8 @@ func (d Decisions) String() string {
 	return b.String()
 }
 
-// inOrder gives the indices of pods by priority: the oldest first, then by name.
+// inOrder gives the indices of pods by priority, the highest first; then the
+// oldest first; then by name.
 func inOrder(pods []Pod) []int {
 	order := make([]int, len(pods))
 	for i := range order {
@@ -123,6 +154,9 @@ func inOrder(pods []Pod) []int {
 	}
 	slices.SortFunc(order, func(a, b int) int {
 		x, y := &pods[a], &pods[b]
+		if c := cmp.Compare(y.Priority, x.Priority); c != 0 {
+			return c
+		}
 		if c := x.Created.Compare(y.Created); c != 0 {
 			return c
 		}
@@ -142,7 +176,9 @@ func signature(p *Pod) string {
 	b.WriteString(p.Namespace + "\x00" + p.Owner + "\x00")
 	number(p.Requests.MilliCPU)
 	number(p.Requests.Memory)
+	number(p.Requests.Storage)
 	number(p.Requests.Pods)
+	b.WriteString(p.Tolerations + "\x00" + p.Blocked + "\x00" + strings.Join(p.Volumes, ",") + "\x00")
 	for _, k := range sortedKeys(p.NodeSelector) {
 		b.WriteString(k + "=" + p.NodeSelector[k] + "\x00")
 	}

@@ -32,7 +32,7 @@ func filled(b *testing.B, n int) *driver {
 }
 
 func benchPut(key string) *internalv1.Command {
-	return command(SpaceEtcd, &internalv1.Op{Op: &internalv1.Op_Put{Put: &internalv1.Put{Key: key, Value: make([]byte, 256-len(key))}}})
+	return command(SpaceEtcd, &internalv1.Op{Op: &internalv1.Op_Put{Put: &internalv1.Put{Key: []byte(key), Value: make([]byte, 256-len(key))}}})
 }
 
 // BenchmarkPut: one put a command; an entry carries one of them, or many as a
@@ -68,7 +68,7 @@ func BenchmarkTxn(b *testing.B) {
 		kv, _ := d.Space(SpaceEtcd).View().Get(key)
 		cmd := benchPut(key)
 		cmd.GetTxn().Compares = []*internalv1.Compare{{
-			Key: key, Target: internalv1.Compare_TARGET_MOD, Result: internalv1.Compare_RESULT_EQUAL, Number: int64(kv.ModRevision),
+			Key: []byte(key), Target: internalv1.Compare_TARGET_MOD, Result: internalv1.Compare_RESULT_EQUAL, Number: int64(kv.ModRevision),
 		}}
 		if !d.do(cmd).GetTxn().GetSucceeded() {
 			b.Fatal("a compare failed")

@@ -79,11 +79,11 @@ func (l Limits) checkPut(p *internalv1.Put) *refusal {
 	if p.GetIgnoreLease() && p.GetLease() != 0 {
 		return invalid("the put of key %q has a lease and ignore_lease: give one of them", p.GetKey())
 	}
-	return l.checkKeys(p.GetKey(), "")
+	return l.checkKeys(p.GetKey(), nil)
 }
 
-func (l Limits) checkKeys(key, rangeEnd string) *refusal {
-	if key == "" {
+func (l Limits) checkKeys(key, rangeEnd []byte) *refusal {
+	if len(key) == 0 {
 		return invalid("a key is empty")
 	}
 	if n := max(len(key), len(rangeEnd)); n > l.KeyBytes {
@@ -111,7 +111,7 @@ func collectWrites(ops []*internalv1.Op) (writes, *refusal) {
 	w := writes{puts: make(map[string]bool)}
 	for _, op := range ops {
 		if d := op.GetDeleteRange(); d != nil {
-			w.deletes.set(literalSpan(d.GetKey(), d.GetRangeEnd()), struct{}{})
+			w.deletes.set(literalSpan(borrowed(d.GetKey()), borrowed(d.GetRangeEnd())), struct{}{})
 		}
 	}
 	for _, op := range ops {
@@ -123,7 +123,7 @@ func collectWrites(ops []*internalv1.Op) (writes, *refusal) {
 	}
 	for _, op := range ops {
 		if p := op.GetPut(); p != nil {
-			if no := w.put(p.GetKey(), nil); no != nil {
+			if no := w.put(borrowed(p.GetKey()), nil); no != nil {
 				return w, no
 			}
 		}

@@ -47,11 +47,11 @@ func command(space string, ops ...*internalv1.Op) *internalv1.Command {
 }
 
 func putOp(key, value string) *internalv1.Op {
-	return &internalv1.Op{Op: &internalv1.Op_Put{Put: &internalv1.Put{Key: key, Value: []byte(value)}}}
+	return &internalv1.Op{Op: &internalv1.Op_Put{Put: &internalv1.Put{Key: []byte(key), Value: []byte(value)}}}
 }
 
 func deleteOp(key, end string) *internalv1.Op {
-	return &internalv1.Op{Op: &internalv1.Op_DeleteRange{DeleteRange: &internalv1.DeleteRange{Key: key, RangeEnd: end}}}
+	return &internalv1.Op{Op: &internalv1.Op_DeleteRange{DeleteRange: &internalv1.DeleteRange{Key: []byte(key), RangeEnd: []byte(end)}}}
 }
 
 func snapshotBytes(t testing.TB, s *Store) []byte {

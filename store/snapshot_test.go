@@ -23,7 +23,7 @@ func storied(t testing.TB) *driver {
 		d.put(SpaceEtcd, fmt.Sprint("k", i%7), strings.Repeat("v", i))
 		d.put(SpaceEvents, fmt.Sprint("e", i), "it happened")
 	}
-	bound := &internalv1.Put{Key: "bound", Lease: 7}
+	bound := &internalv1.Put{Key: []byte("bound"), Lease: 7}
 	d.do(command(SpaceEtcd, &internalv1.Op{Op: &internalv1.Op_Put{Put: bound}}))
 	d.do(command(SpaceEtcd, deleteOp("k1", "k4")))
 	d.compact(SpaceEtcd, 20)
@@ -223,9 +223,11 @@ func FuzzApply(f *testing.F) {
 	revoke := &internalv1.Command{Space: SpaceEtcd, Op: &internalv1.Command_LeaseRevoke{LeaseRevoke: &internalv1.LeaseRevoke{Id: 3}}}
 	seed(grant, command(SpaceEtcd, putOp("a", "1"), deleteOp("b", "\x00")), revoke)
 	seed(&internalv1.Command{Space: SpaceEvents, Op: &internalv1.Command_Compact{Compact: &internalv1.Compact{Revision: 1}}}, command(SpaceObjects, putOp("x", "")))
-	compare := &internalv1.Compare{Key: "a", Target: 1, Result: 1, Number: 1}
+	compare := &internalv1.Compare{Key: []byte("a"), Target: 1, Result: 1, Number: 1}
 	nested := &internalv1.Op{Op: &internalv1.Op_Txn{Txn: &internalv1.Txn{Compares: []*internalv1.Compare{compare}, Failure: []*internalv1.Op{putOp("n", "")}}}}
-	seed(command(SpaceEtcd, nested, &internalv1.Op{Op: &internalv1.Op_Range{Range: &internalv1.Range{Key: "a", RangeEnd: "\x00"}}}))
+	seed(command(SpaceEtcd, nested, &internalv1.Op{Op: &internalv1.Op_Range{Range: &internalv1.Range{Key: []byte("a"), RangeEnd: []byte("\x00")}}}))
+	past := &internalv1.Range{Key: []byte("\x00"), RangeEnd: []byte("\x00"), Revision: 1, SortOrder: 2, SortTarget: 3, MinModRevision: 1, MaxCreateRevision: 9}
+	seed(command(SpaceEtcd, putOp("\xff\x00\xc3\x28", "1"), putOp("\x00", ""), &internalv1.Op{Op: &internalv1.Op_Range{Range: past}}, deleteOp("\xff", "\x00")))
 	f.Fuzz(func(t *testing.T, entry []byte) {
 		batch := &internalv1.Batch{}
 		if err := proto.Unmarshal(entry, batch); err != nil {

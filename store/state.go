@@ -52,6 +52,11 @@ func (s *state) at(rev Revision, sp span) iter.Seq2[string, *version] {
 	if rev == s.rev {
 		return s.now(sp)
 	}
+	return s.then(rev, sp)
+}
+
+// then is at for a revision before what a writer has changed last.
+func (s *state) then(rev Revision, sp span) iter.Seq2[string, *version] {
 	return func(yield func(string, *version) bool) {
 		live, graves := s.live.seek(sp), s.graves.seek(sp)
 		lk, ls, lok := live.next()

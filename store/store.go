@@ -76,7 +76,7 @@ func (s *Store) Hash(space string) (rev Revision, hash uint64) {
 // says so; it is not an error. Readers and watches see the entry when all of it
 // is done.
 //
-// Apply keeps the keys and values of cmds: they must not be changed afterwards.
+// Apply keeps the values of cmds: they must not be changed afterwards.
 // It panics with a *FatalError when this member must stop; see there.
 func (s *Store) Apply(index, term uint64, cmds []*internalv1.Command) []*internalv1.CommandResult {
 	s.mu.Lock()

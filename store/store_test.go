@@ -36,19 +36,21 @@ func TestApplyStopsAtWhatItDoesNotKnow(t *testing.T) {
 	compare := func(c *internalv1.Compare) *internalv1.Command {
 		return &internalv1.Command{Space: SpaceObjects, Op: &internalv1.Command_Txn{Txn: &internalv1.Txn{Compares: []*internalv1.Compare{c}}}}
 	}
-	put := func() *internalv1.Put { return &internalv1.Put{Key: "a"} }
+	put := func() *internalv1.Put { return &internalv1.Put{Key: []byte("a")} }
 	for name, cmd := range map[string]*internalv1.Command{
 		"level of a command":   {Space: SpaceObjects, FeatureLevel: 1},
 		"level of the cluster": {Op: &internalv1.Command_SetFeatureLevel{SetFeatureLevel: &internalv1.SetFeatureLevel{Level: 1}}},
 		"operation":            withUnknown(&internalv1.Command{Space: SpaceObjects}),
 		"op":                   txn(withUnknown(&internalv1.Op{})),
 		"field of a put":       txn(&internalv1.Op{Op: &internalv1.Op_Put{Put: withUnknown(put())}}),
-		"field of a range":     txn(&internalv1.Op{Op: &internalv1.Op_Range{Range: withUnknown(&internalv1.Range{Key: "a"})}}),
-		"field of a delete":    txn(&internalv1.Op{Op: &internalv1.Op_DeleteRange{DeleteRange: withUnknown(&internalv1.DeleteRange{Key: "a"})}}),
+		"field of a range":     txn(&internalv1.Op{Op: &internalv1.Op_Range{Range: withUnknown(&internalv1.Range{Key: []byte("a")})}}),
+		"order of a range":     txn(&internalv1.Op{Op: &internalv1.Op_Range{Range: &internalv1.Range{Key: []byte("a"), SortOrder: 77}}}),
+		"sorting of a range":   txn(&internalv1.Op{Op: &internalv1.Op_Range{Range: &internalv1.Range{Key: []byte("a"), SortTarget: 77}}}),
+		"field of a delete":    txn(&internalv1.Op{Op: &internalv1.Op_DeleteRange{DeleteRange: withUnknown(&internalv1.DeleteRange{Key: []byte("a")})}}),
 		"field of a txn":       txn(&internalv1.Op{Op: &internalv1.Op_Txn{Txn: withUnknown(&internalv1.Txn{})}}),
-		"field of a compare":   compare(withUnknown(&internalv1.Compare{Key: "a"})),
-		"target":               compare(&internalv1.Compare{Key: "a", Target: 77}),
-		"result":               compare(&internalv1.Compare{Key: "a", Result: 77}),
+		"field of a compare":   compare(withUnknown(&internalv1.Compare{Key: []byte("a")})),
+		"target":               compare(&internalv1.Compare{Key: []byte("a"), Target: 77}),
+		"result":               compare(&internalv1.Compare{Key: []byte("a"), Result: 77}),
 		"field of a grant":     {Space: SpaceObjects, Op: &internalv1.Command_LeaseGrant{LeaseGrant: withUnknown(&internalv1.LeaseGrant{})}},
 		"field of a revoke":    {Space: SpaceObjects, Op: &internalv1.Command_LeaseRevoke{LeaseRevoke: withUnknown(&internalv1.LeaseRevoke{})}},
 		"field of a compact":   {Space: SpaceObjects, Op: &internalv1.Command_Compact{Compact: withUnknown(&internalv1.Compact{})}},
@@ -128,7 +130,7 @@ func TestRevokeInTheSameEntry(t *testing.T) {
 	d := newDriver(t, Options{})
 	cmds := []*internalv1.Command{{Space: SpaceEtcd, Op: &internalv1.Command_LeaseGrant{LeaseGrant: &internalv1.LeaseGrant{Id: 3}}}}
 	for i := range 50 {
-		bound := &internalv1.Put{Key: fmt.Sprintf("k%02d", i), Lease: 3}
+		bound := &internalv1.Put{Key: []byte(fmt.Sprintf("k%02d", i)), Lease: 3}
 		cmds = append(cmds, command(SpaceEtcd, &internalv1.Op{Op: &internalv1.Op_Put{Put: bound}}))
 	}
 	cmds = append(cmds, &internalv1.Command{Space: SpaceEtcd, Op: &internalv1.Command_LeaseRevoke{LeaseRevoke: &internalv1.LeaseRevoke{Id: 3}}})

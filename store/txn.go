@@ -58,7 +58,7 @@ func (w *writer) decide(txn *internalv1.Txn) *branch {
 // compares as one key that does not exist.
 func (w *writer) compare(c *internalv1.Compare) (holds bool, found *internalv1.StoredKey) {
 	exists := false
-	for key, v := range w.st.now(spanOf(c.GetKey(), c.GetRangeEnd())) {
+	for key, v := range w.st.now(spanIn(c)) {
 		exists = true
 		if !compareVersion(c, v) {
 			return false, v.stored(key)
@@ -66,7 +66,7 @@ func (w *writer) compare(c *internalv1.Compare) (holds bool, found *internalv1.S
 	}
 	// As in etcd no value compares with anything, not even as unequal.
 	if !exists && (c.GetTarget() == internalv1.Compare_TARGET_VALUE || !compareVersion(c, &version{})) {
-		return false, &internalv1.StoredKey{Key: c.GetKey()}
+		return false, &internalv1.StoredKey{Key: bytes.Clone(c.GetKey())}
 	}
 	return true, nil
 }
@@ -131,7 +131,8 @@ func (w *writer) inspectPut(p *internalv1.Put, need *footprint) *refusal {
 			return refuse(internalv1.CommandResult_OUTCOME_LEASE_NOT_FOUND, "there is no lease %d for key %q", id, p.GetKey())
 		}
 	}
-	old := w.st.get(w.st.rev, p.GetKey())
+	key := borrowed(p.GetKey())
+	old := w.st.get(w.st.rev, key)
 	if old == nil && (p.GetIgnoreValue() || p.GetIgnoreLease()) {
 		return refuse(internalv1.CommandResult_OUTCOME_KEY_NOT_FOUND, "key %q does not exist, so it has no value or lease to keep", p.GetKey())
 	}
@@ -139,21 +140,10 @@ func (w *writer) inspectPut(p *internalv1.Put, need *footprint) *refusal {
 	if p.GetIgnoreValue() {
 		next.value = old.value
 	}
-	need.puts += next.bytes(p.GetKey())
-	need.grow += next.bytes(p.GetKey())
+	need.puts += next.bytes(key)
+	need.grow += next.bytes(key)
 	if old != nil {
-		need.grow -= old.bytes(p.GetKey())
-	}
-	return nil
-}
-
-func (w *writer) inspectRange(r *internalv1.Range) *refusal {
-	most := int64(w.space.limits.RangeKeys)
-	if r.GetCountOnly() || r.GetLimit() > 0 && r.GetLimit() <= most {
-		return nil
-	}
-	if n := w.st.live.count(spanOf(r.GetKey(), r.GetRangeEnd())); int64(n) > most {
-		return refuse(internalv1.CommandResult_OUTCOME_LIMIT, "the range from %q has %d keys, more than the %d that a transaction may return: set a limit", r.GetKey(), n, most)
+		need.grow -= old.bytes(key)
 	}
 	return nil
 }
@@ -203,7 +193,7 @@ func (t *txn) run(b *branch) *internalv1.TxnResult {
 
 func (t *txn) runPut(p *internalv1.Put) *internalv1.PutResult {
 	result := &internalv1.PutResult{}
-	key, value, lease := p.GetKey(), p.GetValue(), p.GetLease()
+	key, value, lease := borrowed(p.GetKey()), p.GetValue(), p.GetLease()
 	old := t.get(key)
 	if p.GetPrevKv() {
 		result.Prev = old.stored(key)
@@ -221,7 +211,7 @@ func (t *txn) runPut(p *internalv1.Put) *internalv1.PutResult {
 func (t *txn) runDelete(d *internalv1.DeleteRange) *internalv1.DeleteRangeResult {
 	result := &internalv1.DeleteRangeResult{}
 	var keys []string
-	for key, v := range t.w.st.now(spanOf(d.GetKey(), d.GetRangeEnd())) {
+	for key, v := range t.w.st.now(spanIn(d)) {
 		keys = append(keys, key)
 		if d.GetPrevKv() {
 			result.Prev = append(result.Prev, v.stored(key))
@@ -231,25 +221,5 @@ func (t *txn) runDelete(d *internalv1.DeleteRange) *internalv1.DeleteRangeResult
 		t.delete(key)
 	}
 	result.Deleted = int64(len(keys))
-	return result
-}
-
-func (t *txn) runRange(r *internalv1.Range) *internalv1.RangeResult {
-	s := spanOf(r.GetKey(), r.GetRangeEnd())
-	result := &internalv1.RangeResult{Count: int64(t.w.st.live.count(s))}
-	if r.GetCountOnly() {
-		return result
-	}
-	for key, v := range t.w.st.now(s) {
-		if limit := r.GetLimit(); limit > 0 && int64(len(result.Keys)) == limit {
-			result.More = true
-			break
-		}
-		stored := v.stored(key)
-		if r.GetKeysOnly() {
-			stored.Value = nil
-		}
-		result.Keys = append(result.Keys, stored)
-	}
 	return result
 }

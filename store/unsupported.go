@@ -65,6 +65,16 @@ func unsupportedCompare(c *internalv1.Compare) string {
 	return foreignIn(c)
 }
 
+func unsupportedRange(r *internalv1.Range) string {
+	if o := r.GetSortOrder(); internalv1.Range_SortOrder_name[int32(o)] == "" {
+		return fmt.Sprintf("it sorts in an order %d that this version does not know", o)
+	}
+	if t := r.GetSortTarget(); internalv1.Range_SortTarget_name[int32(t)] == "" {
+		return fmt.Sprintf("it sorts by a target %d that this version does not know", t)
+	}
+	return foreignIn(r)
+}
+
 func unsupportedOp(op *internalv1.Op) string {
 	if reason := foreignIn(op); reason != "" {
 		return reason
@@ -75,7 +85,7 @@ func unsupportedOp(op *internalv1.Op) string {
 	case *internalv1.Op_DeleteRange:
 		return foreignIn(op.DeleteRange)
 	case *internalv1.Op_Range:
-		return foreignIn(op.Range)
+		return unsupportedRange(op.Range)
 	case *internalv1.Op_Txn:
 		return unsupportedTxn(op.Txn)
 	}

@@ -61,7 +61,7 @@ func (v *version) stored(key string) *internalv1.StoredKey {
 		return nil
 	}
 	return &internalv1.StoredKey{
-		Key:            key,
+		Key:            []byte(key),
 		Value:          v.value,
 		CreateRevision: int64(v.create),
 		ModRevision:    int64(v.mod),

@@ -1,5 +1,7 @@
 package store
 
+import "strings"
+
 // writer changes a copy of a space's state. Apply makes one for each space that
 // its entry touches, and publishes them when the entry is done.
 type writer struct {
@@ -43,7 +45,7 @@ func (t *txn) get(key string) *version {
 	return nil
 }
 
-// put writes a key. The caller has checked that it may.
+// put writes a key, which may be borrowed. The caller has checked that it may.
 func (t *txn) put(key string, value []byte, lease int64) {
 	st := &t.w.st
 	v := &version{value: value, create: t.rev, mod: t.rev, number: 1, lease: lease}
@@ -57,6 +59,8 @@ func (t *txn) put(key string, value []byte, lease int64) {
 		key = stored
 		next.past = grave.superseded()
 		st.graves.delete(t.w.edit, key)
+	} else {
+		key = strings.Clone(key)
 	}
 	v.sum = v.checksum(key)
 	t.w.replace(record{key: key, v: v, prev: old.cur, timeNS: t.timeNS})

@@ -21,6 +21,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/balsa-run/balsa/internal/atomicfile"
 )
@@ -112,6 +113,38 @@ func (d *Dir) Put(ctx context.Context, digest string, r io.Reader, limit int64) 
 		return 0, fmt.Errorf("put blob %s: %w", digest, err)
 	}
 	return check.size, nil
+}
+
+// Info is what List tells of a blob.
+type Info struct {
+	Digest string
+	Size   int64
+	// Modified is when it came.
+	Modified time.Time
+}
+
+// List tells of all blobs; one that comes or goes meanwhile may be left out.
+func (d *Dir) List() ([]Info, error) {
+	entries, err := os.ReadDir(d.root)
+	if err != nil {
+		return nil, fmt.Errorf("list blobs: %w", err)
+	}
+	var all []Info
+	for _, e := range entries {
+		digest := algorithm + ":" + e.Name()
+		if _, err := d.path(digest); err != nil {
+			continue // being written
+		}
+		info, err := e.Info()
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return nil, fmt.Errorf("list blobs: %w", err)
+		}
+		all = append(all, Info{Digest: digest, Size: info.Size(), Modified: info.ModTime()})
+	}
+	return all, nil
 }
 
 // Remove forgets a blob; one that is not there is fine.

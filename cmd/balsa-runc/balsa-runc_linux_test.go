@@ -78,6 +78,27 @@ func TestUnknownProfileIsRefused(t *testing.T) {
 	}
 }
 
+// TestOwnProfileIsKept: the pod's filter is used as it is, and never absent.
+func TestOwnProfileIsKept(t *testing.T) {
+	spec := &specs.Spec{Annotations: map[string]string{runcwire.AnnotationSeccomp: runcwire.SeccompProfile}, Process: &specs.Process{}, Linux: &specs.Linux{}}
+	if err := setSeccomp(spec); err == nil {
+		t.Error("a configuration that lacks its own profile was taken: it would run unfiltered")
+	}
+	own := &specs.LinuxSeccomp{DefaultAction: specs.ActLog}
+	spec.Linux.Seccomp = own
+	if err := setSeccomp(spec); err != nil || spec.Linux.Seccomp != own {
+		t.Errorf("%v, %+v", err, spec.Linux.Seccomp)
+	}
+}
+
+// TestRootIsLeftAloneWithoutUsers: only user namespaces need another path.
+func TestRootIsLeftAloneWithoutUsers(t *testing.T) {
+	spec := &specs.Spec{Root: &specs.Root{Path: "/r"}, Linux: &specs.Linux{Namespaces: []specs.LinuxNamespace{{Type: specs.PIDNamespace}}}}
+	if err := rootWithinReach(spec); err != nil || spec.Root.Path != "/r" {
+		t.Errorf("%v, %+v", err, spec.Root)
+	}
+}
+
 func TestClamp(t *testing.T) {
 	adj := -997
 	caps := []string{"CAP_KILL", "CAP_SYS_RESOURCE"}

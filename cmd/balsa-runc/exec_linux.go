@@ -10,6 +10,8 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"slices"
+	"strings"
 	"syscall"
 
 	"github.com/opencontainers/runc/libcontainer"
@@ -93,10 +95,23 @@ func execProcess(p *specs.Process, request runcwire.ExecRequest) *specs.Process 
 	other := *p
 	other.Args = request.Args
 	other.Env = append(append([]string(nil), p.Env...), request.Env...)
+	if request.TTY {
+		other.Env = withTerm(other.Env)
+	}
 	if request.Cwd != "" {
 		other.Cwd = request.Cwd
 	}
 	return &other
+}
+
+// withTerm names a kind of terminal that every program knows, unless one is named.
+func withTerm(env []string) []string {
+	for _, entry := range env {
+		if strings.HasPrefix(entry, "TERM=") {
+			return env
+		}
+	}
+	return append(slices.Clip(env), "TERM=xterm")
 }
 
 // obey carries out what comes down the control descriptor. Its end means that
@@ -132,6 +147,9 @@ func wait(p *libcontainer.Process) (code, signal int, err error) {
 	return status.ExitStatus(), 0, nil
 }
 
+// endOfInput is what a terminal's reader takes for the end (VEOF).
+const endOfInput = 4
+
 // terminal joins this process's streams with a pseudo terminal in the
 // container; the zero value, for a process without one, does nothing.
 type terminal struct {
@@ -164,7 +182,13 @@ func (t *terminal) start() error {
 		return err
 	}
 	t.copied = make(chan struct{})
-	go func() { _, _ = io.Copy(t.master, os.Stdin) }()
+	go func() {
+		if _, err := io.Copy(t.master, os.Stdin); err == nil {
+			// Closing a terminal would hang up: its reader is told of the end as
+			// from a keyboard.
+			_, _ = t.master.Write([]byte{endOfInput})
+		}
+	}()
 	go func() {
 		_, _ = io.Copy(os.Stdout, t.master) // EIO is the end of a terminal
 		close(t.copied)

@@ -32,6 +32,9 @@ func runContainer(dir string, report *os.File) error {
 	if err := setSeccomp(spec); err != nil {
 		return err
 	}
+	if err := rootWithinReach(spec); err != nil {
+		return err
+	}
 	quota := takeQuota(spec)
 	c, err := create(dir, spec)
 	if err != nil {
@@ -107,6 +110,10 @@ func start(c *libcontainer.Container, spec *specs.Spec, q cpuQuota, report *os.F
 		return err
 	}
 	p.Stdin, p.Stdout, p.Stderr = os.Stdin, os.Stdout, os.Stderr
+	if spec.Process.Terminal {
+		p.Stdin, p.Stdout, p.Stderr, p.Env = nil, nil, nil, withTerm(p.Env)
+		p.ConsoleSocket = os.NewFile(runcwire.RunConsoleFD, "console")
+	}
 	if err := c.Start(p); err != nil {
 		return fmt.Errorf("start: %w", err)
 	}

@@ -19,9 +19,14 @@ func setSeccomp(spec *specs.Spec) error {
 	case runcwire.SeccompDefault:
 		spec.Linux.Seccomp = defaultSeccomp(spec.Process.Capabilities)
 		return nil
+	case runcwire.SeccompProfile:
+		if spec.Linux.Seccomp == nil {
+			return fmt.Errorf("annotation %s is %q, but linux.seccomp is not set", runcwire.AnnotationSeccomp, profile)
+		}
+		return nil
 	default:
-		return fmt.Errorf("annotation %s: found %q, want %q or %q",
-			runcwire.AnnotationSeccomp, profile, runcwire.SeccompDefault, runcwire.SeccompUnconfined)
+		return fmt.Errorf("annotation %s: found %q, want %q, %q or %q",
+			runcwire.AnnotationSeccomp, profile, runcwire.SeccompDefault, runcwire.SeccompUnconfined, runcwire.SeccompProfile)
 	}
 }
 

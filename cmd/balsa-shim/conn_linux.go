@@ -10,6 +10,13 @@ type conn struct {
 	in   []byte
 	out  []byte
 	lost bool // no further output
+
+	// Once it is attached:
+	to      *container // nil before and after
+	feeds   bool       // its input is the program's
+	paused  bool       // not read from, while the program does not read
+	deaf    bool       // the program has ended: what the client still says is nothing
+	dropped int64      // bytes of output that it has not been told of
 }
 
 const (
@@ -55,7 +62,7 @@ func (s *shim) accept(listener int, conns *int) {
 		return
 	}
 	*conns++
-	c.send(newLine("balsa-shim").num("proto", protoVersion).num("min", protoMin).num("pid", int64(syscall.Getpid())).str("uid", s.uid).end())
+	c.send(newLine("balsa-shim").num("proto", protoVersion).num("min", protoMin).num("pid", int64(syscall.Getpid())).str("uid", s.uid).num("attach", 1).end())
 }
 
 func (c *conn) ready(events uint32, closed func()) {
@@ -77,6 +84,7 @@ func (c *conn) close() {
 	c.s.drop(c.fd)
 	c.fd, c.in, c.out = -1, nil, nil
 	c.unwatch()
+	c.detach()
 }
 
 // receive reads once and handles the lines that are complete; false ends the
@@ -89,8 +97,11 @@ func (c *conn) receive() bool {
 	if err != nil || n <= 0 {
 		return false
 	}
+	if c.deaf {
+		return true
+	}
 	c.in = append(c.in, c.s.buf[:n]...)
-	for {
+	for c.to == nil {
 		end := indexLF(c.in)
 		if end < 0 {
 			break
@@ -100,6 +111,9 @@ func (c *conn) receive() bool {
 		if end > maxLineBytes || !c.handle(text) {
 			return false
 		}
+	}
+	if c.to != nil {
+		return c.frames()
 	}
 	return len(c.in) <= maxLineBytes
 }
@@ -133,6 +147,8 @@ func (c *conn) handle(text string) bool {
 		c.list(&r)
 	case "signal":
 		c.signal(&r)
+	case "attach":
+		c.attach(&r)
 	case "forget":
 		c.forget(&r)
 	case "quit":
@@ -248,6 +264,9 @@ func (c *conn) flush() {
 		return
 	}
 	events := uint32(syscall.EPOLLIN)
+	if c.paused {
+		events = 0
+	}
 	if len(c.out) > 0 {
 		events |= syscall.EPOLLOUT
 	}

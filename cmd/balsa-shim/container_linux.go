@@ -46,7 +46,18 @@ type container struct {
 	durable            bool
 
 	log      *logFile
-	out, err stream
+	out, err stream // with a terminal, out is it and err unused
+
+	// What the program reads from; see attach_linux.go.
+	stdin     bool // it has an input
+	stdinOnce bool
+	tty       int // 1: the streams are a terminal
+	stdinFD   int // the pipe; -1 with a terminal, or once it is closed
+	consoleFD int // where the terminal comes from, until it has come
+	pending   []byte
+	ending    bool // the input ends once pending is written
+	endTyped  bool // the terminal's reader was told so
+	attached  []*conn
 
 	// starters are answered once the start has succeeded or failed.
 	starters []starter
@@ -76,7 +87,11 @@ func newContainer(r *request) (*container, string) {
 	attempt, ok1 := r.number("attempt")
 	logMax, ok2 := r.number("logmax")
 	logFiles, ok3 := r.number("logfiles")
+	stdin, _ := r.number("stdin")
+	once, _ := r.number("stdinonce")
+	tty, _ := r.number("tty")
 	c := &container{
+		stdin: stdin == 1, stdinOnce: once == 1, tty: int(tty), stdinFD: -1, consoleFD: -1,
 		name: r.get("name"), attempt: attempt, dir: r.get("dir"), oomFile: r.get("oomfile"), state: stateStarting,
 		pidfd: -1, exitFD: -1, helperFD: -1, reportFD: -1, out: stream{fd: -1, tag: " stdout "}, err: stream{fd: -1, tag: " stderr "},
 	}
@@ -113,31 +128,61 @@ func (c *container) reserveExitRecord() error {
 	return nil
 }
 
-// forkHelper starts "balsa-runc run DIR" with the container's pipes and a pipe
-// of its own on which it reports.
+// forkHelper starts "balsa-runc run DIR" with the container's streams and a pipe
+// of its own on which it reports; with a terminal also a socket (runcwire:
+// RunConsoleFD) on which the terminal comes back.
 func (c *container) forkHelper(helper string) error {
 	null, err := syscall.Open("/dev/null", syscall.O_RDWR|syscall.O_CLOEXEC, 0)
 	if err != nil {
 		return err
 	}
-	defer syscall.Close(null)
-	var reads, writes [3]int
-	for i := range reads {
-		if reads[i], writes[i], err = pipe(); err != nil {
-			closeAll(reads[:i], writes[:i])
-			return err
+	theirs, ours := []int{null}, []int{}
+	defer func() { closeAll(theirs, nil) }()
+	add := func(open func() (int, int, error)) (near, far int) {
+		if err != nil {
+			return -1, null
 		}
+		if near, far, err = open(); err != nil {
+			return -1, null
+		}
+		ours, theirs = append(ours, near), append(theirs, far)
+		return near, far
+	}
+	in, out, errOut, console := null, null, null, -1
+	switch {
+	case c.tty != 0:
+		c.consoleFD, console = add(socketPair)
+	default:
+		if c.stdin {
+			c.stdinFD, in = add(inputPipe)
+		}
+		c.out.fd, out = add(pipe)
+		c.err.fd, errOut = add(pipe)
+	}
+	var report int
+	c.reportFD, report = add(pipe)
+	if err == nil {
+		err = c.fork(helper, in, out, errOut, report, console)
+	}
+	if err != nil {
+		closeAll(ours, nil)
+		c.stdinFD, c.out.fd, c.err.fd, c.reportFD, c.consoleFD = -1, -1, -1, -1, -1
+	}
+	return err
+}
+
+func (c *container) fork(helper string, in, out, errOut, report, console int) error {
+	files := []uintptr{uintptr(in), uintptr(out), uintptr(errOut), uintptr(report)}
+	if console >= 0 {
+		files = append(files, uintptr(console))
 	}
 	pid, err := syscall.ForkExec(helper, []string{"balsa-runc", "run", c.dir}, &syscall.ProcAttr{
-		Env:   []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin"},
-		Files: []uintptr{uintptr(null), uintptr(writes[0]), uintptr(writes[1]), uintptr(writes[2])},
+		Env: []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin"}, Files: files,
 	})
-	closeAll(writes[:], nil)
 	if err != nil {
-		closeAll(reads[:], nil)
 		return err
 	}
-	c.helper, c.out.fd, c.err.fd, c.reportFD = pid, reads[0], reads[1], reads[2]
+	c.helper = pid
 	if c.helperFD, err = pidfdOpen(pid); err != nil {
 		syscall.Kill(pid, syscall.SIGKILL)
 		waitChild(pid)
@@ -149,6 +194,24 @@ func (c *container) forkHelper(helper string) error {
 func pipe() (r, w int, err error) {
 	var p [2]int
 	if err := syscall.Pipe2(p[:], syscall.O_CLOEXEC); err != nil {
+		return -1, -1, err
+	}
+	return p[0], p[1], syscall.SetNonblock(p[0], true)
+}
+
+// inputPipe returns a pipe whose writing end does not block, that end first.
+func inputPipe() (w, r int, err error) {
+	var p [2]int
+	if err := syscall.Pipe2(p[:], syscall.O_CLOEXEC); err != nil {
+		return -1, -1, err
+	}
+	return p[1], p[0], syscall.SetNonblock(p[1], true)
+}
+
+// socketPair returns two ends of which the first does not block.
+func socketPair() (near, far int, err error) {
+	p, err := syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
+	if err != nil {
 		return -1, -1, err
 	}
 	return p[0], p[1], syscall.SetNonblock(p[0], true)

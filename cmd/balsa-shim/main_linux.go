@@ -8,6 +8,7 @@
 // os and encoding: what is linked decides how much memory every pod pays.
 //
 //	balsa-shim DIR UID HELPER [CGROUP.PROCS ...]
+//	balsa-shim pause ...	see pause_linux.go
 //
 // Descriptor 3 is a pipe on which it writes "ready" or why not; descriptor 4
 // the pod's lock file, locked by whoever started it: as long as the shim
@@ -26,6 +27,9 @@ const (
 )
 
 func main() {
+	if args, err := arguments(); err == nil && len(args) > 1 && args[1] == pauseVerb {
+		pause(args[2:])
+	}
 	s, err := setup()
 	if err != "" {
 		writeAll(readyFD, []byte("error "+err+"\n"))

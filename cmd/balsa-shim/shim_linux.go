@@ -10,6 +10,7 @@ type shim struct {
 	generation int32
 	containers map[string]*container
 	watchers   []*conn
+	attached   int // clients that are attached to a container
 	helper     string
 	uid        string
 	buf        []byte // shared by all reads; nothing keeps a part of it
@@ -142,13 +143,27 @@ func (s *shim) startedBefore(c *container, from *conn, id string) {
 	s.answerStart(c, starter{from, id})
 }
 
-// watchContainer enters the log pipes and the helper's pidfd. A descriptor
-// that epoll refuses would leave the start unanswered, so it fails it.
+// watchContainer enters the container's streams and the helper's pidfd. A
+// descriptor that epoll refuses would leave the start unanswered, so it fails it.
 func (s *shim) watchContainer(c *container) {
-	err1 := s.watch(c.out.fd, func(uint32) { s.pump(c, &c.out) })
-	err2 := s.watch(c.err.fd, func(uint32) { s.pump(c, &c.err) })
-	err3 := s.watch(c.helperFD, func(uint32) { s.helperDone(c) })
-	if err1 != nil || err2 != nil || err3 != nil {
+	var failed error
+	enter := func(fd int, ready func(events uint32)) {
+		if fd < 0 {
+			return
+		}
+		if err := s.watch(fd, ready); err != nil {
+			failed = err
+		}
+	}
+	enter(c.out.fd, func(uint32) { s.pump(c, &c.out) })
+	enter(c.err.fd, func(uint32) { s.pump(c, &c.err) })
+	enter(c.stdinFD, func(events uint32) { s.inputReady(c, events) })
+	enter(c.consoleFD, func(uint32) { s.takeTerminal(c) })
+	enter(c.helperFD, func(uint32) { s.helperDone(c) })
+	if c.stdinFD >= 0 && failed == nil {
+		s.rewatch(c.stdinFD, 0) // errors are told anyway
+	}
+	if failed != nil {
 		pidfdSignal(c.helperFD, int(syscall.SIGKILL))
 		s.helperDone(c)
 	}
@@ -165,6 +180,7 @@ func (s *shim) pump(c *container, from *stream) bool {
 		return false
 	}
 	c.log.add(from, s.buf[:n])
+	c.show(from, s.buf[:n])
 	return true
 }
 
@@ -248,6 +264,9 @@ func (s *shim) containerDone(c *container) {
 // over empties the pipes, closes the log, records the exit, then tells it.
 // Whoever reads of the exit finds every line of the log on disk.
 func (s *shim) over(c *container) {
+	s.takeTerminal(c)
+	s.drop(c.consoleFD)
+	c.consoleFD = -1
 	for _, from := range []*stream{&c.out, &c.err} {
 		for from.fd >= 0 && s.pump(c, from) {
 		}
@@ -258,6 +277,7 @@ func (s *shim) over(c *container) {
 	c.record()
 	s.answerStarters(c)
 	s.tell(c)
+	s.dismiss(c)
 }
 
 func (s *shim) answerStarters(c *container) {

@@ -61,6 +61,30 @@ func asError(errno syscall.Errno) error {
 	return nil
 }
 
+// receiveFD takes one descriptor that comes over a socket.
+func receiveFD(socket int) (int, error) {
+	var name, oob [64]byte
+	_, n, _, _, err := syscall.Recvmsg(socket, name[:], oob[:], syscall.MSG_CMSG_CLOEXEC)
+	if err != nil {
+		return -1, err
+	}
+	messages, err := syscall.ParseSocketControlMessage(oob[:n])
+	if err != nil || len(messages) != 1 {
+		return -1, syscall.EBADMSG
+	}
+	fds, err := syscall.ParseUnixRights(&messages[0])
+	if err != nil || len(fds) != 1 {
+		closeAll(fds, nil)
+		return -1, syscall.EBADMSG
+	}
+	return fds[0], nil
+}
+
+func setTerminalSize(fd int, width, height uint16) {
+	size := [4]uint16{height, width}
+	syscall.Syscall(syscall.SYS_IOCTL, uintptr(fd), syscall.TIOCSWINSZ, uintptr(unsafe.Pointer(&size)))
+}
+
 // read and write retry what a signal interrupted.
 func read(fd int, b []byte) (int, error) {
 	for {

@@ -48,6 +48,10 @@ func run(ctx context.Context, args []string, in io.Reader, out, errOut io.Writer
 	if err == nil {
 		return exitOK
 	}
+	var exited *exitError
+	if errors.As(err, &exited) {
+		return exited.code
+	}
 	a.explain(err)
 	var usage *usageError
 	var option *daemon.OptionError
@@ -84,7 +88,8 @@ a raft group, agents run the pods. This program is all of them.
   balsa server, balsa agent        the parts of a real one
   balsa apply, get, describe ...   to work with it
 
-Exit codes: 0 done, 1 not done, 2 the command line is wrong.`,
+Exit codes: 0 done, 1 not done, 2 the command line is wrong; exec, attach and
+debug end with that of the program.`,
 		SilenceUsage: true, SilenceErrors: true,
 		RunE: inside, Args: cobra.ArbitraryArgs,
 	}
@@ -95,11 +100,13 @@ Exit codes: 0 done, 1 not done, 2 the command line is wrong.`,
 	flags.DurationVar(&a.retryFor, "retry-for", client.DefaultRetryFor, "how long to try again while no server can serve; 0: try once")
 	root.AddGroup(
 		&cobra.Group{ID: "work", Title: "Work with objects:"},
+		&cobra.Group{ID: "pods", Title: "Look into pods:"},
 		&cobra.Group{ID: "cluster", Title: "Look after the cluster:"},
 		&cobra.Group{ID: "run", Title: "Run Balsa:"},
 	)
 	a.add(root, "work", a.applyCommand(), a.getCommand(), a.describeCommand(), a.deleteCommand(), a.scaleCommand(),
-		a.logsCommand(), a.eventsCommand(), a.imageCommand())
+		a.eventsCommand(), a.imageCommand())
+	a.add(root, "pods", a.logsCommand(), a.execCommand(), a.attachCommand(), a.portForwardCommand(), a.cpCommand(), a.topCommand(), a.debugCommand())
 	a.add(root, "cluster", a.clusterCommand(), a.nodeCommand(), a.tokenCommand(), a.userCommand(), a.configCommand(), a.versionCommand())
 	a.add(root, "run", a.serverCommand(), a.agentCommand(), a.devCommand())
 	return root

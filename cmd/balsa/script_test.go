@@ -253,7 +253,7 @@ func normalRules() []normalRule {
 }
 
 // waitMax bounds how long a test waits for what must come.
-const waitMax = 30 * time.Second
+const waitMax = 90 * time.Second
 
 // eventually asks again until it is so.
 func eventually(t *testing.T, so func() error) {

@@ -1,6 +1,7 @@
 package core
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -25,7 +26,6 @@ const (
 	shutdownTimeout   = 10 * time.Second // for calls under way when the server stops
 	readHeaderTimeout = 10 * time.Second
 	idleTimeout       = 2 * time.Minute
-	joinIdleTimeout   = 10 * time.Second
 	maintainPause     = 250 * time.Millisecond // between two looks for compacted history to clear away
 )
 
@@ -58,9 +58,12 @@ type Config struct {
 	// Fatal is told, once, why this server must not go on.
 	Fatal func(reason error)
 
-	Timing cluster.Timing // zero fields take the defaults
-	Limits cluster.Limits
-	// Metrics of the cluster; nil: none.
+	// ScrubEvery is how often all that the store holds is looked through for
+	// damage; 0: DefaultScrubEvery.
+	ScrubEvery time.Duration
+	Timing     cluster.Timing // zero fields take the defaults
+	Limits     cluster.Limits
+	// Metrics of the cluster and of this server; nil: none.
 	Metrics    cluster.Metrics
 	APIMetrics *apiserver.Metrics
 	// Extra are handlers beside the API, by path, for admins and readers.
@@ -84,6 +87,9 @@ type Server struct {
 // NewServer wires a server. If its disk has state it takes part in its cluster
 // from here on; otherwise it waits for Bootstrap or Join.
 func NewServer(cfg Config) (*Server, error) {
+	if cfg.Metrics == nil {
+		cfg.Metrics = unmeasured{}
+	}
 	s := &Server{cfg: cfg, logger: cfg.Logger, local: &localBeats{}, peers: newPeers(cfg.Network)}
 	s.store = store.New(store.Options{Decode: object.Decode, Index: indexes, FeatureLevel: cfg.FeatureLevel})
 	var err error
@@ -128,7 +134,7 @@ func (s *Server) apiConfig() apiserver.Config {
 	return apiserver.Config{
 		Store: s.store, Backend: edge{s.cluster}, Guard: c.Guard, Bundle: func() *pki.Bundle { return c.Bundle },
 		Heartbeats: &beats{local: s.local, cluster: s.cluster, peers: s.peers}, LocalHeartbeats: s.local,
-		Nodes: agents{c.Network}, Members: s.members, Peer: edge{s.cluster}, Peers: s.members, Blobs: c.Blobs, Archives: c.Archives,
+		Nodes: agents{c.Network}, Members: s.members, Leader: func() string { return s.cluster.Status().LeaderAddress }, Peer: edge{s.cluster}, Peers: s.members, Blobs: c.Blobs, Archives: c.Archives,
 		Lease: apiserver.LeaseTimes{Interval: nodes.DefaultInterval, Duration: nodes.DefaultDuration}, Clock: c.Clock, Log: c.Logger, Audit: c.Logger.With("log", "audit"), Metrics: c.APIMetrics,
 	}
 }
@@ -159,6 +165,7 @@ func (s *Server) Run(ctx context.Context) error {
 	tasks.start(func() { s.api.FeedGuard(running) })
 	tasks.start(func() { s.cfg.Guard.Run(running) })
 	tasks.start(func() { s.maintain(running) })
+	tasks.start(func() { s.scrubber().run(running) })
 	// Calls outlive ctx until leadership has been handed over.
 	calls, endCalls := context.WithCancel(context.WithoutCancel(ctx))
 	defer endCalls()
@@ -228,33 +235,27 @@ func (s *Server) apiHandler() http.Handler {
 // returns ends them.
 func (s *Server) serveJoins(calls context.Context) (stop func()) {
 	ctx, cancel := context.WithCancel(calls)
-	server := &http.Server{
-		Handler:           s.api.Join(),
-		ReadHeaderTimeout: readHeaderTimeout,
-		IdleTimeout:       joinIdleTimeout, // a stranger's connection may not stay for nothing
-		BaseContext:       func(net.Listener) context.Context { return ctx },
-		ErrorLog:          slog.NewLogLogger(s.logger.Handler(), slog.LevelDebug),
-		Protocols:         new(http.Protocols),
-	}
-	server.Protocols.SetUnencryptedHTTP2(true)
-	go func() { _ = server.Serve(agreed{s.cfg.Network.Join()}) }() // ends with the listener
+	joins := newJoins(s.logger, func() { s.cfg.Metrics.Add("join_connections_refused", 1) })
+	server := joins.server(ctx, s.api.Join())
+	go func() { _ = server.Serve(joins.listener(s.cfg.Network.Join())) }() // ends with the listener
 	return func() {
 		cancel()
 		_ = server.Close()
 	}
 }
 
-// agreed hands out connections whose ends have agreed on HTTP/2 already. The
-// HTTP server must not see their TLS: it would ask for ALPN h2, which is the
-// API's.
-type agreed struct{ net.Listener }
+// unmeasured is cluster.Metrics where nobody counts.
+type unmeasured struct{}
 
-func (l agreed) Accept() (net.Conn, error) {
-	conn, err := l.Listener.Accept()
-	if err != nil {
-		return nil, err
+func (unmeasured) Add(string, float64, ...cluster.Label)     {}
+func (unmeasured) Set(string, float64, ...cluster.Label)     {}
+func (unmeasured) Observe(string, float64, ...cluster.Label) {}
+
+func (s *Server) scrubber() *scrubber {
+	return &scrubber{
+		store: s.store, every: cmp.Or(s.cfg.ScrubEvery, DefaultScrubEvery), clock: s.cfg.Clock,
+		metrics: s.cfg.Metrics, logger: s.logger, fatal: s.cfg.Fatal,
 	}
-	return struct{ net.Conn }{conn}, nil
 }
 
 // maintain clears away compacted history, a little at a time.

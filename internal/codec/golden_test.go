@@ -19,7 +19,7 @@ import (
 
 // known stands for the table of Kubernetes' fields, which is not this package's.
 func known(message protoreflect.FullName, name string) bool {
-	return message == "balsa.v1.Container" && name == "lifecycle"
+	return message == "balsa.v1.Container" && name == "resizePolicy"
 }
 
 // Every <kind>/<case>.<format> of testdata is read; what comes out, or why it was

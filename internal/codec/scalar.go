@@ -23,6 +23,9 @@ func (d *decoder) scalar(n *Node, at *step, fd protoreflect.FieldDescriptor) (pr
 	case protoreflect.EnumKind:
 		return d.enum(n, at, fd)
 	case protoreflect.Int32Kind, protoreflect.Sint32Kind, protoreflect.Sfixed32Kind:
+		if v, is := fileMode(n, fd); is {
+			return protoreflect.ValueOfInt32(v), true
+		}
 		v, ok := d.integer(n, at, math.MinInt32, math.MaxInt32)
 		return protoreflect.ValueOfInt32(int32(v)), ok
 	case protoreflect.Int64Kind, protoreflect.Sint64Kind, protoreflect.Sfixed64Kind:
@@ -36,6 +39,18 @@ func (d *decoder) scalar(n *Node, at *step, fd protoreflect.FieldDescriptor) (pr
 		return protoreflect.ValueOfUint64(v), ok
 	}
 	panic(fmt.Sprintf("codec: no rule for %s", fd.FullName()))
+}
+
+// fileMode reads 0644 and 0o644 as modes of files are written, which is no
+// ambiguity there: nobody writes them in decimal with a 0 in front. JSON has no
+// such numbers.
+func fileMode(n *Node, fd protoreflect.FieldDescriptor) (int32, bool) {
+	const octal, bits = 8, 31
+	if name := fd.Name(); n.Kind != Number || name != "mode" && name != "default_mode" || len(n.Text) < 2 || n.Text[0] != '0' {
+		return 0, false
+	}
+	v, err := strconv.ParseInt(strings.TrimPrefix(n.Text[1:], "o"), octal, bits+1)
+	return int32(v), err == nil && v >= 0
 }
 
 // number reads a quoted 64-bit number as one: protojson writes them so.

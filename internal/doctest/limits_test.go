@@ -55,7 +55,7 @@ func rooms() [][2]string {
 		{"Replicas", "reconciler/workload"}, {"Endpoints", "reconciler/endpoints"}, {"Placement", "reconciler/placement"}, {"Garbage collection", "reconciler/gc"},
 		{"Namespaces", "reconciler/namespaces"}, {"Compaction", "reconciler/compaction"}, {"Events", "reconciler/events"}, {"Scheduler", "scheduler"},
 		{"Agent", "node"}, {"Pods", "node/pod"}, {"Images on a node", "node/image"}, {"Image archives", "internal/ociarchive"}, {"Container runtime", "node/runtime/runc"},
-		{"Pods' network", "node/podnet"}, {"Service proxy", "netproxy"}, {"Service rules", "netproxy/apply"}, {"DNS", "dns"}, {"Wire", "internal/codec"},
+		{"Pods' network", "node/podnet"}, {"Service proxy", "netproxy"}, {"Service rules", "netproxy/apply"}, {"DNS", "dns"}, {"Wire", "internal/codec"}, {"Announcements", "internal/announce"},
 	}
 }
 

@@ -50,6 +50,7 @@ func TestMetricNames(t *testing.T) {
 	}
 	for call, suffix := range map[string]string{"Add": "_total", "Set": "", "Observe": "_observed"} {
 		found := inSource(t, "cluster", regexp.MustCompile(`Metrics\.`+call+`\("(\w+)"`))
+		found = append(found, inSource(t, "daemon/core", regexp.MustCompile(`[mM]etrics\.`+call+`\("(\w+)"`))...)
 		if len(found) == 0 {
 			t.Errorf("cluster calls Metrics.%s nowhere: the search is broken", call)
 		}

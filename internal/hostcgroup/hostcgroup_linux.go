@@ -1,6 +1,7 @@
 // Package hostcgroup makes, empties and removes control groups by their path,
 // in every hierarchy at once: the unified one (version 2), the eleven of
-// version 1, or both side by side. It sets no limits; balsa-runc does.
+// version 1, or both side by side. It limits pods; those of a container are
+// balsa-runc's to set, but for the CPU quota.
 package hostcgroup
 
 import (
@@ -27,6 +28,7 @@ type Tree struct {
 type hierarchy struct {
 	mount       string
 	unified     bool
+	delegates   bool     // version 2 alone: controllers have to be handed down
 	controllers []string // version 1 only
 }
 
@@ -48,6 +50,9 @@ func Discover() (*Tree, error) {
 	if len(t.hierarchies) == 0 {
 		return nil, errors.New("find cgroup mounts: none in /proc/self/mountinfo " +
 			"(\"ip netns exec\" hides them: start the agent with nsenter --net=FILE)")
+	}
+	for i := range t.hierarchies {
+		t.hierarchies[i].delegates = t.hierarchies[i].unified && t.Unified()
 	}
 	return t, nil
 }
@@ -99,21 +104,40 @@ func (h hierarchy) make(path string) error {
 }
 
 func (h hierarchy) makeOnce(path string) error {
-	if !slices.Contains(h.controllers, "cpuset") {
-		return os.MkdirAll(filepath.Join(h.mount, path), 0o755)
+	dir := filepath.Join(h.mount, path)
+	cpuset := slices.Contains(h.controllers, "cpuset")
+	if !cpuset && !h.delegates {
+		return mkdirAll(dir)
 	}
-	dir := h.mount
+	dir = h.mount
 	for part := range strings.SplitSeq(strings.Trim(path, "/"), "/") {
 		parent := dir
 		dir = filepath.Join(dir, part)
-		if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+		if h.delegates {
+			if err := delegate(parent); err != nil {
+				return err
+			}
+		}
+		err := os.Mkdir(dir, 0o755)
+		if err != nil && !errors.Is(err, fs.ErrExist) {
 			return err
 		}
-		if err := inheritCPUSet(parent, dir); err != nil {
-			return err
+		if cpuset {
+			if err := inheritCPUSet(parent, dir); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
+}
+
+// mkdirAll tries the last directory first: mostly it is the only one missing.
+func mkdirAll(dir string) error {
+	err := os.Mkdir(dir, 0o755)
+	if err == nil || errors.Is(err, fs.ErrExist) {
+		return nil
+	}
+	return os.MkdirAll(dir, 0o755)
 }
 
 // inheritCPUSet: a new cpuset of version 1 is empty and takes no process.

@@ -24,6 +24,12 @@ type Overlay struct {
 	// file system and not used by another overlay.
 	Upper, Work string
 	Target      string
+	// Stage is a directory of the caller's, made and emptied again: kernels
+	// before 6.5 need it, and layers whose ids are mapped.
+	Stage string
+	// UserNS, if set, is the file of a user namespace: the layers' ids are
+	// shown as that namespace's. Upper belongs to its root then.
+	UserNS string
 }
 
 // Mount mounts the overlay with the new mount API, one option a layer: the
@@ -38,13 +44,22 @@ func (o Overlay) Mount() error {
 }
 
 func (o Overlay) mount() error {
+	layers, unstage, err := o.mapped()
+	if err != nil {
+		return err
+	}
+	defer unstage()
 	fd, err := unix.Fsopen("overlay", unix.FSOPEN_CLOEXEC)
 	if err != nil {
 		return fmt.Errorf("fsopen: %w", err)
 	}
 	defer func() { _ = unix.Close(fd) }()
-	for _, layer := range slices.Backward(o.Layers) {
-		if err := unix.FsconfigSetString(fd, "lowerdir+", layer); err != nil {
+	for i, layer := range slices.Backward(layers) {
+		err := unix.FsconfigSetString(fd, "lowerdir+", layer)
+		if i == len(layers)-1 && errors.Is(err, unix.EINVAL) {
+			return o.mountOld(layers)
+		}
+		if err != nil {
 			return fmt.Errorf("layer %s: %w", layer, err)
 		}
 	}
@@ -60,6 +75,62 @@ func (o Overlay) mount() error {
 		return fmt.Errorf("create: %w%s", err, kernelMessage(fd))
 	}
 	return attach(fd, o.Target)
+}
+
+// mapped stages the layers as mounts of their own with mapped ids. The overlay
+// keeps clones of them, so they go once it is mounted.
+func (o Overlay) mapped() (layers []string, unstage func(), err error) {
+	if o.UserNS == "" {
+		return o.Layers, func() {}, nil
+	}
+	unstage = func() {
+		_ = UnmountUnder(o.Stage)
+		_ = os.RemoveAll(o.Stage)
+	}
+	for i, layer := range o.Layers {
+		to := filepath.Join(o.Stage, strconv.Itoa(i))
+		if err := os.MkdirAll(to, 0o700); err != nil {
+			return nil, unstage, errors.Join(err, os.RemoveAll(o.Stage))
+		}
+		if err := (Clone{Source: layer, Target: to, UserNS: o.UserNS}).Mount(); err != nil {
+			unstage()
+			return nil, unstage, err
+		}
+		layers = append(layers, to)
+	}
+	return layers, unstage, nil
+}
+
+// mountOld is for kernels before 6.5, which want all layers in one string of
+// at most 4096 bytes: short names, seen from a thread's own working directory.
+func (o Overlay) mountOld(layers []string) error {
+	names := filepath.Join(o.Stage, "names")
+	if err := os.MkdirAll(names, 0o700); err != nil {
+		return err
+	}
+	defer func() { _ = os.RemoveAll(names) }()
+	var short []string
+	for i, layer := range slices.Backward(layers) {
+		name := strconv.Itoa(i)
+		if err := os.Symlink(layer, filepath.Join(names, name)); err != nil {
+			return err
+		}
+		short = append(short, name)
+	}
+	for name, dir := range map[string]string{"u": o.Upper, "w": o.Work} {
+		if err := os.Symlink(dir, filepath.Join(names, name)); err != nil {
+			return err
+		}
+	}
+	return OnThread(func() error {
+		if err := unix.Unshare(unix.CLONE_FS); err != nil {
+			return fmt.Errorf("unshare the working directory: %w", err)
+		}
+		if err := unix.Chdir(names); err != nil {
+			return err
+		}
+		return unix.Mount("overlay", o.Target, "overlay", 0, "volatile,upperdir=u,workdir=w,lowerdir="+strings.Join(short, ":"))
+	})
 }
 
 // kernelMessage is what the kernel says about a failed mount.
@@ -85,9 +156,10 @@ func attach(fd int, target string) error {
 	return nil
 }
 
-// Tmpfs mounts a tmpfs that everybody may write to, for /dev/shm.
-func Tmpfs(target string, size int64) error {
-	data := "mode=1777,size=" + strconv.FormatInt(size, 10)
+// Tmpfs mounts a tmpfs of an owner that everybody may write to, for /dev/shm.
+func Tmpfs(target string, size int64, owner uint32) error {
+	id := strconv.FormatUint(uint64(owner), 10)
+	data := "mode=1777,size=" + strconv.FormatInt(size, 10) + ",uid=" + id + ",gid=" + id
 	if err := unix.Mount("shm", target, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, data); err != nil {
 		return fmt.Errorf("mount tmpfs at %s: %w", target, err)
 	}
@@ -98,17 +170,25 @@ func Tmpfs(target string, size int64) error {
 type Namespaces struct {
 	Net, UTS, IPC string // files that must exist
 	Hostname      string
+	// Sysctls are files below /proc/sys and their values, of these namespaces.
+	Sysctls map[string]string
 }
 
 // Pin makes the namespaces and binds them to their files, where they live
 // without any process. The loopback of a new network namespace is up.
 func (n Namespaces) Pin() error {
-	done := make(chan error, 1)
-	go onThreadOfItsOwn(n.pin, done)
-	if err := <-done; err != nil {
+	if err := OnThread(n.pin); err != nil {
 		return fmt.Errorf("pin namespaces: %w", err)
 	}
 	return nil
+}
+
+// OnThread runs f on a thread of its own, which dies afterwards, whatever f
+// has done to it.
+func OnThread(f func() error) error {
+	done := make(chan error, 1)
+	go onThreadOfItsOwn(f, done)
+	return <-done
 }
 
 // onThreadOfItsOwn runs f on a thread that dies with it. The main thread cannot
@@ -159,9 +239,24 @@ func (n Namespaces) prepare() error {
 			return fmt.Errorf("host name %q: %w", n.Hostname, err)
 		}
 	}
-	if n.Net == "" {
-		return nil
+	if n.Net != "" {
+		if err := loopbackUp(); err != nil {
+			return err
+		}
 	}
+	for file, value := range n.Sysctls {
+		// The file shows the namespaces of the thread that opens it.
+		if err := os.WriteFile(filepath.Join("/proc/sys", file), []byte(value), 0); err != nil {
+			return fmt.Errorf("%w: set %s to %q: %w", ErrSysctl, file, value, err)
+		}
+	}
+	return nil
+}
+
+// ErrSysctl: a kernel parameter does not exist or does not take the value.
+var ErrSysctl = errors.New("sysctl")
+
+func loopbackUp() error {
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return fmt.Errorf("loopback: %w", err)
@@ -229,6 +324,10 @@ func UnmountUnder(dir string) error {
 	mounts, err := Under(dir)
 	if err != nil {
 		return err
+	}
+	for _, path := range slices.Backward(mounts) {
+		// A mount with peers would take what is mounted below them along.
+		_ = unix.Mount("", path, "", unix.MS_PRIVATE, "")
 	}
 	for _, path := range slices.Backward(mounts) {
 		err := unix.Unmount(path, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)

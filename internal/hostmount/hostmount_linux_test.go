@@ -108,11 +108,11 @@ func TestUnmountUnderTakesNestedMounts(t *testing.T) {
 	dir := mountDir(t)
 	makeDirs(t, dir, "a")
 	outer := filepath.Join(dir, "a")
-	if err := Tmpfs(outer, 1<<20); err != nil {
+	if err := Tmpfs(outer, 1<<20, 0); err != nil {
 		t.Fatal(err)
 	}
 	makeDirs(t, outer, "b")
-	if err := Tmpfs(filepath.Join(outer, "b"), 1<<20); err != nil {
+	if err := Tmpfs(filepath.Join(outer, "b"), 1<<20, 0); err != nil {
 		t.Fatal(err)
 	}
 	if err := UnmountUnder(dir); err != nil {

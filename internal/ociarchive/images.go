@@ -202,7 +202,22 @@ func ParseConfig(content []byte, manifest *v1.Manifest) (*v1.ConfigFile, error) 
 			return nil, fmt.Errorf("image configuration: %w", err)
 		}
 	}
-	return config, nil
+	return config, checkStrings(config)
+}
+
+// checkStrings refuses what no process can be started with.
+func checkStrings(config *v1.ConfigFile) error {
+	c := config.Config
+	all := slices.Concat(c.Env, c.Entrypoint, c.Cmd, []string{c.WorkingDir, c.User, c.StopSignal})
+	if len(all) > MaxConfigStrings {
+		return fmt.Errorf("image configuration: %d variables and arguments, at most %d are allowed: %w", len(all), MaxConfigStrings, ErrInvalid)
+	}
+	for _, s := range all {
+		if strings.ContainsRune(s, 0) {
+			return fmt.Errorf("image configuration: %.100q has a NUL: %w", s, ErrInvalid)
+		}
+	}
+	return nil
 }
 
 // dockerImage is one element of manifest.json.
@@ -351,6 +366,90 @@ func (in *importer) named(images []Image) ([]Image, error) {
 		}
 		slices.Sort(names)
 		images[i].Names = slices.Compact(names)
+	}
+	return images, nil
+}
+
+// ChooseManifest looks at a manifest or an index that stands by itself. Of an
+// index it returns the digest of the manifest, or inner index, for linux on an
+// architecture; of a manifest it returns "". What could be read as both is
+// refused: two readers must not see two images.
+func ChooseManifest(content []byte, architecture string) (string, error) {
+	var kind struct {
+		SchemaVersion int64           `json:"schemaVersion"`
+		MediaType     types.MediaType `json:"mediaType"`
+		Manifests     json.RawMessage `json:"manifests"`
+		Config        json.RawMessage `json:"config"`
+		Layers        json.RawMessage `json:"layers"`
+	}
+	if err := json.Unmarshal(content, &kind); err != nil {
+		return "", fmt.Errorf("%w: %w", err, ErrInvalid)
+	}
+	if kind.SchemaVersion != 2 {
+		return "", fmt.Errorf("schemaVersion: found %d, want 2; images of 2016 and before have to be pushed anew with a tool of today: %w", kind.SchemaVersion, ErrInvalid)
+	}
+	isIndex, isImage := kind.Manifests != nil, kind.Config != nil || kind.Layers != nil
+	switch {
+	case isIndex && isImage:
+		return "", fmt.Errorf("it has manifests and layers, as an index and an image: %w", ErrInvalid)
+	case isIndex && kind.MediaType.IsImage(), isImage && kind.MediaType.IsIndex():
+		return "", fmt.Errorf("mediaType %q does not fit its content: %w", kind.MediaType, ErrInvalid)
+	case isIndex:
+		return chooseFromIndex(content, architecture)
+	case isImage:
+		return "", nil
+	}
+	return "", fmt.Errorf("it is neither an image manifest nor an index: %w", ErrInvalid)
+}
+
+func chooseFromIndex(content []byte, architecture string) (string, error) {
+	index, err := v1.ParseIndexManifest(bytes.NewReader(content))
+	if err != nil {
+		return "", fmt.Errorf("index: %w: %w", err, ErrInvalid)
+	}
+	if len(index.Manifests) > MaxIndexEntries {
+		return "", fmt.Errorf("index: %d entries, at most %d are allowed: %w", len(index.Manifests), MaxIndexEntries, ErrInvalid)
+	}
+	var offered []string
+	for _, d := range index.Manifests {
+		if d.Platform != nil && d.Platform.OS == "unknown" {
+			continue // an attestation
+		}
+		// An entry without a platform is taken where it is the only one.
+		fits := d.Platform == nil && len(index.Manifests) == 1 ||
+			d.Platform != nil && d.Platform.OS == "linux" && d.Platform.Architecture == architecture
+		if fits && (d.MediaType.IsImage() || d.MediaType.IsIndex()) {
+			return d.Digest.String(), CheckDigest(d.Digest.String())
+		}
+		if d.Platform != nil {
+			offered = append(offered, d.Platform.String())
+		}
+	}
+	return "", fmt.Errorf("it offers %.200q, want linux/%s: %w", strings.Join(offered, ", "), architecture, ErrInvalid)
+}
+
+// LayoutImage is an image, or an index of one, that an OCI layout lists.
+type LayoutImage struct {
+	Digest string
+	// Names as the layout has them; there may be none.
+	Names []string
+}
+
+// LayoutImages reads the index.json of a layout.
+func LayoutImages(content []byte) ([]LayoutImage, error) {
+	index, err := v1.ParseIndexManifest(bytes.NewReader(content))
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w: %w", indexFile, err, ErrInvalid)
+	}
+	if len(index.Manifests) == 0 || len(index.Manifests) > MaxImages {
+		return nil, fmt.Errorf("%s: found %d images, want 1 to %d: %w", indexFile, len(index.Manifests), MaxImages, ErrInvalid)
+	}
+	var images []LayoutImage
+	for _, d := range index.Manifests {
+		if err := CheckDigest(d.Digest.String()); err != nil {
+			return nil, fmt.Errorf("%s: %w", indexFile, err)
+		}
+		images = append(images, LayoutImage{Digest: d.Digest.String(), Names: descriptorNames(d)})
 	}
 	return images, nil
 }

@@ -35,6 +35,8 @@ const (
 	MaxDocumentBytes = 4 << 20
 	// MaxIndexDepth is how deep indexes may nest.
 	MaxIndexDepth = 4
+	// MaxConfigStrings are variables and arguments of a configuration.
+	MaxConfigStrings = 10_000
 	// MaxIndexEntries of one index.
 	MaxIndexEntries = 256
 )

@@ -11,11 +11,13 @@ import (
 )
 
 // AnnotationSeccomp in a container's config.json chooses the system call
-// filter: SeccompDefault or SeccompUnconfined.
+// filter: SeccompDefault, SeccompUnconfined, or SeccompProfile for the one that
+// the configuration itself holds.
 const (
 	AnnotationSeccomp = "run.balsa.seccomp"
 	SeccompDefault    = "default"
 	SeccompUnconfined = "unconfined"
+	SeccompProfile    = "profile"
 )
 
 // StateRoot is where balsa-runc keeps libcontainer's state, relative to the
@@ -33,6 +35,10 @@ const (
 
 // RunReportFD is the descriptor on which "balsa-runc run" reports to the shim.
 const RunReportFD = 3
+
+// RunConsoleFD is the socket on which "balsa-runc run" hands the shim the
+// terminal of a container whose configuration says that it has one.
+const RunConsoleFD = 4
 
 // MaxExecRequestBytes bounds an exec's arguments and environment.
 const MaxExecRequestBytes = 1 << 20

@@ -27,6 +27,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/balsa-run/balsa/internal/ociarchive"
+	"github.com/balsa-run/balsa/node/image/registry"
 )
 
 type file struct {
@@ -53,7 +54,9 @@ func tarOf(t testing.TB, files ...file) []byte {
 	w := tar.NewWriter(&b)
 	for _, f := range files {
 		f.Size = int64(len(f.content))
-		f.ModTime = time.Unix(1_000_000_000, 0)
+		if f.Typeflag != tar.TypeXGlobalHeader {
+			f.ModTime = time.Unix(1_000_000_000, 0)
+		}
 		if err := w.WriteHeader(&f.Header); err != nil {
 			t.Fatal(err)
 		}
@@ -147,12 +150,23 @@ func gz(t testing.TB, content []byte) []byte {
 	return b.Bytes()
 }
 
+func extractTo(t testing.TB, layer []byte, into string) error {
+	t.Helper()
+	limits := Limits{MaxLayerFiles: 1000, MaxLayerBytes: 1 << 20}
+	x := &extraction{limits: limits, checkFree: func() error { return nil }, log: slog.New(slog.DiscardHandler)}
+	return x.extract(bytes.NewReader(layer), into)
+}
+
 func openStore(t testing.TB) *Store {
 	t.Helper()
-	s, err := Open(Options{Dir: t.TempDir(), Log: slog.New(slog.NewTextHandler(t.Output(), nil))})
+	s, err := Open(Options{
+		Dir: t.TempDir(), Log: slog.New(slog.NewTextHandler(t.Output(), nil)), ResumePause: time.Millisecond,
+		Limits: Limits{Linger: -1, MinFreeBytes: 1 << 20},
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(s.Close)
 	return s
 }
 
@@ -223,7 +237,7 @@ func TestImportTakesAGivenName(t *testing.T) {
 	}
 }
 
-// cluster is a Fetcher over another store that keeps every blob.
+// cluster is servers that keep images, over another store.
 type cluster struct {
 	*Store
 	names   map[string]string
@@ -232,18 +246,28 @@ type cluster struct {
 	damage  string // digest whose content is wrong
 }
 
-func (c *cluster) Manifest(_ context.Context, name string) (string, []byte, error) {
+func (c *cluster) String() string { return "the servers" }
+
+func (c *cluster) Lookup(_ context.Context, name string) (Kept, error) {
 	if c.down {
-		return "", nil, errors.New("no server answers")
+		return Kept{}, errors.New("no server answers")
 	}
 	digest, ok := c.names[name]
 	if !ok {
-		return "", nil, fmt.Errorf("image %s: %w", name, ErrNotFound)
+		return Kept{}, fmt.Errorf("image %s: %w", name, ErrNotFound)
 	}
-	return digest, nil, nil
+	return Kept{Digest: digest, Sources: []Source{c}}, nil
 }
 
-func (c *cluster) Blob(ctx context.Context, digest string) (io.ReadCloser, error) {
+func (c *cluster) Manifest(_ context.Context, digest string) ([]byte, error) {
+	r, err := c.Blob(context.Background(), digest, 0)
+	if err != nil {
+		return nil, err
+	}
+	return io.ReadAll(r)
+}
+
+func (c *cluster) Blob(_ context.Context, digest string, offset int64) (io.ReadCloser, error) {
 	if c.down {
 		return nil, errors.New("no server answers")
 	}
@@ -251,29 +275,47 @@ func (c *cluster) Blob(ctx context.Context, digest string) (io.ReadCloser, error
 	if digest == c.damage {
 		return io.NopCloser(strings.NewReader("damaged")), nil
 	}
-	return c.Open(ctx, digest)
+	return c.OpenBlob(digest, offset)
 }
 
 func newCluster(t testing.TB, ref string, image v1.Image) (*cluster, ociarchive.Image) {
 	t.Helper()
 	c := &cluster{Store: openStore(t), names: map[string]string{}}
+	return c, c.add(t, ref, image)
+}
+
+func (c *cluster) add(t testing.TB, ref string, image v1.Image) ociarchive.Image {
+	t.Helper()
 	images, err := ociarchive.Import(t.Context(), bytes.NewReader(dockerArchive(t, ref, image)), c.Store, ociarchive.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	c.names[images[0].Names[0]] = images[0].Manifest.Digest
-	return c, images[0]
+	return images[0]
 }
 
-func TestEnsureFetchesEachBlobOnce(t *testing.T) {
+func newPuller(t testing.TB, c Cluster) *Puller {
+	log := slog.New(slog.NewTextHandler(t.Output(), nil))
+	config, err := registry.ParseConfig([]byte(`registries: {"*": {blocked: true}}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &Puller{Store: openStore(t), Cluster: c, Registries: registry.New(registry.Options{Config: config, Log: log}), Log: log}
+}
+
+func (p *Puller) get(t testing.TB, name string) (Pulled, error) {
+	return p.Pull(t.Context(), Request{Name: name}, nil)
+}
+
+func TestPullFetchesEachBlobOnce(t *testing.T) {
 	c, image := newCluster(t, "app:v1", threeLayers(t))
-	s := openStore(t)
+	p := newPuller(t, c)
 	var wg sync.WaitGroup
 	for range 8 {
 		wg.Go(func() {
-			got, err := s.Ensure(t.Context(), "app:v1", c)
-			if err != nil || len(got.Layers) != 3 {
-				t.Errorf("Ensure: %+v, %v", got, err)
+			got, err := p.get(t, "app:v1")
+			if err != nil || len(got.Image.Layers) != 3 {
+				t.Errorf("Pull: %+v, %v", got, err)
 			}
 		})
 	}
@@ -281,52 +323,77 @@ func TestEnsureFetchesEachBlobOnce(t *testing.T) {
 	if got, want := c.fetched.Load(), int64(len(image.Blobs())); got != want {
 		t.Errorf("fetched %d blobs, want %d", got, want)
 	}
+	if again, err := p.get(t, "app:v1"); err != nil || again.Transferred || again.SizeBytes == 0 {
+		t.Errorf("again: %+v, %v", again, err)
+	}
 }
 
-func TestEnsureWithoutServers(t *testing.T) {
+func TestPullWithoutServers(t *testing.T) {
 	c, _ := newCluster(t, "app:v1", threeLayers(t))
-	s := openStore(t)
-	if _, err := s.Ensure(t.Context(), "app:v1", c); err != nil {
+	p := newPuller(t, c)
+	if _, err := p.get(t, "app:v1"); err != nil {
 		t.Fatal(err)
 	}
 	c.down = true
-	if _, err := s.Ensure(t.Context(), "app:v1", c); err != nil {
+	if _, err := p.get(t, "app:v1"); err != nil {
 		t.Errorf("an image that the node has: %v", err)
 	}
-	if _, err := s.Ensure(t.Context(), "other:v1", c); err == nil || errors.Is(err, ErrNotFound) {
-		t.Errorf("an image that it has not: %v, want the server's error", err)
+	if _, err := p.get(t, "other:v1"); !errors.Is(err, ErrUnreachable) {
+		t.Errorf("an image that it has not: %v, want ErrUnreachable", err)
+	}
+	if _, err := p.Pull(t.Context(), Request{Name: "app:v1", Always: true}, nil); !errors.Is(err, ErrUnreachable) {
+		t.Errorf("always: %v, want ErrUnreachable", err)
 	}
 }
 
-func TestEnsureFollowsANameThatMoved(t *testing.T) {
+func TestPullTellsWhatIsWrongWithAName(t *testing.T) {
 	c, _ := newCluster(t, "app:v1", threeLayers(t))
-	s := openStore(t)
-	before, err := s.Ensure(t.Context(), "app:v1", c)
-	if err != nil {
-		t.Fatal(err)
+	p := newPuller(t, c)
+	if _, err := p.get(t, "App:v1"); !errors.Is(err, ErrName) {
+		t.Errorf("a name in capitals: %v, want ErrName", err)
 	}
-	moved, err := ociarchive.Import(t.Context(), bytes.NewReader(dockerArchive(t, "app:v1", imageOf(t, tarOf(t, reg("x", "x"))))), c.Store, ociarchive.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	c.names["app:v1"] = moved[0].Manifest.Digest
-	after, err := s.Ensure(t.Context(), "app:v1", c)
-	if err != nil || after.Digest == before.Digest || after.Digest != moved[0].Manifest.Digest {
-		t.Errorf("got %s, %v after the name moved", after.Digest, err)
+	if _, err := p.get(t, "other:v1"); !errors.Is(err, ErrNotFound) {
+		t.Errorf("an image that nobody has: %v, want ErrNotFound", err)
 	}
 }
 
-func TestEnsureRefusesDamagedBlobs(t *testing.T) {
+func TestPullFollowsANameThatMoved(t *testing.T) {
+	c, _ := newCluster(t, "app:v1", threeLayers(t))
+	p := newPuller(t, c)
+	before, err := p.get(t, "app:v1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	moved := c.add(t, "app:v1", imageOf(t, tarOf(t, reg("x", "x"))))
+	after, err := p.get(t, "app:v1")
+	if err != nil || after.Image.Digest == before.Image.Digest || after.Image.Digest != moved.Manifest.Digest {
+		t.Errorf("got %s, %v after the name moved", after.Image.Digest, err)
+	}
+}
+
+func TestPullRefusesDamagedBlobs(t *testing.T) {
 	c, image := newCluster(t, "app:v1", threeLayers(t))
 	for _, b := range image.Blobs() {
-		s := openStore(t)
+		p := newPuller(t, c)
 		c.damage = b.Digest
-		if _, err := s.Ensure(t.Context(), "app:v1", c); !errors.Is(err, ErrDigest) {
-			t.Errorf("damaged %s: %v, want ErrDigest", b.MediaType, err)
+		if _, err := p.get(t, "app:v1"); err == nil {
+			t.Errorf("damaged %s: no error", b.MediaType)
 		}
+		nothingLeft(t, p.Store)
 		c.damage = ""
-		if _, err := s.Ensure(t.Context(), "app:v1", c); err != nil {
+		if _, err := p.get(t, "app:v1"); err != nil {
 			t.Errorf("after the damage to %s was repaired: %v", b.MediaType, err)
+		}
+	}
+}
+
+// nothingLeft checks that a store has nothing half done: no temporary file, no
+// layer without its meta file, no name.
+func nothingLeft(t testing.TB, s *Store) {
+	t.Helper()
+	for _, dir := range []string{tmpDir, namesDir, targetsDir, imagesDir} {
+		if entries, err := os.ReadDir(filepath.Join(s.opt.Dir, dir)); err != nil || len(entries) > 0 {
+			t.Errorf("%s has %v, %v", dir, entries, err)
 		}
 	}
 }
@@ -369,8 +436,7 @@ func TestHostileLayersStayInside(t *testing.T) {
 		"directory over a symlink":   tarOf(t, sym("d", outside), dir("d"), reg("d/pwned", "x")),
 	} {
 		t.Run(title, func(t *testing.T) {
-			err := extract(bytes.NewReader(layer), t.TempDir(), 100)
-			t.Log(err)
+			t.Log(extractTo(t, layer, t.TempDir()))
 			entries, readErr := os.ReadDir(outside)
 			content, err := os.ReadFile(secret)
 			if readErr != nil || len(entries) != 1 || err != nil || string(content) != "secret" {
@@ -388,7 +454,7 @@ func TestOverlayAttributesAreDropped(t *testing.T) {
 	f := reg("f", "x")
 	f.PAXRecords = map[string]string{"SCHILY.xattr.trusted.overlay.redirect": "/etc", "SCHILY.xattr.user.note": "kept"}
 	root := t.TempDir()
-	if err := extract(bytes.NewReader(tarOf(t, f)), root, 10); err != nil {
+	if err := extractTo(t, tarOf(t, f), root); err != nil {
 		t.Fatal(err)
 	}
 	value := make([]byte, 16)
@@ -406,7 +472,7 @@ func TestLimitsHold(t *testing.T) {
 		"files": {MaxLayerFiles: 2}, "bytes": {MaxLayerBytes: 4096}, "blob": {MaxBlobBytes: 100},
 	} {
 		s := openStore(t)
-		s.opt.Limits = Limits{MaxLayerFiles: 1000, MaxLayerBytes: 1 << 20, MaxBlobBytes: 1 << 20}
+		s.opt.Limits = Limits{MaxLayerFiles: 1000, MaxLayerBytes: 1 << 20, MaxBlobBytes: 1 << 20}.withDefaults()
 		switch name {
 		case "files":
 			s.opt.Limits.MaxLayerFiles = limits.MaxLayerFiles
@@ -463,9 +529,18 @@ func FuzzExtract(f *testing.F) {
 		if err := os.Mkdir(root, 0o755); err != nil {
 			t.Fatal(err)
 		}
-		_ = extract(io.LimitReader(bytes.NewReader(layer), 1<<20), root, 100)
+		_ = extractTo(t, layer, root)
 		if entries, err := os.ReadDir(parent); err != nil || len(entries) != 1 {
 			t.Errorf("outside there is now %v, %v", entries, err)
 		}
 	})
+}
+
+func readAll(t testing.TB, r io.ReadCloser) []byte {
+	t.Helper()
+	content, err := io.ReadAll(r)
+	if err := errors.Join(err, r.Close()); err != nil {
+		t.Fatal(err)
+	}
+	return content
 }

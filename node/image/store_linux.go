@@ -1,20 +1,21 @@
 // Package image is a node's image store: blobs by their digest, layers unpacked
 // once into a directory each, and the names under which the node knows images.
 // It turns a name into what a runtime needs: ordered layer directories and the
-// image's defaults. Blobs that are missing come through a Fetcher.
+// image's defaults. What is missing comes from sources: other nodes, the
+// servers, registries.
 //
-// It trusts no archive: digests are checked to the last byte before anything
-// is renamed into place, every path is confined by os.Root, and everything has
-// a limit. It refuses to decide which images to keep: Prune is told.
+// It trusts none of them: digests are checked to the last byte before anything
+// gets its final name, every path is confined by os.Root, and everything has a
+// limit. It refuses to decide which images to keep: that is planned from what it
+// tells, and what is in use, being fetched or just resolved never goes.
 package image
 
 import (
+	"bytes"
+	"cmp"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
-	"hash"
 	"io"
 	"io/fs"
 	"log/slog"
@@ -23,29 +24,68 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/balsa-run/balsa/internal/ociarchive"
 	"github.com/balsa-run/balsa/node/runtime"
 )
 
-// ErrNotFound: the node does not know the image, or lacks a blob of it.
-var ErrNotFound = errors.New("image not found")
+// What callers branch on.
+var (
+	// ErrNotFound: the node, or whoever was asked, does not know the image.
+	ErrNotFound = errors.New("image not found")
+	// ErrDigest: content does not have the digest by which it was asked for.
+	ErrDigest = errors.New("digest mismatch")
+	// ErrNoSpace: the disk is too full for the image.
+	ErrNoSpace = errors.New("not enough disk space")
+	// ErrUnreachable: nobody could be asked what a name means.
+	ErrUnreachable = errors.New("nobody can be asked for the image")
+	// ErrName: the name can be no image's.
+	ErrName = errors.New("invalid image name")
+)
 
-// ErrDigest: content does not have the digest by which it was asked for.
-var ErrDigest = errors.New("digest mismatch")
-
-// Limits bound what one layer may unpack to.
+// Limits bound what one image may cost, and all transfers together.
 type Limits struct {
-	// MaxLayerBytes of file content and MaxLayerFiles of entries.
+	// MaxLayerBytes of file content of one layer, MaxLayerFiles of its entries.
 	MaxLayerBytes int64
 	MaxLayerFiles int
-	// MaxBlobBytes of a single blob.
-	MaxBlobBytes int64
+	// MaxBlobBytes of a single blob, MaxImageBytes of all blobs of an image.
+	MaxBlobBytes  int64
+	MaxImageBytes int64
+	// MinFreeBytes of the disk are left to others by every transfer and unpacking.
+	MinFreeBytes int64
+	// Transfers are layers that are fetched and unpacked at once.
+	Transfers int
+	// Resumes bounds how often a transfer that breaks goes on at one source, as
+	// long as each time some of it comes.
+	Resumes int
+	// PartialAge is how long what came of a blob waits to be gone on with.
+	PartialAge time.Duration
+	// Linger is how long what was just pulled or resolved is kept, so that whoever
+	// asked has the time to say that it is in use. Negative: not at all.
+	Linger time.Duration
 }
 
 // DefaultLimits are generous: the largest public images stay below them.
 func DefaultLimits() Limits {
-	return Limits{MaxLayerBytes: 32 << 30, MaxLayerFiles: 1 << 20, MaxBlobBytes: ociarchive.MaxArchiveBytes}
+	return Limits{
+		MaxLayerBytes: 32 << 30, MaxLayerFiles: 1 << 20, MaxBlobBytes: ociarchive.MaxArchiveBytes, MaxImageBytes: 32 << 30,
+		MinFreeBytes: 256 << 20, Transfers: 4, Resumes: 20, PartialAge: 24 * time.Hour, Linger: time.Minute,
+	}
+}
+
+func (l Limits) withDefaults() Limits {
+	d := DefaultLimits()
+	l.MaxLayerBytes = cmp.Or(l.MaxLayerBytes, d.MaxLayerBytes)
+	l.MaxLayerFiles = cmp.Or(l.MaxLayerFiles, d.MaxLayerFiles)
+	l.MaxBlobBytes = cmp.Or(l.MaxBlobBytes, d.MaxBlobBytes)
+	l.MaxImageBytes = cmp.Or(l.MaxImageBytes, d.MaxImageBytes)
+	l.MinFreeBytes = cmp.Or(l.MinFreeBytes, d.MinFreeBytes)
+	l.Transfers = cmp.Or(l.Transfers, d.Transfers)
+	l.Resumes = cmp.Or(l.Resumes, d.Resumes)
+	l.PartialAge = cmp.Or(l.PartialAge, d.PartialAge)
+	l.Linger = cmp.Or(l.Linger, d.Linger)
+	return l
 }
 
 // Options of a store.
@@ -56,58 +96,83 @@ type Options struct {
 	Architecture string
 	// Limits; zero values take the defaults.
 	Limits Limits
-	Log    *slog.Logger
+	// ResumePause is how long a transfer that broke waits; half a second if zero.
+	ResumePause time.Duration
+	Log         *slog.Logger
 }
 
 // Store is a directory:
 //
-//	blobs/HEX     manifests and configurations; layers until they are unpacked
-//	layers/HEX/   by diff id
-//	names/NAME    a manifest's digest
-//	tmp/          what is being written; emptied by Open
+//	blobs/HEX      manifests, configurations, compressed layers
+//	layers/HEX/    by diff id
+//	images/HEX     what a complete image is made of; its time is that of its last use
+//	names/NAME     a manifest's digest
+//	targets/NAME   what the name stood for where it was asked: perhaps an index
+//	partial/HEX    what has come of a blob
+//	meta/KIND-HEX  the size of a blob or layer, and whether it is safe on disk
+//	tmp/           what is being written; emptied by Open
+//	boot           the boot of the machine in which the store was used last
 type Store struct {
-	opt Options
+	opt   Options
+	slots chan struct{} // Limits.Transfers
 
-	// use is held for reading by whoever adds or resolves, for writing by
-	// Prune: what was just fetched is not pruned before it is referred to.
-	use sync.RWMutex
+	mu     sync.Mutex
+	busy   map[string]chan struct{} // guarded by mu; blobs and layers being made
+	leases map[string]*lease        // guarded by mu; by KIND/HEX
 
-	mu   sync.Mutex
-	busy map[string]chan struct{} // guarded by mu; blobs and layers being made
+	flush flusher
 }
 
 const (
-	blobsDir  = "blobs"
-	layersDir = "layers"
-	namesDir  = "names"
-	tmpDir    = "tmp"
+	blobsDir   = "blobs"
+	layersDir  = "layers"
+	imagesDir  = "images"
+	namesDir   = "names"
+	targetsDir = "targets"
+	partialDir = "partial"
+	metaDir    = "meta"
+	tmpDir     = "tmp"
 )
 
-// Open opens a store, making its directories.
+const defaultResumePause = 500 * time.Millisecond
+
+// Open opens a store, making its directories. After the machine was booted anew,
+// what was not safe on disk before is removed; what came of blobs is kept.
 func Open(opt Options) (*Store, error) {
-	defaults := DefaultLimits()
-	if opt.Limits.MaxLayerBytes == 0 {
-		opt.Limits.MaxLayerBytes = defaults.MaxLayerBytes
-	}
-	if opt.Limits.MaxLayerFiles == 0 {
-		opt.Limits.MaxLayerFiles = defaults.MaxLayerFiles
-	}
-	if opt.Limits.MaxBlobBytes == 0 {
-		opt.Limits.MaxBlobBytes = defaults.MaxBlobBytes
+	opt.Limits = opt.Limits.withDefaults()
+	opt.ResumePause = cmp.Or(opt.ResumePause, defaultResumePause)
+	opt.Architecture = cmp.Or(opt.Architecture, "amd64")
+	if opt.Log == nil {
+		opt.Log = slog.New(slog.DiscardHandler)
 	}
 	if err := os.RemoveAll(filepath.Join(opt.Dir, tmpDir)); err != nil {
 		return nil, fmt.Errorf("open image store: %w", err)
 	}
-	for _, dir := range []string{blobsDir, layersDir, namesDir, tmpDir} {
+	for _, dir := range []string{blobsDir, layersDir, imagesDir, namesDir, targetsDir, partialDir, metaDir, tmpDir} {
 		if err := os.MkdirAll(filepath.Join(opt.Dir, dir), 0o711); err != nil {
 			return nil, fmt.Errorf("open image store: %w", err)
 		}
 	}
-	return &Store{opt: opt, busy: map[string]chan struct{}{}}, nil
+	// Layers have programs with set-uid bits and devices, which users of this
+	// machine must not reach.
+	if err := os.Chmod(opt.Dir, 0o700); err != nil {
+		return nil, fmt.Errorf("open image store: %w", err)
+	}
+	s := &Store{opt: opt, busy: map[string]chan struct{}{}, leases: map[string]*lease{}, slots: make(chan struct{}, opt.Limits.Transfers)}
+	s.flush.store = s
+	if err := s.recover(); err != nil {
+		return nil, fmt.Errorf("open image store: %w", err)
+	}
+	return s, nil
 }
 
+// Close waits until what was fetched is safe on disk.
+func (s *Store) Close() { s.flush.wait() }
+
+func hexOf(digest string) string { return strings.TrimPrefix(digest, "sha256:") }
+
 func (s *Store) path(kind, digest string) string {
-	return filepath.Join(s.opt.Dir, kind, strings.TrimPrefix(digest, "sha256:"))
+	return filepath.Join(s.opt.Dir, kind, hexOf(digest))
 }
 
 func (s *Store) temp() string { return filepath.Join(s.opt.Dir, tmpDir) }
@@ -156,9 +221,39 @@ func exists(path string) bool {
 	return err == nil
 }
 
-// Put implements ociarchive.Blobs.
+// Put implements ociarchive.Blobs. The blob is kept for a while, until an image
+// refers to it.
 func (s *Store) Put(_ context.Context, r io.Reader) (ociarchive.Blob, error) {
-	return s.put(r, s.opt.Limits.MaxBlobBytes, "")
+	blob, err := s.put(r, s.opt.Limits.MaxBlobBytes, "")
+	if err == nil {
+		h := s.hold()
+		h.add(blobsDir, blob.Digest)
+		h.end()
+	}
+	return blob, err
+}
+
+// Import reads an archive, tar or tar.gz, and unpacks its images. A name
+// replaces that of the archive's only image.
+func (s *Store) Import(ctx context.Context, archive io.Reader, name string) ([]ociarchive.Image, error) {
+	images, err := ociarchive.Import(ctx, archive, s, ociarchive.Options{Name: name, Architecture: s.opt.Architecture})
+	if err != nil {
+		return nil, fmt.Errorf("import image: %w", err)
+	}
+	for _, image := range images {
+		for _, name := range image.Names {
+			if _, err := s.Transfer(ctx, Transfer{Name: name, Digest: image.Manifest.Digest}); err != nil {
+				return nil, fmt.Errorf("import: %w", err)
+			}
+		}
+	}
+	return images, nil
+}
+
+// putDocument keeps a manifest or a configuration that is at hand.
+func (s *Store) putDocument(content []byte, digest string) error {
+	_, err := s.put(bytes.NewReader(content), ociarchive.MaxDocumentBytes, digest)
+	return err
 }
 
 // put stores content under its digest; a digest that is given must be it.
@@ -168,31 +263,27 @@ func (s *Store) put(r io.Reader, maxBytes int64, want string) (ociarchive.Blob, 
 		return ociarchive.Blob{}, err
 	}
 	defer func() { _ = os.Remove(f.Name()) }()
-	sum := sha256.New()
-	size, err := io.Copy(io.MultiWriter(f, sum), io.LimitReader(r, maxBytes+1))
+	w := newHashWriter(f)
+	size, err := io.Copy(w, io.LimitReader(r, maxBytes+1))
 	if err == nil && size > maxBytes {
 		err = fmt.Errorf("blob has more than %d bytes: %w", maxBytes, ociarchive.ErrInvalid)
 	}
-	digest := digestOf(sum)
+	digest := w.digest()
 	if err == nil && want != "" && digest != want {
 		err = fmt.Errorf("blob %s: its %d bytes have digest %s: %w", want, size, digest, ErrDigest)
 	}
-	if err == nil {
-		err = f.Sync()
-	}
 	if err := errors.Join(err, f.Close()); err != nil {
-		return ociarchive.Blob{}, err
+		return ociarchive.Blob{}, noSpace(err)
 	}
-	if err := os.Rename(f.Name(), s.path(blobsDir, digest)); err != nil {
-		return ociarchive.Blob{}, err
-	}
-	return ociarchive.Blob{Digest: digest, Size: size}, nil
+	return ociarchive.Blob{Digest: digest, Size: size}, s.keep(f.Name(), blobsDir, digest, size)
 }
-
-func digestOf(sum hash.Hash) string { return "sha256:" + hex.EncodeToString(sum.Sum(nil)) }
 
 // Open implements ociarchive.Blobs.
 func (s *Store) Open(_ context.Context, digest string) (io.ReadCloser, error) {
+	return s.openBlob(digest)
+}
+
+func (s *Store) openBlob(digest string) (*os.File, error) {
 	if err := ociarchive.CheckDigest(digest); err != nil {
 		return nil, err
 	}
@@ -203,44 +294,40 @@ func (s *Store) Open(_ context.Context, digest string) (io.ReadCloser, error) {
 	return f, err
 }
 
-// Import reads an archive, tar or tar.gz, and unpacks its images. A name
-// replaces that of the archive's only image.
-func (s *Store) Import(ctx context.Context, archive io.Reader, name string) ([]ociarchive.Image, error) {
-	s.use.RLock()
-	defer s.use.RUnlock()
-	images, err := ociarchive.Import(ctx, archive, s, ociarchive.Options{Name: name, Architecture: s.opt.Architecture})
+// OpenBlob reads a blob from an offset on, for other nodes.
+func (s *Store) OpenBlob(digest string, offset int64) (io.ReadCloser, error) {
+	f, err := s.openBlob(digest)
 	if err != nil {
-		return nil, fmt.Errorf("import image: %w", err)
+		return nil, err
 	}
-	for _, image := range images {
-		if _, err := s.assemble(ctx, image.Manifest.Digest, nothing{}); err != nil {
-			return nil, fmt.Errorf("import image %s: %w", image.Names[0], err)
-		}
-		for _, name := range image.Names {
-			if err := s.setName(name, image.Manifest.Digest); err != nil {
-				return nil, fmt.Errorf("import image %s: %w", name, err)
-			}
-		}
+	if _, err := f.Seek(offset, io.SeekStart); err != nil {
+		return nil, errors.Join(fmt.Errorf("blob %s: offset %d: %w", digest, offset, err), f.Close())
 	}
-	return images, nil
+	return f, nil
 }
 
-// setName is atomic and durable: a name never points at half an image, since
-// the image is complete before.
-func (s *Store) setName(name, digest string) error {
-	f, err := os.CreateTemp(s.temp(), "name-")
+// setName makes a name stand for a complete image, and remembers what the name
+// stood for where it was asked.
+func (s *Store) setName(name, digest, target string) error {
+	if err := s.writeSmall(s.targetPath(name), []byte(cmp.Or(target, digest))); err != nil {
+		return err
+	}
+	return s.writeSmall(s.namePath(name), []byte(digest))
+}
+
+// writeSmall replaces a file as a whole. After a crash of the machine it may be
+// empty, which whoever reads it takes for not there.
+func (s *Store) writeSmall(path string, content []byte) error {
+	f, err := os.CreateTemp(s.temp(), "small-")
 	if err != nil {
 		return err
 	}
 	defer func() { _ = os.Remove(f.Name()) }()
-	_, err = f.WriteString(digest)
-	if err == nil {
-		err = f.Sync()
-	}
+	_, err = f.Write(content)
 	if err := errors.Join(err, f.Close()); err != nil {
-		return err
+		return noSpace(err)
 	}
-	return os.Rename(f.Name(), s.namePath(name))
+	return os.Rename(f.Name(), path)
 }
 
 // namePath: a name holds slashes; escaped it may pass 255 bytes only where the
@@ -249,32 +336,56 @@ func (s *Store) namePath(name string) string {
 	return filepath.Join(s.opt.Dir, namesDir, url.PathEscape(name))
 }
 
+func (s *Store) targetPath(name string) string {
+	return filepath.Join(s.opt.Dir, targetsDir, url.PathEscape(name))
+}
+
+// nameOf undoes namePath for people; a name that cannot be undone is shown as
+// it is on disk.
+func nameOf(file string) string {
+	if name, err := url.PathUnescape(file); err == nil {
+		return name
+	}
+	return file
+}
+
 func (s *Store) digestOfName(name string) (string, error) {
+	content, err := os.ReadFile(s.namePath(name))
+	if err == nil && ociarchive.CheckDigest(string(content)) == nil {
+		return string(content), nil
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return "", fmt.Errorf("image %s: %w", name, err)
+	}
 	if _, digest, ok := strings.Cut(name, "@"); ok {
 		return digest, nil
 	}
-	content, err := os.ReadFile(s.namePath(name))
-	if errors.Is(err, fs.ErrNotExist) {
-		return "", fmt.Errorf("image %s: %w", name, ErrNotFound)
+	return "", fmt.Errorf("image %s: %w", name, ErrNotFound)
+}
+
+// targetOfName is what the name stood for when it was asked about last.
+func (s *Store) targetOfName(name string) string {
+	content, err := os.ReadFile(s.targetPath(name))
+	if err != nil || ociarchive.CheckDigest(string(content)) != nil {
+		return ""
 	}
+	return string(content)
+}
+
+// Resolve finds an image that the node has complete, by name or
+// "repo@sha256:...". It asks nobody.
+func (s *Store) Resolve(_ context.Context, name string) (runtime.Image, error) {
+	normal, err := ociarchive.NormalizeName(name)
 	if err != nil {
-		return "", fmt.Errorf("image %s: %w", name, err)
+		return runtime.Image{}, fmt.Errorf("%w: %w", ErrName, err)
 	}
-	return string(content), ociarchive.CheckDigest(string(content))
-}
-
-// Resolve finds an image that the node has, by name or "repo@sha256:...".
-func (s *Store) Resolve(ctx context.Context, name string) (runtime.Image, error) {
-	return s.ensure(ctx, name, nothing{})
-}
-
-// nothing fetches nothing.
-type nothing struct{}
-
-func (nothing) Manifest(_ context.Context, name string) (string, []byte, error) {
-	return "", nil, fmt.Errorf("image %s: %w", name, ErrNotFound)
-}
-
-func (nothing) Blob(_ context.Context, digest string) (io.ReadCloser, error) {
-	return nil, fmt.Errorf("blob %s: %w", digest, ErrNotFound)
+	digest, err := s.digestOfName(normal)
+	if err != nil {
+		return runtime.Image{}, err
+	}
+	image, _, err := s.local(digest)
+	if err != nil {
+		return runtime.Image{}, fmt.Errorf("image %s: %w", normal, err)
+	}
+	return image, nil
 }

@@ -7,14 +7,23 @@ import (
 	"time"
 
 	"github.com/balsa-run/balsa/node/runtime"
+	"github.com/balsa-run/balsa/node/volume"
 )
 
-// Action is one thing to do: CreateSandbox, Connect, StartContainer, Signal,
-// RemovePod or Disconnect. All may be repeated.
+// Action is one thing to do: PrepareVolumes, CreateSandbox, Connect,
+// StartContainer, Signal, RemovePod, RemoveVolumes or Disconnect. All may be
+// repeated.
 type Action interface {
 	fmt.Stringer
 	// Key names what fails when the action fails.
 	Key() string
+}
+
+// PrepareVolumes makes the pod's volumes, or brings their files up to date.
+type PrepareVolumes struct {
+	Pod volume.Pod
+	// Digest names these volumes and what is in them.
+	Digest string
 }
 
 // CreateSandbox makes, or revives, the pod's sandbox.
@@ -24,19 +33,27 @@ type CreateSandbox struct{ Config runtime.PodConfig }
 type Connect struct {
 	UID   string
 	NetNS string
+	// Host: the node's address will do.
+	Host bool
 	// Hosts makes the hosts file once the address is known.
 	Hosts func(netip.Addr) []byte
 }
 
 // StartContainer starts one attempt.
-type StartContainer struct{ Config runtime.ContainerConfig }
+type StartContainer struct {
+	Config runtime.ContainerConfig
+	// StopSignal is the pod's own for the container; empty: the image's.
+	StopSignal string
+}
 
-// Signal sends a signal to one attempt. Kill marks the last resort.
+// Signal sends a signal to one attempt. Kill marks the last resort, Restart that
+// the container alone has to end.
 type Signal struct {
 	Container string
 	Attempt   int
 	Signal    runtime.Signal
 	Kill      bool
+	Restart   bool
 	// Grace is how long the container then has, for the event.
 	Grace time.Duration
 }
@@ -44,10 +61,15 @@ type Signal struct {
 // RemovePod removes all that the runtime holds of the pod.
 type RemovePod struct{ UID string }
 
+// RemoveVolumes removes the pod's volumes; persistent ones keep their contents.
+type RemoveVolumes struct{ UID string }
+
 // Disconnect frees the pod's address.
 type Disconnect struct{ UID string }
 
 // Key implements Action.
+func (PrepareVolumes) Key() string   { return "volumes" }
+func (RemoveVolumes) Key() string    { return "empty" }
 func (CreateSandbox) Key() string    { return "sandbox" }
 func (Connect) Key() string          { return "network" }
 func (a StartContainer) Key() string { return "start/" + a.Config.Name }
@@ -55,6 +77,10 @@ func (a Signal) Key() string         { return "signal/" + a.Container }
 func (RemovePod) Key() string        { return "remove" }
 func (Disconnect) Key() string       { return "free" }
 
+func (a PrepareVolumes) String() string {
+	return fmt.Sprintf("prepare %d volumes of pod %s", len(a.Pod.Volumes), a.Pod.UID)
+}
+func (a RemoveVolumes) String() string { return fmt.Sprintf("remove the volumes of pod %s", a.UID) }
 func (a CreateSandbox) String() string { return fmt.Sprintf("create sandbox of pod %s", a.Config.UID) }
 func (a Connect) String() string       { return fmt.Sprintf("connect pod %s", a.UID) }
 func (a StartContainer) String() string {
@@ -75,10 +101,15 @@ func Done(m Memory, action Action, err error, now time.Time) (Memory, []Event) {
 	}
 	delete(m.Failures, action.Key())
 	switch a := action.(type) {
+	case PrepareVolumes:
+		m.Volumes, m.Emptied = a.Digest, false
 	case StartContainer:
+		delete(m.Killed, a.Config.Name)
 		return m, m.started(a, err)
 	case Signal:
 		return m, m.signalled(a, now)
+	case RemoveVolumes:
+		m.Volumes, m.Emptied = "", true
 	case Disconnect:
 		m.Freed = true
 	}
@@ -107,6 +138,8 @@ func (m *Memory) failed(action Action, err error, now time.Time) []Event {
 	}
 	e := Event{Warning: true, Message: err.Error()}
 	switch a := action.(type) {
+	case PrepareVolumes:
+		e.Reason = ReasonFailedMount
 	case CreateSandbox, Connect:
 		e.Reason = "FailedCreatePodSandBox"
 	case StartContainer:
@@ -120,12 +153,15 @@ func (m *Memory) failed(action Action, err error, now time.Time) []Event {
 }
 
 func (m *Memory) started(a StartContainer, err error) []Event {
-	c := m.Containers[a.Config.Name]
-	c.StopSignal = 0
-	if sig, parseErr := runtime.ParseSignal(a.Config.Image.StopSignal); parseErr == nil {
-		c.StopSignal = sig
-	}
-	m.Containers[a.Config.Name] = c
+	m.change(a.Config.Name, func(c *ContainerMemory) {
+		c.StopSignal = 0
+		for _, text := range []string{a.StopSignal, a.Config.Image.StopSignal} {
+			if sig, parseErr := runtime.ParseSignal(text); text != "" && parseErr == nil {
+				c.StopSignal = sig
+				break
+			}
+		}
+	})
 	if err != nil {
 		return []Event{{Warning: true, Reason: "Failed", Container: a.Config.Name, Message: err.Error()}}
 	}
@@ -139,8 +175,8 @@ func (m *Memory) signalled(a Signal, now time.Time) []Event {
 		return []Event{{Warning: true, Reason: "Killing", Container: a.Container,
 			Message: fmt.Sprintf("Container %s did not end within %s and was killed", a.Container, a.Grace)}}
 	}
-	m.Sent[a.Container] = a.Attempt
-	if m.StopSentAt.IsZero() {
+	m.change(a.Container, func(c *ContainerMemory) { c.Sent, c.SentAt = a.Attempt+1, now })
+	if m.StopSentAt.IsZero() && !a.Restart {
 		m.StopSentAt = now
 	}
 	return []Event{{Reason: "Killing", Container: a.Container,

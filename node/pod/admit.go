@@ -13,7 +13,9 @@ import (
 type Capacity struct {
 	MilliCPU    int64
 	MemoryBytes int64
-	Pods        int
+	// EphemeralBytes is disk for what lives as long as pods; 0: it is not counted.
+	EphemeralBytes int64
+	Pods           int
 }
 
 // Admit says which of a node's pods it has no room for. Those that are settled
@@ -45,7 +47,7 @@ func Admit(pods []*balsav1.Pod, settled func(uid string) bool, room Capacity) ma
 			refused[uid] = why
 			continue
 		}
-		used = Capacity{used.MilliCPU + want.MilliCPU, used.MemoryBytes + want.MemoryBytes, used.Pods + 1}
+		used = Capacity{used.MilliCPU + want.MilliCPU, used.MemoryBytes + want.MemoryBytes, used.EphemeralBytes + want.EphemeralBytes, used.Pods + 1}
 	}
 	return refused
 }
@@ -75,6 +77,8 @@ func refusal(used Capacity, want object.Requests, room Capacity) (Refusal, bool)
 		return short("OutOfcpu", "cpu", want.MilliCPU, used.MilliCPU, room.MilliCPU, "m")
 	case want.MemoryBytes > 0 && used.MemoryBytes+want.MemoryBytes > room.MemoryBytes:
 		return short("OutOfmemory", "memory", want.MemoryBytes, used.MemoryBytes, room.MemoryBytes, " bytes")
+	case room.EphemeralBytes > 0 && want.EphemeralBytes > 0 && used.EphemeralBytes+want.EphemeralBytes > room.EphemeralBytes:
+		return short("OutOfephemeral-storage", "ephemeral-storage", want.EphemeralBytes, used.EphemeralBytes, room.EphemeralBytes, " bytes")
 	}
 	return Refusal{}, false
 }

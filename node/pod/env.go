@@ -20,8 +20,8 @@ type Environment struct {
 
 // environment resolves a container's variables: envFrom first, then env, which
 // may refer to what stands before it. An error names what is missing.
-func environment(podWithStatus *balsav1.Pod, c *balsav1.Container, sources Sources) (Environment, error) {
-	e := envBuilder{at: map[string]int{}}
+func environment(podWithStatus *balsav1.Pod, c *balsav1.Container, sources Sources, node Node) (Environment, error) {
+	e := envBuilder{at: map[string]int{}, own: c, node: node}
 	for _, from := range c.GetEnvFrom() {
 		if err := e.from(podWithStatus.GetMetadata().GetNamespace(), from, sources); err != nil {
 			return Environment{}, err
@@ -37,7 +37,18 @@ func environment(podWithStatus *balsav1.Pod, c *balsav1.Container, sources Sourc
 
 type envBuilder struct {
 	Environment
-	at map[string]int
+	at   map[string]int
+	own  *balsav1.Container
+	node Node
+}
+
+// lookup finds a variable's value.
+func (e Environment) lookup() func(string) (string, bool) {
+	values := make(map[string]string, len(e.Vars))
+	for _, v := range e.Vars {
+		values[v.Name] = v.Value
+	}
+	return func(name string) (string, bool) { value, ok := values[name]; return value, ok }
 }
 
 func (e *envBuilder) set(name, value string) {
@@ -103,6 +114,12 @@ func (e *envBuilder) variable(pod *balsav1.Pod, v *balsav1.EnvVar, sources Sourc
 			return fmt.Errorf("env %s: field %q is not known", v.GetName(), from.GetFieldRef().GetFieldPath())
 		}
 		e.set(v.GetName(), ref.Value(pod))
+	case from.GetResourceFieldRef() != nil:
+		value, err := resourceField(pod.GetSpec(), from.GetResourceFieldRef(), e.own, e.node)
+		if err != nil {
+			return fmt.Errorf("env %s: %w", v.GetName(), err)
+		}
+		e.set(v.GetName(), value)
 	case from.GetConfigMapKeyRef() != nil:
 		ref := from.GetConfigMapKeyRef()
 		m, ok := sources.ConfigMaps[ref.GetName()]

@@ -65,7 +65,7 @@ func TestEnvironment(t *testing.T) {
 		},
 	}
 	pod := &balsav1.Pod{Metadata: &balsav1.ObjectMeta{Namespace: "ns", Labels: map[string]string{"app": "web"}}, Spec: &balsav1.PodSpec{NodeName: "n1"}}
-	got, err := environment(pod, c, sources)
+	got, err := environment(pod, c, sources, Node{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -85,7 +85,7 @@ func TestEnvironment(t *testing.T) {
 		`configmap "ns/none" not found`:         {EnvFrom: []*balsav1.EnvFromSource{{ConfigMapRef: &balsav1.ObjectNameSelector{Name: "none"}}}},
 		`holds a NUL byte`:                      {Env: []*balsav1.EnvVar{{Name: "X", ValueFrom: &balsav1.EnvVarSource{SecretKeyRef: &balsav1.KeySelector{Name: "s", Key: "NUL"}}}}},
 	} {
-		if _, err := environment(pod, v, sources); err == nil || !strings.Contains(err.Error(), text) {
+		if _, err := environment(pod, v, sources, Node{}); err == nil || !strings.Contains(err.Error(), text) {
 			t.Errorf("error is %v, want one with %q", err, text)
 		}
 	}
@@ -118,7 +118,7 @@ func TestResources(t *testing.T) {
 		{"tiny", limits("1m", "1m", "", ""), runtime.Resources{CPUShares: 2, CPUQuotaMicros: 1000, CPUPeriodMicros: 100_000, OOMScoreAdj: 999}},
 		{"huge", limits("1000", "", "", ""), runtime.Resources{CPUShares: 262144, OOMScoreAdj: 999}},
 	} {
-		got, err := Resources(&balsav1.PodSpec{Containers: []*balsav1.Container{tt.c}}, tt.c, node)
+		got, err := containerResources(&balsav1.PodSpec{Containers: []*balsav1.Container{tt.c}}, &container{spec: tt.c}, node)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -126,7 +126,7 @@ func TestResources(t *testing.T) {
 			t.Errorf("%s: %s", tt.name, diff)
 		}
 	}
-	if _, err := Resources(&balsav1.PodSpec{}, limits("x", "", "", ""), node); err == nil || !strings.Contains(err.Error(), `cpu of container "c"`) {
+	if _, err := containerResources(&balsav1.PodSpec{}, &container{spec: limits("x", "", "", "")}, node); err == nil || !strings.Contains(err.Error(), `cpu of container "c"`) {
 		t.Errorf("a bad quantity gives %v", err)
 	}
 }
@@ -151,20 +151,28 @@ func TestAdmit(t *testing.T) {
 	if again := Admit(pods, settled, Capacity{MilliCPU: 9000, MemoryBytes: 1 << 30, Pods: 2}); !cmp.Equal(got, again) {
 		t.Errorf("another order gives another outcome: %v", again)
 	}
+	disk := build("disk", 0, "", "")
+	disk.Spec.Containers[0].Resources.Requests["ephemeral-storage"] = object.NewQuantity("2Gi")
+	if got := Admit([]*balsav1.Pod{disk}, settled, Capacity{MemoryBytes: 1, EphemeralBytes: 1 << 30, Pods: 9}); got["disk"].Reason != "OutOfephemeral-storage" {
+		t.Errorf("refused: %v, want the one that needs more disk than there is", got)
+	}
 	if got := Admit([]*balsav1.Pod{build("runs", 0, "8", "Running")}, settled, Capacity{}); len(got) != 0 {
 		t.Errorf("what runs was refused: %v", got)
 	}
 }
 
+// files makes the resolv.conf and hosts of a pod.
+func files(spec *balsav1.PodSpec, host HostFiles) *step {
+	return &step{v: View{Pod: &balsav1.Pod{Metadata: &balsav1.ObjectMeta{Name: "web", Namespace: "ns"}, Spec: spec}, HostFiles: host,
+		Node: Node{Name: "n1", DNS: netip.MustParseAddr("169.254.20.10"), Domain: "cluster.local."}}}
+}
+
 func TestFiles(t *testing.T) {
-	want := "search ns.svc.cluster.local svc.cluster.local cluster.local\nnameserver 169.254.20.10\noptions ndots:5\n"
-	if got := string(ResolvConf(netip.MustParseAddr("169.254.20.10"), "ns", "cluster.local.")); got != want {
-		t.Errorf("resolv.conf %q, want %q", got, want)
-	}
-	if got := string(Hosts(netip.MustParseAddr("10.1.2.3"), "web")); !strings.HasSuffix(got, "10.1.2.3\tweb\n") || !strings.Contains(got, "127.0.0.1\tlocalhost\n") {
+	ip := netip.MustParseAddr("10.1.2.3")
+	if got := string(files(&balsav1.PodSpec{}, HostFiles{}).hosts(ip)); !strings.HasSuffix(got, "10.1.2.3\tweb\n") || !strings.Contains(got, "127.0.0.1\tlocalhost\n") {
 		t.Errorf("hosts %q", got)
 	}
-	if got := string(Hosts(netip.Addr{}, "web")); strings.Contains(got, "web") {
+	if got := string(files(&balsav1.PodSpec{}, HostFiles{}).hosts(netip.Addr{})); strings.Contains(got, "web") {
 		t.Errorf("hosts without an address %q", got)
 	}
 	long := strings.Repeat("a", 62) + ".b"
@@ -193,8 +201,8 @@ func TestProbe(t *testing.T) {
 		InitialDelaySeconds: proto.Int32(3), TimeoutSeconds: proto.Int32(2), PeriodSeconds: proto.Int32(7), SuccessThreshold: proto.Int32(2), FailureThreshold: proto.Int32(3),
 	}}
 	start := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
-	p, ok := newProbe("u", c, runtime.ContainerState{Attempt: 4, StartedAt: start}, netip.MustParseAddr("10.0.0.9"), false)
-	want := Probe{UID: "u", Container: "c", Attempt: 4, URL: "http://10.0.0.9:8080/healthz?x=1", Host: "web", Header: map[string][]string{"X-A": {"1", "2"}},
+	p, ok := newProbe("u", c, Readiness, runtime.ContainerState{Attempt: 4, StartedAt: start}, netip.MustParseAddr("10.0.0.9"))
+	want := Probe{UID: "u", Container: "c", Attempt: 4, Kind: Readiness, Question: Question{URL: "http://10.0.0.9:8080/healthz?x=1", Host: "web", Header: map[string][]string{"X-A": {"1", "2"}}},
 		InitialDelay: 3 * time.Second, Timeout: 2 * time.Second, Period: 7 * time.Second, SuccessThreshold: 2, FailureThreshold: 3, StartedAt: start}
 	if diff := cmp.Diff(want, p); !ok || diff != "" {
 		t.Fatal(ok, diff)
@@ -223,7 +231,7 @@ func TestProbe(t *testing.T) {
 		t.Error("an adopted container starts with what was recorded, and is asked at once")
 	}
 	c.ReadinessProbe.HttpGet.Port = object.StringValue("none")
-	if _, ok := newProbe("u", c, runtime.ContainerState{}, netip.MustParseAddr("10.0.0.9"), false); ok {
+	if _, ok := newProbe("u", c, Readiness, runtime.ContainerState{}, netip.MustParseAddr("10.0.0.9")); ok {
 		t.Error("a port that has no number can be asked")
 	}
 }

@@ -29,7 +29,7 @@ type world struct {
 	ip       netip.Addr
 	images   map[string]Image
 	config   bool
-	probes   map[string]ProbeState
+	probes   map[ProbeKey]ProbeState
 	mem      Memory
 	kept     []byte // the memory on disk
 	termAt   map[string]time.Time
@@ -40,13 +40,28 @@ type world struct {
 	deaf     bool           // SIGTERM cannot be sent
 	sent     map[string]int // attempts that this agent has sent SIGTERM
 	plan     Plan
+	hooks    map[HookKey]HookState
+	// initOK are the init containers that are done in this sandbox, hooked and
+	// passed the attempts whose postStart and startup probe are, stopHooked those
+	// whose preStop is.
+	initOK     map[string]bool
+	hooked     map[string]int
+	passed     map[string]int
+	stopHooked map[string]int
+	// began: a container of the spec has begun in this sandbox.
+	began    bool
+	paths    map[string]string
+	prepared bool
+	evicted  bool
+	hookAt   time.Time // of the first preStop hook
 }
 
 const uid = "uid-1"
 
 func newWorld(t *rapid.T) *world {
 	w := &world{T: t, now: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC), wanted: true, images: map[string]Image{},
-		probes: map[string]ProbeState{}, termAt: map[string]time.Time{}, restarts: map[string]int32{}, sent: map[string]int{}}
+		probes: map[ProbeKey]ProbeState{}, termAt: map[string]time.Time{}, restarts: map[string]int32{}, sent: map[string]int{},
+		hooks: map[HookKey]HookState{}, initOK: map[string]bool{}, hooked: map[string]int{}, passed: map[string]int{}, stopHooked: map[string]int{}}
 	w.pod = &balsav1.Pod{
 		Metadata: &balsav1.ObjectMeta{Name: "p", Namespace: "default", Uid: uid, Generation: 1, ResourceVersion: "1"},
 		Spec: &balsav1.PodSpec{
@@ -57,13 +72,61 @@ func newWorld(t *rapid.T) *world {
 	w.pod.Spec.TerminationGracePeriodSeconds = proto.Int64(rapid.SampledFrom([]int64{0, 5, 30}).Draw(t, "grace"))
 	w.pod.Spec.Containers[0].ReadinessProbe = &balsav1.Probe{HttpGet: &balsav1.HTTPGetAction{Port: object.IntValue(80)}}
 	w.pod.Spec.Containers[1].Env = []*balsav1.EnvVar{{Name: "E", ValueFrom: &balsav1.EnvVarSource{ConfigMapKeyRef: &balsav1.KeySelector{Name: "m", Key: "k"}}}}
+	w.furnish(w.pod.Spec)
 	object.Default(w.pod)
 	return w
 }
 
+// furnish adds what a pod may have besides containers.
+func (w *world) furnish(spec *balsav1.PodSpec) {
+	hook := &balsav1.LifecycleHandler{Exec: &balsav1.ExecAction{Command: []string{"x"}}}
+	probe := func() *balsav1.Probe { return &balsav1.Probe{Exec: &balsav1.ExecAction{Command: []string{"x"}}} }
+	if rapid.Bool().Draw(w.T, "init containers") {
+		spec.InitContainers = []*balsav1.Container{{Name: "i1", Image: "i"}, {Name: "s1", Image: "i", RestartPolicy: "Always"}, {Name: "i2", Image: "i"}, {Name: "s2", Image: "i", RestartPolicy: "Always"}}
+		spec.InitContainers[1].StartupProbe = probe()
+		spec.InitContainers[3].Lifecycle = &balsav1.Lifecycle{PostStart: hook, PreStop: hook}
+	}
+	if rapid.Bool().Draw(w.T, "hooks") {
+		spec.Containers[0].Lifecycle = &balsav1.Lifecycle{PostStart: hook, PreStop: hook}
+	}
+	if rapid.Bool().Draw(w.T, "probes") {
+		spec.Containers[0].LivenessProbe, spec.Containers[0].StartupProbe = probe(), probe()
+		spec.Containers[0].LivenessProbe.TerminationGracePeriodSeconds = proto.Int64(3)
+	}
+	if rapid.Bool().Draw(w.T, "volumes") {
+		spec.Volumes = []*balsav1.Volume{{Name: "v", ConfigMap: &balsav1.ConfigMapVolumeSource{Name: "m"}}}
+	}
+	if rapid.IntRange(0, 3).Draw(w.T, "deadline") == 0 {
+		spec.ActiveDeadlineSeconds = proto.Int64(600)
+	}
+}
+
+// names are those of all containers.
+func (w *world) names() []string {
+	var names []string
+	for _, c := range object.AllContainers(w.pod.Spec) {
+		names = append(names, c.GetName())
+	}
+	return names
+}
+
+func (w *world) spec(name string) (object.ContainerRole, *balsav1.Container) {
+	for role, c := range object.AllContainers(w.pod.Spec) {
+		if c.GetName() == name {
+			return role, c
+		}
+	}
+	w.Fatalf("no container %s", name)
+	return 0, nil
+}
+
 func (w *world) view() View {
 	v := View{Now: w.now, UID: uid, Revision: 7, Node: Node{Name: "n", IP: netip.MustParseAddr("10.0.0.1"), DNS: netip.MustParseAddr("169.254.20.10"), Domain: "cluster.local"},
-		IP: w.ip, Images: w.images, Probes: w.probes, Memory: w.mem}
+		IP: w.ip, Images: w.images, Probes: w.probes, Hooks: w.hooks, VolumePaths: w.paths, Memory: w.mem}
+	if w.evicted {
+		none := time.Duration(0)
+		v.Eviction = &Refusal{Reason: ReasonEvicted, Message: "memory", Grace: &none}
+	}
 	if w.wanted {
 		v.Pod = w.pod
 	}
@@ -114,7 +177,39 @@ func (w *world) step() {
 		if c, _ := w.live.Container(p.Container); c.Status != runtime.ContainerRunning || c.Attempt != p.Attempt {
 			w.Fatalf("probe %d asks what does not run: %+v", i, p)
 		}
+		_, spec := w.spec(p.Container)
+		if p.Kind != Startup && spec.StartupProbe != nil && w.passed[p.Container] != p.Attempt+1 {
+			w.Fatalf("%s is asked before the startup probe has passed", p.Kind)
+		}
 	}
+	w.checkHooks()
+}
+
+// checkHooks: hooks run beside their own attempt, once it has begun and not again
+// when they have returned; and those that are not wanted any more end.
+func (w *world) checkHooks() {
+	wanted := map[HookKey]HookState{}
+	for _, h := range w.plan.Hooks {
+		if c, _ := w.live.Container(h.Container); c.Status != runtime.ContainerRunning || c.Attempt != h.Attempt {
+			w.Fatalf("hook of what does not run: %+v", h)
+		}
+		done := map[HookKind]map[string]int{PostStart: w.hooked, PreStop: w.stopHooked}[h.Kind]
+		if done[h.Container] == h.Attempt+1 && w.hooks[h.Key()].Done {
+			w.Fatalf("%s hook of %s runs again", h.Kind, h.Container)
+		}
+		if h.Kind == PreStop && w.hookAt.IsZero() && !w.doomed(h.Container, h.Attempt) {
+			w.hookAt = w.now
+		}
+		wanted[h.Key()] = HookState{Attempt: h.Attempt}
+		if old := w.hooks[h.Key()]; old.Attempt == h.Attempt {
+			wanted[h.Key()] = old
+		}
+	}
+	w.hooks = wanted
+}
+
+func (w *world) doomed(name string, attempt int) bool {
+	return w.mem.Containers[name].Doomed == attempt+1
 }
 
 func rank(phase string) int {
@@ -129,7 +224,7 @@ func (w *world) checkStatus(s *balsav1.PodStatus) {
 		w.Fatalf("phase %s after %s", s.GetPhase(), w.phase)
 	}
 	w.phase = s.GetPhase()
-	for _, c := range s.GetContainerStatuses() {
+	for _, c := range statuses(s) {
 		if c.GetRestartCount() < w.restarts[c.GetName()] {
 			w.Fatalf("container %s: restart count %d after %d", c.GetName(), c.GetRestartCount(), w.restarts[c.GetName()])
 		}
@@ -139,7 +234,7 @@ func (w *world) checkStatus(s *balsav1.PodStatus) {
 			state, _ := w.live.Container(c.GetName())
 			running = state.Status == runtime.ContainerRunning
 		}
-		if c.GetReady() && !running {
+		if role, _ := w.spec(c.GetName()); c.GetReady() && !running && role != object.RoleInit {
 			w.Fatalf("container %s is ready and does not run", c.GetName())
 		}
 	}
@@ -154,8 +249,19 @@ func (w *world) do(a Action) error {
 		return errors.New("injected")
 	}
 	switch a := a.(type) {
+	case PrepareVolumes:
+		w.mayStart(a)
+		w.paths, w.prepared = map[string]string{"v": "/v"}, true
+	case RemoveVolumes:
+		for _, c := range w.containers() {
+			if c.Status == runtime.ContainerRunning {
+				w.Fatalf("the volumes go while %s runs", c.Name)
+			}
+		}
+		w.paths, w.prepared = nil, false
 	case CreateSandbox:
 		w.mayStart(a)
+		w.initOK, w.began = map[string]bool{}, false
 		w.ip = netip.Addr{}
 		if w.live == nil {
 			w.live = &runtime.PodState{UID: uid, NetNS: "/ns", CreatedAt: w.now, Annotations: a.Config.Annotations}
@@ -180,6 +286,37 @@ func (w *world) do(a Action) error {
 	return nil
 }
 
+func (w *world) containers() []runtime.ContainerState {
+	if w.live == nil {
+		return nil
+	}
+	return w.live.Containers
+}
+
+// mayBegin: init containers one after the other, then the others.
+func (w *world) mayBegin(name string) {
+	role, _ := w.spec(name)
+	for other, c := range object.AllContainers(w.pod.Spec) {
+		if c.GetName() == name || other == object.RoleMain || w.began {
+			break
+		}
+		state, _ := w.live.Container(c.GetName())
+		running := state.Status == runtime.ContainerRunning
+		started := running && (c.StartupProbe == nil || w.passed[c.GetName()] == state.Attempt+1) &&
+			(c.GetLifecycle().GetPostStart() == nil || w.hooked[c.GetName()] == state.Attempt+1)
+		if other == object.RoleInit && !w.initOK[c.GetName()] || other == object.RoleSidecar && !started {
+			w.Fatalf("%s begins before %s is done: %+v", name, c.GetName(), state)
+		}
+	}
+	if role == object.RoleInit && w.began {
+		w.Fatalf("init container %s begins after the containers", name)
+	}
+	if w.prepared != (len(w.pod.Spec.Volumes) > 0) {
+		w.Fatalf("%s begins without its volumes", name)
+	}
+	w.began = w.began || role == object.RoleMain
+}
+
 func (w *world) mayStart(a Action) {
 	if !w.endAsked.IsZero() || rank(w.phase) == 3 {
 		w.Fatalf("%v although the pod's end was asked for", a)
@@ -198,6 +335,7 @@ func (w *world) start(a StartContainer) error {
 	if !start {
 		return nil
 	}
+	w.mayBegin(a.Config.Name)
 	if last, ok := w.live.Container(a.Config.Name); ok {
 		w.checkRestart(last, a.Config.Attempt)
 	} else if a.Config.Attempt != int(w.restarts[a.Config.Name]) && a.Config.Attempt != int(w.restarts[a.Config.Name])+1 {
@@ -226,6 +364,12 @@ func (w *world) checkRestart(last runtime.ContainerState, attempt int) {
 		w.Fatalf("attempt %d after %d", attempt, last.Attempt)
 	}
 	policy := w.pod.GetSpec().GetRestartPolicy()
+	switch role, _ := w.spec(last.Name); {
+	case role == object.RoleSidecar:
+		policy = "Always"
+	case role == object.RoleInit && last.Exit.Code == 0:
+		return // after the sandbox was lost
+	}
 	if policy == "Never" || policy == "OnFailure" && last.Exit.Code == 0 {
 		w.Fatalf("%s with exit code %d was run again", policy, last.Exit.Code)
 	}
@@ -248,9 +392,7 @@ func (w *world) signal(a Signal) error {
 		w.exit(a.Container, 137, runtime.ReasonError)
 		return nil
 	}
-	if w.endAsked.IsZero() && rank(w.phase) != 3 {
-		w.Fatalf("%v although nobody asked for the end", a)
-	}
+	w.mayTell(a)
 	if w.deaf {
 		return errors.New("injected")
 	}
@@ -267,14 +409,80 @@ func (w *world) signal(a Signal) error {
 	return nil
 }
 
+// mayTell: something has to end, its hook has returned, and sidecars wait for the
+// others, unless there is no time left.
+func (w *world) mayTell(a Signal) {
+	if w.doomed(a.Container, a.Attempt) && a.Restart {
+		return
+	}
+	asked := !w.endAsked.IsZero() || rank(w.phase) == 3 || w.mem.End != nil
+	role, spec := w.spec(a.Container)
+	over := true
+	for other, c := range object.AllContainers(w.pod.Spec) {
+		state, ok := w.live.Container(c.GetName())
+		over = over && (other != object.RoleMain || ok && state.Status == runtime.ContainerExited)
+	}
+	if initFailed := w.initFailed(); !asked && !over && !initFailed {
+		w.Fatalf("%v although nobody asked for the end", a)
+	}
+	from := w.mem.StopSentAt
+	if from.IsZero() {
+		from = w.mem.StopSeenAt.Add(drainMax)
+	}
+	if !w.now.Before(from.Add(w.graceNow())) || w.mem.StopSentAt.IsZero() && w.hookAt.IsZero() && spec.GetLifecycle().GetPreStop() == nil && role != object.RoleSidecar {
+		return
+	}
+	if spec.GetLifecycle().GetPreStop() != nil && w.wanted && w.stopHooked[a.Container] != a.Attempt+1 {
+		w.Fatalf("%v before its preStop hook has returned", a)
+	}
+	if role != object.RoleSidecar {
+		return
+	}
+	later := false
+	for other, c := range object.AllContainers(w.pod.Spec) {
+		state, _ := w.live.Container(c.GetName())
+		if state.Status == runtime.ContainerRunning && c.GetName() != a.Container && (other != object.RoleSidecar || later) {
+			w.Fatalf("%v while %s runs", a, c.GetName())
+		}
+		later = later || c.GetName() == a.Container
+	}
+}
+
+func (w *world) initFailed() bool {
+	for role, c := range object.AllContainers(w.pod.Spec) {
+		state, _ := w.live.Container(c.GetName())
+		if role == object.RoleInit && state.Status == runtime.ContainerExited && state.Exit.Code != 0 && w.pod.Spec.RestartPolicy == "Never" {
+			return true
+		}
+	}
+	return false
+}
+
+func (w *world) graceNow() time.Duration {
+	if w.wanted && w.endAsked.IsZero() && w.mem.End != nil && w.mem.End.Grace != nil {
+		return *w.mem.End.Grace
+	}
+	return time.Duration(graceSeconds(w.pod)) * time.Second
+}
+
 // mayKill checks the grace period: it counts from the first signal that reached
 // any container, or, where none could be sent, from when it was due.
 func (w *world) mayKill(name, how string) {
-	grace := time.Duration(graceSeconds(w.pod)) * time.Second
+	grace := w.graceNow()
 	if grace == 0 {
 		return
 	}
+	if c, _ := w.live.Container(name); w.doomed(name, c.Attempt) {
+		m := w.mem.Containers[name]
+		if how == "SIGKILL" && w.now.Before(m.DoomedAt.Add(m.Grace)) && w.now.Before(w.mem.StopSentAt.Add(grace)) {
+			w.Fatalf("SIGKILL for %s before its own grace period of %s is over", name, m.Grace)
+		}
+		return
+	}
 	from := w.mem.StopSeenAt.Add(drainMax)
+	if !w.hookAt.IsZero() && w.hookAt.Before(from) {
+		from = w.hookAt
+	}
 	for _, at := range w.termAt {
 		if at.Before(from) {
 			from = at
@@ -290,6 +498,7 @@ func (w *world) exit(name string, code int, reason runtime.Reason) {
 		if c.Name == name && c.Status == runtime.ContainerRunning {
 			w.live.Containers[i].Status, w.live.Containers[i].FinishedAt = runtime.ContainerExited, w.now
 			w.live.Containers[i].Exit.Code, w.live.Containers[i].Reason = code, reason
+			w.initOK[name] = code == 0
 		}
 	}
 }
@@ -299,6 +508,7 @@ func (w *world) lose(reason runtime.Reason) {
 		return
 	}
 	w.live.Sandbox = runtime.SandboxLost
+	defer func() { w.initOK, w.began = map[string]bool{}, false }()
 	for _, c := range w.live.Containers {
 		w.exit(c.Name, runtime.LostExitCode, reason)
 	}
@@ -306,7 +516,8 @@ func (w *world) lose(reason runtime.Reason) {
 
 // forget is what a restart of the agent does.
 func (w *world) forget() {
-	w.ip, w.probes, w.mem, w.sent = netip.Addr{}, map[string]ProbeState{}, Memory{}, map[string]int{}
+	w.ip, w.probes, w.mem, w.sent = netip.Addr{}, map[ProbeKey]ProbeState{}, Memory{}, map[string]int{}
+	w.hooks, w.paths = map[HookKey]HookState{}, nil
 	if w.kept != nil {
 		if err := json.Unmarshal(w.kept, &w.mem); err != nil {
 			w.Fatal(err)
@@ -332,8 +543,18 @@ func (w *world) remove() {
 
 // happen makes one thing happen, without a look of the agent in between.
 func (w *world) happen() {
-	name := rapid.SampledFrom([]string{"a", "b"}).Draw(w.T, "container")
-	switch rapid.IntRange(0, 18).Draw(w.T, "what") {
+	name := rapid.SampledFrom(w.names()).Draw(w.T, "container")
+	switch rapid.IntRange(0, 29).Draw(w.T, "what") {
+	case 25, 26, 27, 28, 29:
+		w.progress()
+	case 19, 20:
+		w.hookReturns()
+	case 21, 22:
+		w.startupPasses(name)
+	case 23:
+		w.probeFails()
+	case 24:
+		w.evicted = w.evicted || rapid.IntRange(0, 9).Draw(w.T, "evict") == 0
 	case 0, 1:
 		w.now = w.now.Add(time.Duration(rapid.IntRange(1, 40).Draw(w.T, "seconds")) * time.Second)
 	case 2:
@@ -352,13 +573,15 @@ func (w *world) happen() {
 		w.lose(runtime.ReasonNodeRebooted)
 		w.forget()
 	case 9:
-		w.images = map[string]Image{"a": {Ready: true}, "b": {Ready: true}}
+		for _, name := range w.names() {
+			w.images[name] = Image{Ready: true}
+		}
 	case 10:
 		w.config = !w.config
 	case 11:
 		if w.live != nil {
 			c, _ := w.live.Container("a")
-			w.probes = map[string]ProbeState{"a": {Attempt: c.Attempt, Ready: rapid.Bool().Draw(w.T, "ready")}}
+			w.probes[ProbeKey{"a", Readiness}] = ProbeState{Attempt: c.Attempt, Ready: rapid.Bool().Draw(w.T, "ready")}
 		}
 	case 12:
 		w.failing = !w.failing
@@ -378,15 +601,17 @@ func (w *world) happen() {
 		}
 	case 15:
 		// The memory on disk is lost.
-		if w.endAsked.IsZero() && w.termAt["a"].IsZero() && w.termAt["b"].IsZero() {
+		if w.endAsked.IsZero() && len(w.termAt) == 0 && w.hookAt.IsZero() && w.mem.End == nil {
+			w.record()
 			w.kept = nil
 			w.forget()
+			w.recollect()
 		}
 	case 16:
 		// The node's disk is lost, and all that was on it.
 		if w.endAsked.IsZero() && rank(w.phase) != 3 {
 			w.record()
-			w.live, w.wired, w.kept = nil, false, nil
+			w.live, w.wired, w.kept, w.prepared = nil, false, nil, false
 			w.forget()
 		}
 	case 17:
@@ -396,6 +621,80 @@ func (w *world) happen() {
 		}
 	case 18:
 		w.deaf = !w.deaf
+	}
+}
+
+// hookReturns lets a hook that runs return.
+func (w *world) hookReturns() {
+	for key, h := range w.hooks {
+		if h.Done {
+			continue
+		}
+		h.Done = true
+		if rapid.IntRange(0, 4).Draw(w.T, "hook fails") == 0 {
+			h.Message = "exit code 1"
+		}
+		w.hooks[key] = h
+		switch {
+		case key.Kind == PreStop:
+			w.stopHooked[key.Container] = h.Attempt + 1
+		case h.Message == "":
+			w.hooked[key.Container] = h.Attempt + 1
+		}
+	}
+}
+
+// progress is what happens when all is well.
+func (w *world) progress() {
+	w.config = true
+	for _, name := range w.names() {
+		w.images[name] = Image{Ready: true}
+		w.startupPasses(name)
+		if role, _ := w.spec(name); role == object.RoleInit && w.live != nil {
+			w.exit(name, 0, runtime.ReasonCompleted)
+		}
+	}
+	for key, h := range w.hooks {
+		if h.Done {
+			continue
+		}
+		w.hooks[key] = HookState{Attempt: h.Attempt, Done: true}
+		if key.Kind == PreStop {
+			w.stopHooked[key.Container] = h.Attempt + 1
+		} else {
+			w.hooked[key.Container] = h.Attempt + 1
+		}
+	}
+}
+
+func (w *world) startupPasses(name string) {
+	for _, p := range w.plan.Probes {
+		if p.Kind == Startup && p.Container == name {
+			w.probes[p.Key()] = ProbeState{Attempt: p.Attempt, Ready: true}
+			w.passed[name] = p.Attempt + 1
+		}
+	}
+}
+
+func (w *world) probeFails() {
+	for _, p := range w.plan.Probes {
+		if p.Kind != Readiness {
+			w.probes[p.Key()] = ProbeState{Attempt: p.Attempt, Failed: true}
+		}
+	}
+}
+
+// recollect takes note of what an agent that has lost its memory believes: init
+// containers that have succeeded are done.
+func (w *world) recollect() {
+	for _, c := range w.containers() {
+		if w.live.Sandbox == runtime.SandboxReady && c.Status == runtime.ContainerExited {
+			newest, _ := w.live.Container(c.Name)
+			w.initOK[c.Name] = newest.Exit.Code == 0
+		}
+		if role, _ := w.spec(c.Name); role == object.RoleMain && w.live.Sandbox == runtime.SandboxReady {
+			w.began = true
+		}
 	}
 }
 
@@ -426,7 +725,7 @@ func (w *world) end() {
 			if w.live != nil || w.wired {
 				w.Fatalf("reported as removed: %v, on the network: %v", w.live, w.wired)
 			}
-			most := drainMax + time.Duration(graceSeconds(w.pod))*time.Second + giveUpAfter + retryDelayMax
+			most := drainMax + stopLeast + time.Duration(graceSeconds(w.pod))*time.Second + giveUpAfter + retryDelayMax
 			if d := w.now.Sub(from); d > most {
 				w.Fatalf("it took %s to go, want at most %s", d, most)
 			}

@@ -2,8 +2,7 @@ package pod
 
 import (
 	"fmt"
-	"net/netip"
-	"strconv"
+	"strings"
 	"time"
 
 	balsav1 "github.com/balsa-run/balsa/gen/balsa/v1"
@@ -18,25 +17,42 @@ const (
 	AnnotationRevision = "balsa.run/revision"
 	// AnnotationGrace is the pod's grace period in seconds.
 	AnnotationGrace = "balsa.run/grace-seconds"
+	// AnnotationSidecars are the names of the sidecars in their order.
+	AnnotationSidecars = "balsa.run/sidecars"
+	// AnnotationUsers is the pod's range of ids, "first:size".
+	AnnotationUsers = "balsa.run/users"
 )
 
 // Reasons of containers that wait.
 const (
 	ReasonContainerCreating = "ContainerCreating"
+	ReasonPodInitializing   = "PodInitializing"
 	ReasonCrashLoopBackOff  = "CrashLoopBackOff"
 	ReasonConfigError       = "CreateContainerConfigError"
 	ReasonCreateError       = "CreateContainerError"
 	ReasonImageNeverPull    = "ErrImageNeverPull"
-	ReasonImageNotPresent   = "ImageNotPresent"
 	ReasonImagePull         = "ErrImagePull"
+	ReasonImagePullBackOff  = "ImagePullBackOff"
+	ReasonImageName         = "InvalidImageName"
 	// ReasonStatusUnknown: a container has run, and the node knows no more of it.
 	ReasonStatusUnknown = "ContainerStatusUnknown"
+)
+
+// Reasons of pods that end before their time, and of events.
+const (
+	ReasonDeadlineExceeded = "DeadlineExceeded"
+	ReasonEvicted          = "Evicted"
+	ReasonFailedMount      = "FailedMount"
+	ReasonUnhealthy        = "Unhealthy"
+	ReasonFailedPostStart  = "FailedPostStartHook"
+	ReasonFailedPreStop    = "FailedPreStopHook"
 )
 
 // Step looks at a pod and says what to do next.
 func Step(v View) Plan {
 	s := &step{v: v, mem: v.Memory.clone()}
 	s.observe()
+	s.decide()
 	switch {
 	case s.ending():
 		s.stop()
@@ -44,21 +60,37 @@ func Step(v View) Plan {
 	default:
 		s.run()
 	}
+	s.noteReady()
 	s.status()
 	s.plan.Memory = s.mem
 	return s.plan
 }
 
 type step struct {
-	v          View
-	mem        Memory
-	containers []*container
-	plan       Plan
+	v   View
+	mem Memory
+	// inits, apps and extras are containers, in the order of the spec.
+	inits, apps, extras []*container
+	containers          []*container
+	plan                Plan
 }
+
+// kind is what a container is for.
+type kind int
+
+const (
+	app kind = iota
+	initial
+	sidecar
+	ephemeral
+)
 
 // container is one of the pod's containers and what is known of it.
 type container struct {
 	spec *balsav1.Container
+	kind kind
+	// target is whose processes an ephemeral container sees.
+	target string
 	// have: an attempt exists, or is known to have existed.
 	have  bool
 	state runtime.ContainerState
@@ -69,18 +101,24 @@ type container struct {
 	waitMessage string
 }
 
+func (c *container) name() string  { return c.spec.GetName() }
 func (c *container) running() bool { return c.have && c.state.Status == runtime.ContainerRunning }
 func (c *container) exited() bool  { return c.have && c.state.Status == runtime.ContainerExited }
+func (c *container) failed() bool  { return c.exited() && c.state.Exit.Code != 0 }
 
-// started tells whether an attempt has got as far as an end or a process.
-func (c *container) started() bool {
+// begun tells whether an attempt has got as far as an end or a process.
+func (c *container) begun() bool {
 	return c.have && (c.state.Status != runtime.ContainerCreated || c.state.Attempt > 0)
 }
 
 // toRun tells whether there is a next attempt.
 func (c *container) toRun() bool { return !c.running() && (!c.exited() || c.restart) }
 
-func (s *step) uid() string { return s.v.UID }
+func (s *step) uid() string                { return s.v.UID }
+func (s *step) spec() *balsav1.PodSpec     { return s.v.Pod.GetSpec() }
+func (s *step) tell(c *container, e Event) { s.tellAs(c, e, "") }
+
+func (s *step) memory(c *container) ContainerMemory { return s.mem.Containers[c.name()] }
 
 func (s *step) wake(at time.Time) {
 	if at.After(s.v.Now) && (s.plan.Wake.IsZero() || at.Before(s.plan.Wake)) {
@@ -89,6 +127,21 @@ func (s *step) wake(at time.Time) {
 }
 
 func (s *step) act(a Action) { s.plan.Actions = append(s.plan.Actions, a) }
+
+func (s *step) event(e Event) { s.plan.Events = append(s.plan.Events, e) }
+
+// tellAs makes an event unless it was the last one told of the container. What
+// is said is compared by mark where the text changes without meaning more.
+func (s *step) tellAs(c *container, e Event, mark string) {
+	e.Container = c.name()
+	if mark == "" {
+		mark = e.Message
+	}
+	if said := e.Reason + " " + mark; s.mem.Told[e.Container] != said {
+		s.mem.Told[e.Container] = said
+		s.event(e)
+	}
+}
 
 // may tells whether an action is not resting after a failure.
 func (s *step) may(key string) bool {
@@ -104,39 +157,84 @@ func (s *step) may(key string) bool {
 	return !due.After(s.v.Now)
 }
 
-// observe reads the containers' states and takes new ends into account.
-func (s *step) observe() {
-	now := s.v.Now
-	// A clock that was put back must not make anything wait for longer.
-	if s.mem.StopSeenAt.After(now) {
-		s.mem.StopSeenAt = now
-	}
-	if s.mem.StopSentAt.After(now) {
-		s.mem.StopSentAt = now
-	}
-	final := s.final()
-	for _, spec := range s.v.Pod.GetSpec().GetContainers() {
-		c := &container{spec: spec}
-		if s.v.Runtime != nil {
-			c.state, c.have = s.v.Runtime.Container(spec.GetName())
-		}
-		if !c.have {
-			s.recall(c)
-		}
-		if c.exited() {
-			s.count(c)
-			c.restart = !final && !object.IsTerminating(s.v.Pod) && restarts(s.v.Pod.GetSpec().GetRestartPolicy(), c.state.Exit.Code)
-		}
-		s.containers = append(s.containers, c)
+func (s *step) tryTo(a Action) {
+	if s.may(a.Key()) {
+		s.act(a)
 	}
 }
 
-func restarts(policy string, code int) bool {
+// observe reads the containers' states and takes in what has happened to them.
+func (s *step) observe() {
+	now := s.v.Now
+	// A clock that was put back must not make anything wait for longer.
+	s.mem.StopSeenAt = notAfter(s.mem.StopSeenAt, now)
+	s.mem.StopSentAt = notAfter(s.mem.StopSentAt, now)
+	for _, spec := range s.spec().GetInitContainers() {
+		k := initial
+		if object.IsSidecar(spec) {
+			k = sidecar
+		}
+		s.inits = append(s.inits, &container{spec: spec, kind: k})
+	}
+	for _, spec := range s.spec().GetContainers() {
+		s.apps = append(s.apps, &container{spec: spec})
+	}
+	for _, spec := range s.spec().GetEphemeralContainers() {
+		s.extras = append(s.extras, &container{spec: object.EphemeralAsContainer(spec), kind: ephemeral, target: spec.GetTargetContainerName()})
+	}
+	s.containers = append(append(append(s.containers, s.inits...), s.apps...), s.extras...)
+	for _, c := range s.containers {
+		s.observeContainer(c)
+	}
+}
+
+func notAfter(t, now time.Time) time.Time {
+	if t.After(now) {
+		return now
+	}
+	return t
+}
+
+func (s *step) observeContainer(c *container) {
+	if s.v.Runtime != nil {
+		c.state, c.have = s.v.Runtime.Container(c.name())
+	}
+	recalled := !c.have
+	if recalled {
+		s.recall(c)
+	}
+	if c.running() {
+		s.heed(c)
+	}
+	if !c.exited() {
+		return
+	}
+	s.count(c)
+	if (recalled || s.v.Runtime == nil || s.v.Runtime.Sandbox != runtime.SandboxReady) && c.kind != ephemeral {
+		s.mem.change(c.name(), func(m *ContainerMemory) { m.Floor = max(m.Floor, c.state.Attempt+1) })
+	}
+	c.restart = !s.final() && !object.IsTerminating(s.v.Pod) && s.mem.End == nil && s.restarts(c)
+}
+
+// restarts tells whether a container that has ended is run again.
+func (s *step) restarts(c *container) bool {
+	policy := s.spec().GetRestartPolicy()
+	switch c.kind {
+	case sidecar:
+		return true
+	case ephemeral:
+		return false
+	case initial:
+		if !c.failed() {
+			return c.state.Attempt < s.memory(c).Floor
+		}
+		return policy != object.RestartNever
+	}
 	switch policy {
 	case object.RestartNever:
 		return false
 	case object.RestartOnFailure:
-		return code != 0
+		return c.failed()
 	default:
 		return true
 	}
@@ -150,32 +248,41 @@ func (s *step) recall(c *container) {
 	if status == nil {
 		status = s.v.Pod.GetStatus()
 	}
-	recorded := containerIn(status, c.spec.GetName())
+	recorded := containerIn(status, c.name())
 	begun := recorded.GetState().GetRunning() != nil || recorded.GetState().GetTerminated() != nil ||
 		recorded.GetLastState().GetTerminated() != nil || recorded.GetRestartCount() > 0
 	if !begun {
 		return
 	}
-	m := s.mem.Containers[c.spec.GetName()]
-	if m.LostAt.IsZero() || m.LostAt.After(s.v.Now) {
-		m.LostAt = s.v.Now
-		s.mem.Containers[c.spec.GetName()] = m
+	if m := s.memory(c); m.LostAt.IsZero() || m.LostAt.After(s.v.Now) {
+		s.mem.change(c.name(), func(m *ContainerMemory) { m.LostAt = s.v.Now })
 	}
 	c.have = true
 	c.state = runtime.ContainerState{
-		Name: c.spec.GetName(), Attempt: int(recorded.GetRestartCount()), Status: runtime.ContainerExited,
-		Exit: runtime.ExitStatus{Code: runtime.LostExitCode}, Reason: ReasonStatusUnknown, FinishedAt: m.LostAt,
+		Name: c.name(), Attempt: int(recorded.GetRestartCount()), Status: runtime.ContainerExited,
+		Exit: runtime.ExitStatus{Code: runtime.LostExitCode}, Reason: ReasonStatusUnknown, FinishedAt: s.memory(c).LostAt,
 		Message: "the node knows nothing of this container any more",
 	}
-	if t := recorded.GetState().GetTerminated(); t != nil {
+	t := recorded.GetState().GetTerminated()
+	if last := recorded.GetLastState().GetTerminated(); t == nil && recorded.GetState().GetRunning() == nil && last.GetContainerId() == s.containerID(c.state) {
+		t = last // it was to be run again
+	}
+	if t != nil {
 		c.state.Exit.Code, c.state.Reason, c.state.Message = int(t.GetExitCode()), runtime.Reason(t.GetReason()), t.GetMessage()
 		c.state.Exit.Signal = runtime.Signal(t.GetSignal())
 		c.state.StartedAt, c.state.FinishedAt = t.GetStartedAt().AsTime(), t.GetFinishedAt().AsTime()
 	}
 }
 
+// statuses are those of all containers.
+func statuses(status *balsav1.PodStatus) []*balsav1.ContainerStatus {
+	var all []*balsav1.ContainerStatus
+	all = append(append(all, status.GetInitContainerStatuses()...), status.GetContainerStatuses()...)
+	return append(all, status.GetEphemeralContainerStatuses()...)
+}
+
 func containerIn(status *balsav1.PodStatus, name string) *balsav1.ContainerStatus {
-	for _, c := range status.GetContainerStatuses() {
+	for _, c := range statuses(status) {
 		if c.GetName() == name {
 			return c
 		}
@@ -185,10 +292,12 @@ func containerIn(status *balsav1.PodStatus, name string) *balsav1.ContainerStatu
 
 // count takes the end of an attempt into account, once.
 func (s *step) count(c *container) {
-	m := s.mem.Containers[c.spec.GetName()]
+	m := s.memory(c)
 	n := c.state.Attempt
 	if m.Counted > n {
-		s.clampDue(c, m)
+		if limit := s.v.Now.Add(restartDelayMax); m.DueAt.After(limit) { // the clock was put back
+			s.mem.change(c.name(), func(m *ContainerMemory) { m.DueAt = limit })
+		}
 		return
 	}
 	if m.Counted < n {
@@ -205,16 +314,59 @@ func (s *step) count(c *container) {
 	if ran >= restartForgetAfter || c.state.Reason == runtime.ReasonNodeRebooted {
 		m.Crashes = 0
 	}
+	if c.kind == initial && !c.failed() {
+		m.Crashes = -1 // it has done its work
+	}
 	m.Crashes++
 	m.Counted, m.DueAt = n+1, finished.Add(restartDelay(m.Crashes))
-	s.mem.Containers[c.spec.GetName()] = m
+	s.mem.Containers[c.name()] = m
 }
 
-func (s *step) clampDue(c *container, m ContainerMemory) {
-	if limit := s.v.Now.Add(restartDelayMax); m.DueAt.After(limit) {
-		m.DueAt = limit
-		s.mem.Containers[c.spec.GetName()] = m
+// decide notes that the pod has to end although nobody deleted it.
+func (s *step) decide() {
+	if s.v.Pod == nil || object.IsTerminating(s.v.Pod) || s.final() || s.mem.End != nil || s.v.Refusal != nil && !s.begun() {
+		return
 	}
+	if e := s.v.Eviction; e != nil {
+		s.mem.End = &End{Reason: e.Reason, Message: e.Message, Grace: e.Grace}
+		s.event(Event{Warning: true, Reason: e.Reason, Message: e.Message})
+		return
+	}
+	limit := s.spec().ActiveDeadlineSeconds
+	start := s.v.Pod.GetStatus().GetStartTime()
+	if start == nil {
+		start = s.mem.Status.GetStartTime()
+	}
+	if limit == nil || start == nil {
+		return
+	}
+	due := start.AsTime().Add(time.Duration(*limit) * time.Second)
+	if due.After(s.v.Now) {
+		s.wake(due)
+		return
+	}
+	if over, _ := s.over(); over {
+		return // it has done what it had to
+	}
+	s.mem.End = &End{Reason: ReasonDeadlineExceeded, Message: fmt.Sprintf("Pod was active on the node longer than the specified deadline of %d s", *limit)}
+	s.event(Event{Reason: ReasonDeadlineExceeded, Message: s.mem.End.Message})
+}
+
+// over tells whether the containers of the pod have ended for good, though
+// sidecars may run; and whether that is a failure.
+func (s *step) over() (over, failed bool) {
+	for _, c := range s.inits {
+		if c.kind == initial && c.failed() && !c.restart {
+			return true, true
+		}
+	}
+	for _, c := range s.apps {
+		if !c.exited() || c.restart {
+			return false, false
+		}
+		failed = failed || c.failed()
+	}
+	return len(s.apps) > 0, failed
 }
 
 // final tells whether the pod's end is recorded: then nothing of it may run.
@@ -232,237 +384,106 @@ func (s *step) begun() bool {
 	return s.v.Runtime != nil
 }
 
-// run brings a pod nearer to running.
-func (s *step) run() {
-	if !s.anyToRun() {
-		s.probes()
-		return
-	}
-	if s.v.Runtime == nil || s.v.Runtime.Sandbox != runtime.SandboxReady {
-		s.wants()
-		s.try(CreateSandbox{Config: s.sandbox()})
-		return
-	}
-	if !s.v.IP.IsValid() {
-		s.wants()
-		hostname := Hostname(s.v.Pod.GetSpec().GetHostname(), s.v.Pod.GetMetadata().GetName())
-		s.try(Connect{UID: s.uid(), NetNS: s.v.Runtime.NetNS, Hosts: func(ip netip.Addr) []byte { return Hosts(ip, hostname) }})
-		return
-	}
-	for _, c := range s.containers {
-		if c.toRun() {
-			s.start(c)
-		}
-	}
-	s.probes()
-}
-
-// try acts unless the action rests after a failure; then everything that is to
-// run says what it waits for.
-func (s *step) try(a Action) {
-	if s.may(a.Key()) {
-		s.act(a)
-	}
-	f := s.mem.Failures[a.Key()]
-	for _, c := range s.containers {
-		if c.toRun() && c.waitReason == "" {
-			c.waitReason, c.waitMessage = ReasonContainerCreating, f.Message
-		}
-	}
-}
-
-func (s *step) anyToRun() bool {
-	for _, c := range s.containers {
-		if c.toRun() || c.running() && !s.v.IP.IsValid() {
+// initialised tells whether the init containers are over: a container has begun
+// in this sandbox, or all of them are done.
+func (s *step) initialised() bool {
+	for _, c := range s.apps {
+		if c.begun() && c.state.Attempt >= s.memory(c).Floor {
 			return true
 		}
 	}
-	return false
+	for _, c := range s.inits {
+		if !s.initDone(c) {
+			return false
+		}
+	}
+	return true
 }
 
-// wants names the images early, so that they come while the sandbox is made.
-func (s *step) wants() {
-	for _, c := range s.containers {
-		if c.toRun() {
-			s.image(c)
+// initDone tells whether the next init container may begin.
+func (s *step) initDone(c *container) bool {
+	if c.kind == sidecar {
+		return s.started(c)
+	}
+	return c.exited() && !c.failed() && c.state.Attempt >= s.memory(c).Floor
+}
+
+// started tells whether a container has got through its postStart hook and its
+// startup probe.
+func (s *step) started(c *container) bool {
+	return c.running() && !s.hooking(c) && s.passed(c)
+}
+
+// hooking tells whether the postStart hook has not returned yet.
+func (s *step) hooking(c *container) bool {
+	return c.running() && c.spec.GetLifecycle().GetPostStart() != nil && s.memory(c).Hooked != c.state.Attempt+1
+}
+
+func (s *step) passed(c *container) bool {
+	return c.spec.GetStartupProbe() == nil || s.memory(c).Passed == c.state.Attempt+1
+}
+
+// heed takes in what hooks and probes say of a container that runs.
+func (s *step) heed(c *container) {
+	n := c.state.Attempt + 1
+	recorded := containerIn(s.v.Pod.GetStatus(), c.name())
+	m := s.memory(c)
+	if recorded.GetContainerId() == s.containerID(c.state) { // as another process of the agent left it
+		if s.hooking(c) && recorded.GetState().GetRunning() != nil {
+			m.Hooked = n
+		}
+		if !s.passed(c) && recorded.GetStarted() {
+			m.Passed = n
+		}
+	}
+	post := s.v.Hooks[HookKey{c.name(), PostStart}]
+	if post.Attempt == c.state.Attempt && post.Done && post.Message == "" {
+		m.Hooked = n
+	}
+	pre, heard := s.v.Hooks[HookKey{c.name(), PreStop}]
+	if heard && pre.Attempt == c.state.Attempt && pre.Done && m.StopHooked != n {
+		m.StopHooked = n
+		if pre.Message != "" {
+			s.event(Event{Warning: true, Reason: ReasonFailedPreStop, Container: c.name(), Message: "PreStopHook failed: " + pre.Message})
+		}
+	}
+	if p, ok := s.v.Probes[ProbeKey{c.name(), Startup}]; ok && p.Attempt == c.state.Attempt && p.Ready {
+		m.Passed = n
+	}
+	s.mem.Containers[c.name()] = m
+	if post.Attempt == c.state.Attempt && post.Done && post.Message != "" {
+		s.event1(c, Event{Warning: true, Reason: ReasonFailedPostStart, Message: "PostStartHook failed: " + post.Message})
+		s.doom(c, ReasonFailedPostStart, nil)
+	}
+	for _, k := range []ProbeKind{Startup, Liveness} {
+		if p, ok := s.v.Probes[ProbeKey{c.name(), k}]; ok && p.Attempt == c.state.Attempt && p.Failed {
+			s.doom(c, fmt.Sprintf("failed %s probe, will be restarted", strings.ToLower(string(k))), probeOf(c.spec, k))
 		}
 	}
 }
 
-func (s *step) sandbox() runtime.PodConfig {
-	meta, spec := s.v.Pod.GetMetadata(), s.v.Pod.GetSpec()
-	return runtime.PodConfig{
-		UID: runtime.PodUID(meta.GetUid()), Namespace: meta.GetNamespace(), Name: meta.GetName(),
-		Hostname:   Hostname(spec.GetHostname(), meta.GetName()),
-		Hosts:      Hosts(s.v.IP, Hostname(spec.GetHostname(), meta.GetName())),
-		ResolvConf: ResolvConf(s.v.Node.DNS, meta.GetNamespace(), s.v.Node.Domain),
-		Annotations: map[string]string{
-			AnnotationRevision: strconv.FormatInt(s.v.Revision, 10),
-			AnnotationGrace:    strconv.FormatInt(graceSeconds(s.v.Pod), 10),
-		},
+// event1 makes an event of a container that is not doomed yet.
+func (s *step) event1(c *container, e Event) {
+	if s.memory(c).Doomed != c.state.Attempt+1 {
+		e.Container = c.name()
+		s.event(e)
 	}
 }
 
-// start starts the next attempt of a container, or says what it waits for.
-func (s *step) start(c *container) {
-	image, ready := s.image(c)
-	if !s.due(c) || !ready {
+// doom decides that a running attempt has to end.
+func (s *step) doom(c *container, why string, probe *balsav1.Probe) {
+	if s.memory(c).Doomed == c.state.Attempt+1 || s.v.Pod == nil {
 		return
 	}
-	config, skipped, err := s.config(c, image)
-	if err != nil {
-		c.waitReason, c.waitMessage = ReasonConfigError, err.Error()
-		s.tell(c, Event{Warning: true, Reason: "Failed", Message: err.Error()})
-		return
+	grace := time.Duration(object.DefaultTerminationGrace) * time.Second
+	if g := s.spec().TerminationGracePeriodSeconds; g != nil {
+		grace = time.Duration(*g) * time.Second
 	}
-	action := StartContainer{Config: config}
-	if f, failed := s.mem.Failures[action.Key()]; failed {
-		c.waitReason, c.waitMessage = ReasonCreateError, f.Message
+	if probe != nil && probe.TerminationGracePeriodSeconds != nil {
+		grace = time.Duration(*probe.TerminationGracePeriodSeconds) * time.Second
 	}
-	if s.may(action.Key()) {
-		s.act(action)
-		s.plan.Events = append(s.plan.Events, skipped...)
-	}
-}
-
-// due tells whether a container has rested long enough since its last end.
-func (s *step) due(c *container) bool {
-	m := s.mem.Containers[c.spec.GetName()]
-	if !c.exited() || !m.DueAt.After(s.v.Now) {
-		return true
-	}
-	s.wake(m.DueAt)
-	c.waitReason = ReasonCrashLoopBackOff
-	c.waitMessage = fmt.Sprintf("back-off %s restarting container %s: %s", restartDelay(m.Crashes), c.spec.GetName(), ended(c.state))
-	s.tell(c, Event{Warning: true, Reason: "BackOff", Message: c.waitMessage})
-	return false
-}
-
-// ended says in a few words how a container ended.
-func ended(c runtime.ContainerState) string {
-	text := fmt.Sprintf("attempt %d ended with %s, exit code %d", c.Attempt, c.Reason, c.Exit.Code)
-	if c.Message != "" {
-		text += " (" + c.Message + ")"
-	}
-	return text
-}
-
-// tell makes an event unless it was the last one told of the container.
-func (s *step) tell(c *container, e Event) {
-	e.Container = c.spec.GetName()
-	if said := e.Reason + " " + e.Message; s.mem.Told[e.Container] != said {
-		s.mem.Told[e.Container] = said
-		s.plan.Events = append(s.plan.Events, e)
-	}
-}
-
-// image returns the container's image; while it is not there the container
-// says why.
-func (s *step) image(c *container) (runtime.Image, bool) {
-	want := ImageWant{Name: c.spec.GetImage(), LocalOnly: c.spec.GetImagePullPolicy() == object.PullNever, First: !c.have}
-	s.plan.Images = append(s.plan.Images, want)
-	have := s.v.Images[c.spec.GetName()]
-	switch {
-	case have.Ready:
-		return have.Image, true
-	case have.Reason == "":
-		c.waitReason, c.waitMessage = ReasonContainerCreating, "waiting for image "+want.Name
-		return runtime.Image{}, false
-	}
-	c.waitReason, c.waitMessage = have.Reason, have.Message
-	if want.LocalOnly && have.Reason == ReasonImageNotPresent {
-		c.waitReason = ReasonImageNeverPull
-		c.waitMessage = fmt.Sprintf("image %q is not on the node, and imagePullPolicy is Never", want.Name)
-	}
-	s.tell(c, Event{Warning: true, Reason: c.waitReason, Message: c.waitMessage})
-	return runtime.Image{}, false
-}
-
-// config is what the next attempt is made from, with a warning for every key
-// that was left out. An error names what is missing.
-func (s *step) config(c *container, image runtime.Image) (config runtime.ContainerConfig, warnings []Event, err error) {
-	pod := s.podWithStatus()
-	env, err := environment(pod, c.spec, s.v.Sources)
-	if err != nil {
-		return config, nil, err
-	}
-	for _, skipped := range env.Skipped {
-		warnings = append(warnings, Event{Warning: true, Reason: "InvalidEnvironmentVariableNames", Container: c.spec.GetName(),
-			Message: skipped + " was left out: it is no name of an environment variable"})
-	}
-	resources, err := Resources(pod.GetSpec(), c.spec, s.v.Node.MemoryBytes)
-	if err != nil {
-		return config, nil, err
-	}
-	values := make(map[string]string, len(env.Vars))
-	for _, v := range env.Vars {
-		values[v.Name] = v.Value
-	}
-	lookup := func(name string) (string, bool) { value, ok := values[name]; return value, ok }
-	config = runtime.ContainerConfig{
-		Name: c.spec.GetName(), Attempt: nextAttempt(c), Image: image, Env: env.Vars, Resources: resources,
-		Command: expandAll(c.spec.GetCommand(), lookup), Args: expandAll(c.spec.GetArgs(), lookup),
-		WorkingDir: c.spec.GetWorkingDir(),
-	}
-	if s.v.HostsPath != "" {
-		config.Mounts = []runtime.Mount{{HostPath: s.v.HostsPath, ContainerPath: "/etc/hosts"}}
-	}
-	return config, warnings, nil
-}
-
-// nextAttempt: one that was made but not started is taken up again.
-func nextAttempt(c *container) int {
-	switch {
-	case !c.have:
-		return 0
-	case c.state.Status == runtime.ContainerCreated:
-		return c.state.Attempt
-	default:
-		return c.state.Attempt + 1
-	}
-}
-
-// podWithStatus is the pod with the addresses that fieldRef may ask for.
-func (s *step) podWithStatus() *balsav1.Pod {
-	return &balsav1.Pod{Metadata: s.v.Pod.GetMetadata(), Spec: s.v.Pod.GetSpec(),
-		Status: &balsav1.PodStatus{HostIp: s.v.Node.IP.String(), PodIp: s.podIP()}}
-}
-
-func (s *step) podIP() string {
-	if s.v.IP.IsValid() {
-		return s.v.IP.String()
-	}
-	return s.v.Pod.GetStatus().GetPodIp()
-}
-
-// probes lists whom to ask.
-func (s *step) probes() {
-	for _, c := range s.containers {
-		if !c.running() || c.spec.GetReadinessProbe() == nil {
-			continue
-		}
-		if p, ok := newProbe(s.uid(), c.spec, c.state, s.v.IP, s.recordedReady(c)); ok {
-			s.plan.Probes = append(s.plan.Probes, p)
-		}
-	}
-}
-
-// recordedReady tells whether this very attempt was last reported ready.
-func (s *step) recordedReady(c *container) bool {
-	recorded := containerIn(s.v.Pod.GetStatus(), c.spec.GetName())
-	return recorded.GetReady() && recorded.GetContainerId() == containerID(runtime.PodUID(s.uid()), c.spec.GetName(), c.state.Attempt)
-}
-
-// ready tells whether a container takes requests.
-func (s *step) ready(c *container) bool {
-	if !c.running() || s.final() {
-		return false
-	}
-	if c.spec.GetReadinessProbe() == nil {
-		return true
-	}
-	if p, ok := s.v.Probes[c.spec.GetName()]; ok && p.Attempt == c.state.Attempt {
-		return p.Ready
-	}
-	return s.recordedReady(c)
+	s.mem.change(c.name(), func(m *ContainerMemory) {
+		m.Doomed, m.DoomedAt, m.Why, m.Grace = c.state.Attempt+1, s.v.Now, why, grace
+	})
+	s.event(Event{Reason: "Killing", Container: c.name(), Message: fmt.Sprintf("Container %s %s", c.name(), why)})
 }

@@ -25,30 +25,68 @@ type View struct {
 	IP netip.Addr
 	// Images by the container that wants them.
 	Images map[string]Image
-	// Probes by container.
-	Probes map[string]ProbeState
+	// Probes and Hooks are those that this process asks and runs.
+	Probes map[ProbeKey]ProbeState
+	Hooks  map[HookKey]HookState
+	// VolumePaths are those of the last PrepareVolumes of this process, by the
+	// volume's name.
+	VolumePaths map[string]string
+	// Messages are the termination messages of attempts that have exited.
+	Messages map[AttemptKey]string
+	// FreeUsers is a range of ids that no other pod has, for a pod that needs one.
+	FreeUsers *runtime.IDMapping
 	// InService: connections to a service may still be sent to the pod.
 	InService bool
 	// Refusal is set when the node has no room for the pod.
 	Refusal *Refusal
+	// Eviction ends the pod: the node needs what it uses.
+	Eviction *Refusal
 	// HostsPath is where the agent keeps the pod's hosts file; empty: nowhere.
 	HostsPath string
+	// MessagePath names the file of an attempt's termination message; nil, or
+	// an empty path: there is none.
+	MessagePath func(AttemptKey) string
+	// HostFiles are files of the node, of those that the pod needs.
+	HostFiles HostFiles
 	Memory    Memory
+}
+
+// AttemptKey names one run of a container.
+type AttemptKey struct {
+	Container string
+	Attempt   int
+}
+
+// HostFiles are files of the node.
+type HostFiles struct {
+	Hosts      []byte
+	ResolvConf []byte
+	// Seccomp are profiles by name; a name that is not here could not be read, and
+	// Problem says why.
+	Seccomp map[string][]byte
+	Problem string
 }
 
 // Node is what pods need to know of where they run.
 type Node struct {
-	Name        string
-	IP          netip.Addr
-	DNS         netip.Addr
-	Domain      string
+	Name   string
+	IP     netip.Addr
+	DNS    netip.Addr
+	Domain string
+	// MemoryBytes is what the machine has; Allocatable what pods may use.
 	MemoryBytes int64
+	Allocatable Capacity
+	// PodPids bounds the processes of a pod; 0: not bounded.
+	PodPids int64
 }
 
-// Sources hold the ConfigMaps and Secrets of the pod's namespace by name.
+// Sources hold the objects that the pod refers to, by name.
 type Sources struct {
 	ConfigMaps map[string]*balsav1.ConfigMap
 	Secrets    map[string]*balsav1.Secret
+	Claims     map[string]*balsav1.PersistentVolumeClaim
+	// Volumes are those that this node has.
+	Volumes map[string]*balsav1.PersistentVolume
 }
 
 // Image is what is known of an image that a container wants.
@@ -56,15 +94,31 @@ type Image struct {
 	// Ready: Image can be run.
 	Ready bool
 	Image runtime.Image
-	// Reason and Message say why it is not; empty while nothing has been tried.
+	// At is when it was looked for: what the answer means is as old as that.
+	At time.Time
+	// Note is how it came, for the event Pulled.
+	Note string
+	// Reason and Message say why it is not ready; empty while nothing has been
+	// tried. Last is when that was found out.
 	Reason  string
 	Message string
+	Last    time.Time
+	// Progress is not nil while it comes.
+	Progress *ImageProgress
 }
 
-// Refusal is why a pod will never run here.
+// ImageProgress is how far a transfer is.
+type ImageProgress struct {
+	LayersDone, Layers    int
+	BytesDone, BytesTotal int64
+}
+
+// Refusal is why a pod will never run here, or not any longer.
 type Refusal struct {
 	Reason  string
 	Message string
+	// Grace is how long its containers have to end; nil: what the pod says.
+	Grace *time.Duration
 }
 
 // Plan is the outcome of a step.
@@ -79,20 +133,27 @@ type Plan struct {
 	// Memory replaces that of the view.
 	Memory Memory
 	Events []Event
-	// Images that containers wait for, and Probes that are to be asked.
+	// Images that containers wait for, Probes that are to be asked and Hooks that
+	// are to be run. What is in no later plan is no longer wanted.
 	Images []ImageWant
 	Probes []Probe
+	Hooks  []Hook
 	// Wake is when to look again if nothing happens; zero: no need.
 	Wake time.Time
 }
 
 // ImageWant is an image that a container waits for.
 type ImageWant struct {
-	Name string
-	// LocalOnly: the servers must not be asked.
-	LocalOnly bool
+	Container string
+	Name      string
+	// Policy is Always, IfNotPresent or Never.
+	Policy string
+	// Credentials are opened .dockerconfigjson values.
+	Credentials [][]byte
 	// First: the container has never run.
 	First bool
+	// Fresh: an answer to a question from before does not do.
+	Fresh time.Time
 }
 
 // Event is something worth telling the user.
@@ -122,6 +183,12 @@ const (
 	// removed although a container did not end.
 	killAgain   = 5 * time.Second
 	giveUpAfter = 20 * time.Second
-	// probeSoon is the period of a probe until its first success.
+	// stopLeast is what a container has at least between its stop signal and
+	// SIGKILL (kubelet: minimumGracePeriodInSeconds).
+	stopLeast = 2 * time.Second
+	// pullErrorShown is how long a failure to pull is told as such, before it is
+	// told that it will be tried again.
+	pullErrorShown = time.Second
+	// probeSoon is the period of a readiness probe until its first success.
 	probeSoon = time.Second
 )

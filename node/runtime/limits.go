@@ -21,6 +21,18 @@ const (
 	DefaultCPUPeriodMicros = 100_000
 	// MinCPUQuotaMicros is the smallest quota that the kernel accepts.
 	MinCPUQuotaMicros = 1_000
+	// MinCPUPeriodMicros and MaxCPUPeriodMicros are the kernel's.
+	MinCPUPeriodMicros = 1_000
+	MaxCPUPeriodMicros = 1_000_000
+	// MaxID bounds user and group ids, as in Kubernetes.
+	MaxID = 1<<31 - 1
+	// MinUserIDs is the smallest IDMapping: images use ids up to 65535.
+	MinUserIDs = 1 << 16
+	// MaxSysctls bounds PodConfig.Sysctls, maxSysctlBytes a name and a value.
+	MaxSysctls     = 64
+	maxSysctlBytes = 1 << 10
+	// MaxSeccompBytes bounds Security.SeccompProfile.
+	MaxSeccompBytes = 1 << 20
 	// MaxLayers is the kernel's limit on the lower layers of one overlay.
 	MaxLayers = 500
 	// MaxContainersPerPod bounds the names in one pod, attempts not counted.

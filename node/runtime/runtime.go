@@ -83,6 +83,8 @@ type Observer interface {
 	// was last named here, and names it. Changes of one pod are coalesced:
 	// read Pod to learn the state. It ends with the context's error.
 	NextChange(ctx context.Context) (PodUID, error)
+	// Stats reads what a pod uses now. ErrPodNotFound when there is nothing.
+	Stats(ctx context.Context, uid PodUID) (PodStats, error)
 }
 
 // Streams are the byte streams of containers.
@@ -90,6 +92,20 @@ type Streams interface {
 	// Exec runs a further program in a running container and waits for it. The
 	// program dies with ctx and with the caller's process.
 	Exec(ctx context.Context, uid PodUID, container string, cfg ExecConfig) (ExitStatus, error)
+	// Attach joins the streams of a running container's own program until the
+	// program ends, its streams close, or ctx ends, which leaves the program as
+	// it is. Several may be attached; what they type goes to one input. Output
+	// from before the call is not repeated: that is what logs are for.
+	Attach(ctx context.Context, uid PodUID, container string, cfg AttachConfig) error
+	// Dial connects to a TCP port on the loopback address of the pod's network
+	// namespace (of the node's, with HostNetwork).
+	Dial(ctx context.Context, uid PodUID, port int) (Conn, error)
+	// CopyOut writes a file or folder of a running container as a tar stream.
+	// Paths are resolved inside the container's root and never leave it.
+	CopyOut(ctx context.Context, uid PodUID, container, path string, w io.Writer) error
+	// CopyIn unpacks a tar stream below an existing folder of a running
+	// container, with the same care.
+	CopyIn(ctx context.Context, uid PodUID, container, path string, r io.Reader) (CopyResult, error)
 	// OpenLog reads the log of one attempt.
 	OpenLog(ctx context.Context, uid PodUID, container string, attempt int, opt LogOptions) (LogReader, error)
 }
@@ -107,6 +123,20 @@ type PodConfig struct {
 	ResolvConf []byte
 	// HostNetwork: no network namespace of its own; PodState.NetNS is empty.
 	HostNetwork bool
+	// HostPID and HostIPC: those namespaces of the node.
+	HostPID bool
+	HostIPC bool
+	// ShareProcessNamespace: one pid namespace for all containers, held by a
+	// small init process that outlives them and reaps.
+	ShareProcessNamespace bool
+	// Users, if not nil, gives the pod a user namespace of its own. Not with
+	// HostNetwork, HostPID or HostIPC (ErrInvalid).
+	Users *IDMapping
+	// Sysctls are set in the pod's namespaces before any container starts.
+	Sysctls map[string]string
+	// Resources bound the pod as a whole; zero fields leave it unbounded. Of
+	// them only CPU, memory and pids count.
+	Resources Resources
 	// Annotations are kept with the pod and given back in PodState; the
 	// runtime does not read them.
 	Annotations map[string]string
@@ -129,6 +159,22 @@ type ContainerConfig struct {
 	Resources  Resources
 	Mounts     []Mount
 	Log        LogLimits
+	// Stdin keeps an input open that Attach can write to, else it is /dev/null.
+	// StdinOnce closes it when the first attached input has ended.
+	Stdin     bool
+	StdinOnce bool
+	// TTY gives the program a terminal; its output is then all Stdout.
+	TTY bool
+	// TargetContainer is the running container of the same pod whose pid
+	// namespace this one joins; empty: its own, or the pod's.
+	TargetContainer string
+}
+
+// IDMapping maps ids 0 to Size-1 of a pod to HostID and up on the node, for users
+// and groups alike.
+type IDMapping struct {
+	HostID uint32
+	Size   uint32
 }
 
 // EnvVar is one variable of a process's environment.
@@ -175,6 +221,13 @@ type Security struct {
 	Privileged bool
 	// SeccompUnconfined switches the filter off.
 	SeccompUnconfined bool
+	// SeccompProfile, if not empty, is the filter in the JSON of the OCI runtime
+	// specification, instead of the default one.
+	SeccompProfile []byte
+	// UnmaskedProc leaves /proc as the kernel shows it; only with PodConfig.Users.
+	UnmaskedProc bool
+	// ImageGroups adds the groups that the image's /etc/group gives the user.
+	ImageGroups bool
 }
 
 // Resources are the limits of one container. Zero is "no limit".
@@ -201,7 +254,26 @@ type Mount struct {
 	HostPath      string
 	ContainerPath string
 	ReadOnly      bool
+	// SubPath is what below HostPath is mounted: relative, resolved without
+	// leaving HostPath whatever links lie there, and made as a folder if absent.
+	SubPath string
+	// Propagation is private when empty.
+	Propagation Propagation
+	// Mapped: the pod's ids apply to the files as they are on the node (idmapped
+	// mount), for pods with PodConfig.Users.
+	Mapped bool
 }
+
+// Propagation says which later mounts cross a Mount.
+type Propagation string
+
+// The ways of propagation.
+const (
+	// PropagationHostToContainer shows mounts that the node makes below it
+	// (rslave), PropagationBidirectional also those of the container (rshared).
+	PropagationHostToContainer Propagation = "HostToContainer"
+	PropagationBidirectional   Propagation = "Bidirectional"
+)
 
 // LogLimits bound the log of one attempt. Zero takes the defaults.
 type LogLimits struct {
@@ -308,6 +380,53 @@ type ExecConfig struct {
 	Stdin  io.Reader
 	Stdout io.Writer
 	Stderr io.Writer
+}
+
+// AttachConfig says how to join a container's streams. Nil streams are left
+// alone.
+type AttachConfig struct {
+	Stdin  io.Reader
+	Stdout io.Writer
+	Stderr io.Writer
+	// Resize is for containers with a terminal.
+	Resize <-chan TerminalSize
+}
+
+// Conn is a connection into a pod.
+type Conn interface {
+	io.ReadWriteCloser
+	// CloseWrite says that no more will be sent.
+	CloseWrite() error
+}
+
+// CopyResult is what CopyIn wrote.
+type CopyResult struct {
+	Entries int64
+	Bytes   int64
+}
+
+// PodStats is what a pod uses at Time.
+type PodStats struct {
+	Time       time.Time
+	Containers []ContainerStats
+}
+
+// ContainerStats is what the running attempt of a container uses.
+type ContainerStats struct {
+	Name    string
+	Attempt int
+	// CPUNanos is the CPU time since the start.
+	CPUNanos int64
+	// MemoryBytes is all memory that is charged to the container;
+	// WorkingSetBytes leaves out file pages that can be reclaimed at once.
+	MemoryBytes      int64
+	WorkingSetBytes  int64
+	MemoryLimitBytes int64
+	Pids             int64
+	// WritableBytes is the disk space of the layer that the container writes to,
+	// LogBytes that of its logs, over all attempts. They may be up to a minute old.
+	WritableBytes int64
+	LogBytes      int64
 }
 
 // TerminalSize is counted in characters.

@@ -3,6 +3,7 @@ package runtime
 import (
 	"fmt"
 	"path"
+	"slices"
 	"strings"
 )
 
@@ -20,10 +21,23 @@ func (p PodConfig) Validate() error {
 	}
 	for name, content := range map[string][]byte{"hosts": p.Hosts, "resolvConf": p.ResolvConf} {
 		if len(content) > MaxPodFileBytes {
-			return fmt.Errorf("pod %s: %s has %d bytes, at most %d are allowed: %w", p.UID, name, len(content), MaxPodFileBytes, ErrInvalid)
+			return p.invalid("%s has %d bytes, at most %d are allowed", name, len(content), MaxPodFileBytes)
 		}
 	}
+	if err := p.checkNamespaces(); err != nil {
+		return err
+	}
+	if err := p.checkSysctls(); err != nil {
+		return err
+	}
+	if message := p.Resources.problem(); message != "" {
+		return p.invalid("resources: %s", message)
+	}
 	return nil
+}
+
+func (p PodConfig) invalid(format string, args ...any) error {
+	return fmt.Errorf("pod %s: %s: %w", p.UID, fmt.Sprintf(format, args...), ErrInvalid)
 }
 
 // ValidateUID refuses a uid that could not name a directory or a cgroup.
@@ -45,6 +59,14 @@ func (c ContainerConfig) Validate() error {
 			return err
 		}
 	}
+	if c.TargetContainer != "" {
+		if err := checkLabel("target container", c.TargetContainer); err != nil {
+			return err
+		}
+	}
+	if err := c.checkSecurity(); err != nil {
+		return err
+	}
 	return c.checkLimits()
 }
 
@@ -58,28 +80,52 @@ func (c ContainerConfig) checkMount(m Mount) error {
 	if path.Clean(m.ContainerPath) == "/" {
 		return c.invalid("mount at %q: the root file system cannot be replaced", m.ContainerPath)
 	}
-	return nil
+	if m.SubPath != "" && !isInner(m.SubPath) {
+		return c.invalid("mount at %q: subPath %q: want a relative path without \"..\"", m.ContainerPath, m.SubPath)
+	}
+	switch m.Propagation {
+	case "", PropagationHostToContainer, PropagationBidirectional:
+		return nil
+	}
+	return c.invalid("mount at %q: mountPropagation: found %q, want %s, %s or nothing", m.ContainerPath, m.Propagation,
+		PropagationHostToContainer, PropagationBidirectional)
+}
+
+// isInner tells whether a path is relative and goes down only.
+func isInner(p string) bool {
+	return !path.IsAbs(p) && !strings.ContainsRune(p, 0) && !slices.Contains(strings.Split(p, "/"), "..")
 }
 
 func (c ContainerConfig) checkLimits() error {
-	r := c.Resources
+	if message := c.Resources.problem(); message != "" {
+		return c.invalid("%s", message)
+	}
 	switch {
-	case r.MemoryLimitBytes != 0 && r.MemoryLimitBytes < MinMemoryLimitBytes:
-		return c.invalid("memory limit of %d bytes: at least %d are needed to start a process", r.MemoryLimitBytes, MinMemoryLimitBytes)
-	case r.CPUQuotaMicros != 0 && r.CPUQuotaMicros < MinCPUQuotaMicros:
-		return c.invalid("cpu quota of %d microseconds: at least %d", r.CPUQuotaMicros, MinCPUQuotaMicros)
-	case r.CPUShares == 1 || r.CPUShares > 262144:
-		return c.invalid("cpu shares %d: want 2 to 262144, or 0 for the default", r.CPUShares)
-	case r.PidsLimit < 0:
-		return c.invalid("pids limit %d: want 1 or more, or 0 for %d", r.PidsLimit, DefaultPidsLimit)
-	case r.OOMScoreAdj < -1000 || r.OOMScoreAdj > 1000:
-		return c.invalid("oom score adjustment %d: want -1000 to 1000", r.OOMScoreAdj)
 	case c.Log.MaxBytes != 0 && c.Log.MaxBytes < MinLogMaxBytes:
 		return c.invalid("log file size of %d bytes: at least %d", c.Log.MaxBytes, MinLogMaxBytes)
 	case c.Log.MaxFiles < 0 || c.Log.MaxFiles > MaxLogMaxFiles:
 		return c.invalid("%d log files: want 1 to %d", c.Log.MaxFiles, MaxLogMaxFiles)
 	}
 	return nil
+}
+
+// problem says what of the limits the kernel would not take, or "".
+func (r Resources) problem() string {
+	switch {
+	case r.MemoryLimitBytes != 0 && r.MemoryLimitBytes < MinMemoryLimitBytes:
+		return fmt.Sprintf("memory limit of %d bytes: at least %d are needed to start a process", r.MemoryLimitBytes, MinMemoryLimitBytes)
+	case r.CPUQuotaMicros != 0 && r.CPUQuotaMicros < MinCPUQuotaMicros:
+		return fmt.Sprintf("cpu quota of %d microseconds: at least %d", r.CPUQuotaMicros, MinCPUQuotaMicros)
+	case r.CPUPeriodMicros != 0 && (r.CPUPeriodMicros < MinCPUPeriodMicros || r.CPUPeriodMicros > MaxCPUPeriodMicros):
+		return fmt.Sprintf("cpu period of %d microseconds: want %d to %d", r.CPUPeriodMicros, MinCPUPeriodMicros, MaxCPUPeriodMicros)
+	case r.CPUShares == 1 || r.CPUShares > 262144:
+		return fmt.Sprintf("cpu shares %d: want 2 to 262144, or 0 for the default", r.CPUShares)
+	case r.PidsLimit < 0:
+		return fmt.Sprintf("pids limit %d: want 1 or more, or 0 for %d", r.PidsLimit, DefaultPidsLimit)
+	case r.OOMScoreAdj < -1000 || r.OOMScoreAdj > 1000:
+		return fmt.Sprintf("oom score adjustment %d: want -1000 to 1000", r.OOMScoreAdj)
+	}
+	return ""
 }
 
 func (c ContainerConfig) invalid(format string, args ...any) error {

@@ -37,7 +37,7 @@ func TestTheConcernCompactsUntilItIsWithinItsLimits(t *testing.T) {
 	}
 	c := New(writers, w.Store.Spaces())
 	for range 100 {
-		put := &internalv1.Put{Key: "configmaps/default/m", Value: make([]byte, 100)}
+		put := &internalv1.Put{Key: []byte("configmaps/default/m"), Value: make([]byte, 100)}
 		command := &internalv1.Command{Op: &internalv1.Command_Txn{Txn: &internalv1.Txn{Success: []*internalv1.Op{{Op: &internalv1.Op_Put{Put: put}}}}}}
 		if err := writers[store.SpaceObjects].Do(t.Context(), "fill", command); err != nil {
 			t.Fatal(err)

@@ -50,7 +50,7 @@ func (c *Change) Expect(m object.Message) { c.expectAt(object.KeyOf(m), ModRevis
 // ExpectAbsent makes the change fail if there is any key under a prefix.
 func (c *Change) ExpectAbsent(prefix string) {
 	c.compares = append(c.compares, &internalv1.Compare{
-		Key: prefix, RangeEnd: PrefixEnd(prefix),
+		Key: []byte(prefix), RangeEnd: []byte(PrefixEnd(prefix)),
 		Target: internalv1.Compare_TARGET_VERSION, Result: internalv1.Compare_RESULT_EQUAL,
 	})
 }
@@ -61,7 +61,7 @@ func (c *Change) expectAt(key string, revision int64) {
 	}
 	c.expected[key] = revision
 	c.compares = append(c.compares, &internalv1.Compare{
-		Key: key, Target: internalv1.Compare_TARGET_MOD, Result: internalv1.Compare_RESULT_EQUAL, Number: revision,
+		Key: []byte(key), Target: internalv1.Compare_TARGET_MOD, Result: internalv1.Compare_RESULT_EQUAL, Number: revision,
 	})
 }
 
@@ -82,7 +82,7 @@ func (c *Change) put(m object.Message) error {
 	if err != nil {
 		return err
 	}
-	c.ops = append(c.ops, &internalv1.Op{Op: &internalv1.Op_Put{Put: &internalv1.Put{Key: object.KeyOf(m), Value: value}}})
+	c.ops = append(c.ops, &internalv1.Op{Op: &internalv1.Op_Put{Put: &internalv1.Put{Key: []byte(object.KeyOf(m)), Value: value}}})
 	return nil
 }
 
@@ -109,7 +109,7 @@ func (c *Change) DeletePrefix(prefix string) {
 }
 
 func deleteOp(key, end string) *internalv1.Op {
-	return &internalv1.Op{Op: &internalv1.Op_DeleteRange{DeleteRange: &internalv1.DeleteRange{Key: key, RangeEnd: end}}}
+	return &internalv1.Op{Op: &internalv1.Op_DeleteRange{DeleteRange: &internalv1.DeleteRange{Key: []byte(key), RangeEnd: []byte(end)}}}
 }
 
 // EndPod asks for the end of a pod as the API does: one that no agent can have

@@ -2,6 +2,7 @@ package control
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"log/slog"
 	"time"
@@ -44,6 +45,14 @@ type Recorder interface {
 	// Record notes that something happened to an object: eventType is Normal or
 	// Warning, reason one word in CamelCase.
 	Record(about object.Message, eventType, reason, message string)
+}
+
+// Counted is a number of things as people write it: "1 pod", "2 pods".
+func Counted[N int | int32](n N, thing string) string {
+	if n == 1 {
+		return "1 " + thing
+	}
+	return fmt.Sprintf("%d %ss", n, thing)
 }
 
 // Get reads the object at a key, which is of type M.

@@ -167,7 +167,7 @@ func TestADeletedServiceGivesItsAddressBack(t *testing.T) {
 	w := rt.New(t)
 	w.Put(&balsav1.Service{Metadata: &balsav1.ObjectMeta{Name: "web", Namespace: "default"}, Spec: &balsav1.ServiceSpec{ClusterIp: "10.96.0.7"}})
 	claim := &internalv1.Command{Space: "objects", Op: &internalv1.Command_Txn{Txn: &internalv1.Txn{Success: []*internalv1.Op{
-		{Op: &internalv1.Op_Put{Put: &internalv1.Put{Key: "claims/clusterip/10.96.0.7", Value: []byte("services/default/web")}}},
+		{Op: &internalv1.Op_Put{Put: &internalv1.Put{Key: []byte("claims/clusterip/10.96.0.7"), Value: []byte("services/default/web")}}},
 	}}}}
 	if _, err := w.Propose(t.Context(), claim); err != nil {
 		t.Fatal(err)
@@ -179,5 +179,13 @@ func TestADeletedServiceGivesItsAddressBack(t *testing.T) {
 	}
 	if n := w.View().Count("", ""); n != 0 {
 		t.Errorf("%d keys are left", n)
+	}
+}
+
+func TestCounted(t *testing.T) {
+	for n, want := range []string{"0 pods", "1 pod", "2 pods"} {
+		if have := control.Counted(n, "pod"); have != want {
+			t.Errorf("%d: %q, want %q", n, have, want)
+		}
 	}
 }

@@ -8,7 +8,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -37,8 +36,8 @@ const (
 type Actions struct {
 	// Remove holds what goes; pods go as by the API.
 	Remove []object.Message
-	// Left counts, by kind, what is still there and already going.
-	Left map[string]int
+	// Left counts the pods that still go: their nodes have not ended them yet.
+	Left int
 	// Done: nothing is left, the namespace itself may go.
 	Done bool
 }
@@ -51,25 +50,23 @@ func (a Actions) String() string {
 	}
 	if a.Done {
 		b.WriteString("done\n")
-	} else if len(a.Left) > 0 {
+	} else if a.Left > 0 {
 		fmt.Fprintf(&b, "left: %s\n", a.leftover())
 	}
 	return b.String()
 }
 
 func (a Actions) leftover() string {
-	var parts []string
-	for _, kind := range slices.Sorted(maps.Keys(a.Left)) {
-		parts = append(parts, fmt.Sprintf("%d %s", a.Left[kind], kind))
+	if a.Left == 1 {
+		return "1 pod that its node has not ended yet"
 	}
-	return strings.Join(parts, ", ")
+	return fmt.Sprintf("%d pods that their nodes have not ended yet", a.Left)
 }
 
 // Plan decides about the content of a namespace that is about to go. Owners go
 // before what they own, in the reverse of the order in which they are made, so
 // that nothing is made again.
 func Plan(content []object.Message) (a Actions) {
-	a.Left = map[string]int{}
 	kinds := object.Kinds()
 	rank := func(m object.Message) int {
 		return slices.IndexFunc(kinds, func(k object.Kind) bool { return k.Name == object.KindOf(m).Name })
@@ -80,10 +77,14 @@ func Plan(content []object.Message) (a Actions) {
 		}
 		return strings.Compare(object.KeyOf(a), object.KeyOf(b))
 	})
+	pods := slices.ContainsFunc(content, func(m object.Message) bool { _, ok := m.(*balsav1.Pod); return ok })
 	for _, m := range sorted {
+		if _, claim := m.(*balsav1.PersistentVolumeClaim); claim && pods {
+			continue // its volume may be mounted still
+		}
 		pod, isPod := m.(*balsav1.Pod)
 		if isPod && object.IsTerminating(pod) && pod.GetSpec().GetNodeName() != "" && !object.PodFinished(pod) {
-			a.Left["pods that their nodes have not ended yet"]++
+			a.Left++
 			continue
 		}
 		a.Remove = append(a.Remove, m)

@@ -62,7 +62,7 @@ func TestItWaitsForPodsThatNodesHaveToEnd(t *testing.T) {
 	w.Settle(c)
 	ns := rt.Get[*balsav1.Namespace](w, "namespaces/shop")
 	left := object.FindCondition(ns.GetStatus().GetConditions(), ConditionContent)
-	if ns.GetStatus().GetPhase() != object.NamespaceTerminating || left.GetMessage() != "waits for 1 pods that their nodes have not ended yet" {
+	if ns.GetStatus().GetPhase() != object.NamespaceTerminating || left.GetMessage() != "waits for 1 pod that its node has not ended yet" {
 		t.Errorf("status %v", ns.GetStatus())
 	}
 	bound := rt.Get[*balsav1.Pod](w, "pods/shop/bound")
@@ -114,7 +114,7 @@ func TestNothingIsLostThatCameInBetween(t *testing.T) {
 			if err != nil {
 				t.Error(err)
 			}
-			txn := &internalv1.Txn{Success: []*internalv1.Op{{Op: &internalv1.Op_Put{Put: &internalv1.Put{Key: "configmaps/shop/late", Value: value}}}}}
+			txn := &internalv1.Txn{Success: []*internalv1.Op{{Op: &internalv1.Op_Put{Put: &internalv1.Put{Key: []byte("configmaps/shop/late"), Value: value}}}}}
 			w.ApplyLocked(&internalv1.Command{Space: store.SpaceObjects, Op: &internalv1.Command_Txn{Txn: txn}})
 		}
 		return true, nil

@@ -65,11 +65,12 @@ func New(k *control.Kit, explanations *Explanations) control.Concern {
 	return control.Concern{Name: "placement", Settle: settle, Keys: keys, Step: p.step}
 }
 
-// keys: a pod that waits, what makes room, and any change of a node.
+// keys: a pod that waits, what makes room, and any change of a node or of what
+// pods claim.
 func keys(_ store.View, ev store.Event) []string {
 	kind, _, _, _ := object.ParseKey(ev.KV.Key)
 	switch kind.Name {
-	case "Node":
+	case "Node", "PersistentVolumeClaim", "PersistentVolume":
 		return []string{""}
 	case "Pod":
 		pod, ok := ev.KV.Object.(*balsav1.Pod)
@@ -111,7 +112,11 @@ func (p *concern) step(ctx context.Context, _ []string) []loop.Again {
 func (p *concern) viewOf(v store.View) View {
 	nodes, _ := object.KindByName("Node")
 	pods, _ := object.KindByName("Pod")
+	claims, _ := object.KindByName("PersistentVolumeClaim")
+	volumes, _ := object.KindByName("PersistentVolume")
 	return View{
+		Claims:    control.Collect[*balsav1.PersistentVolumeClaim](v.Prefix(object.Prefix(claims, ""))),
+		Volumes:   control.Collect[*balsav1.PersistentVolume](v.Prefix(object.Prefix(volumes, ""))),
 		Nodes:     control.Collect[*balsav1.Node](v.Prefix(object.Prefix(nodes, ""))),
 		Pods:      control.Collect[*balsav1.Pod](v.Prefix(object.Prefix(pods, ""))),
 		Explained: p.explained,

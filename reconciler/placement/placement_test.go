@@ -70,7 +70,7 @@ func TestNothingIsBoundToANodeThatWasCordonedInBetween(t *testing.T) {
 			if err != nil {
 				t.Error(err)
 			}
-			txn := &internalv1.Txn{Success: []*internalv1.Op{{Op: &internalv1.Op_Put{Put: &internalv1.Put{Key: "nodes/n1", Value: value}}}}}
+			txn := &internalv1.Txn{Success: []*internalv1.Op{{Op: &internalv1.Op_Put{Put: &internalv1.Put{Key: []byte("nodes/n1"), Value: value}}}}}
 			w.ApplyLocked(&internalv1.Command{Space: store.SpaceObjects, Op: &internalv1.Command_Txn{Txn: txn}})
 			cordoned = nil
 		}

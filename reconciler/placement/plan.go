@@ -4,7 +4,9 @@
 package placement
 
 import (
+	"cmp"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -29,6 +31,9 @@ const explainEvery = 5 * time.Second
 type View struct {
 	Nodes []*balsav1.Node
 	Pods  []*balsav1.Pod
+	// Claims and Volumes are all that there are.
+	Claims  []*balsav1.PersistentVolumeClaim
+	Volumes []*balsav1.PersistentVolume
 	// Explained is when explanations were last written anew.
 	Explained time.Time
 }
@@ -99,7 +104,13 @@ func (a *Actions) viewOf(v View, pending map[string]*balsav1.Pod) (view schedule
 		}
 		view.Nodes = append(view.Nodes, n)
 	}
+	claims := newClaims(v)
 	for _, pod := range v.Pods {
+		if pod.GetSpec().GetNodeName() != "" && !object.PodFinished(pod) {
+			claims.placed(pod)
+		}
+	}
+	for _, pod := range inOrder(v.Pods) {
 		if object.PodFinished(pod) || pod.GetSpec().GetNodeName() == "" && object.IsTerminating(pod) {
 			continue
 		}
@@ -112,10 +123,26 @@ func (a *Actions) viewOf(v View, pending map[string]*balsav1.Pod) (view schedule
 			view.Placed = append(view.Placed, p)
 			continue
 		}
+		claims.resolve(pod, &p)
 		view.Pending = append(view.Pending, p)
 		pending[p.Key()] = pod
 	}
 	return view
+}
+
+// inOrder sorts the pods that use claims by age, so that the eldest gets an
+// unbound claim; it is the eldest that is placed first. The others keep their
+// place: only pods with claims look at one another.
+func inOrder(pods []*balsav1.Pod) []*balsav1.Pod {
+	if !slices.ContainsFunc(pods, func(p *balsav1.Pod) bool { return len(object.ClaimNames(p.GetSpec())) > 0 }) {
+		return pods
+	}
+	return slices.SortedStableFunc(slices.Values(pods), func(a, b *balsav1.Pod) int {
+		if c := cmp.Compare(b.GetSpec().GetPriority(), a.GetSpec().GetPriority()); c != 0 {
+			return c
+		}
+		return a.GetMetadata().GetCreationTimestamp().AsTime().Compare(b.GetMetadata().GetCreationTimestamp().AsTime())
+	})
 }
 
 func bound(pod *balsav1.Pod, node string, now time.Time) *balsav1.Pod {

@@ -153,7 +153,7 @@ func (l Line) Pod(t *testing.T) *balsav1.Pod {
 		p.Status.Phase = l.Words["phase"]
 	}
 	if l.Has("restarts") {
-		p.Status.ContainerStatuses = []*balsav1.ContainerStatus{{Name: "c", RestartCount: l.Int(t, "restarts")}}
+		p.Status.ContainerStatuses = []*balsav1.ContainerStatus{{Name: "c", RestartCount: proto.Int32(l.Int(t, "restarts"))}}
 	}
 	return p
 }

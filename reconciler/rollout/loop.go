@@ -174,10 +174,12 @@ func (r *concern) change(v View, a Actions, now time.Time) (*control.Change, err
 func (r *concern) record(d *balsav1.Deployment, a Actions) {
 	if a.Create != nil {
 		r.Events.Record(d, object.EventNormal, "NewReplicaSet",
-			fmt.Sprintf("made replicaset %q for revision %d with %d replicas", a.Create.GetMetadata().GetName(), a.Revision, a.Create.GetSpec().GetReplicas()))
+			fmt.Sprintf("made replicaset %q for revision %d with %s", a.Create.GetMetadata().GetName(), a.Revision,
+				control.Counted(a.Create.GetSpec().GetReplicas(), "replica")))
 	}
 	for _, rs := range a.Update {
-		r.Events.Record(d, object.EventNormal, "ScalingReplicaSet", fmt.Sprintf("replicaset %q to %d replicas", rs.GetMetadata().GetName(), rs.GetSpec().GetReplicas()))
+		r.Events.Record(d, object.EventNormal, "ScalingReplicaSet",
+			fmt.Sprintf("replicaset %q to %s", rs.GetMetadata().GetName(), control.Counted(rs.GetSpec().GetReplicas(), "replica")))
 	}
 	before := object.FindCondition(d.GetStatus().GetConditions(), object.ConditionProgressing)
 	c := object.FindCondition(a.Status.GetConditions(), object.ConditionProgressing)

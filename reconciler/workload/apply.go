@@ -76,7 +76,7 @@ func (w *concern) newPod(rs *balsav1.ReplicaSet, now time.Time) (*balsav1.Pod, e
 
 func (w *concern) record(rs *balsav1.ReplicaSet, a Actions) {
 	if a.Create > 0 {
-		w.Events.Record(rs, object.EventNormal, "PodsCreated", fmt.Sprintf("created %d pods", a.Create))
+		w.Events.Record(rs, object.EventNormal, "PodsCreated", "created "+control.Counted(a.Create, "pod"))
 	}
 	for _, pod := range a.End {
 		w.Events.Record(rs, object.EventNormal, "PodEnded", "ended pod "+pod.GetMetadata().GetName())

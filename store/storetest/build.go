@@ -20,7 +20,7 @@ func Do(space string, ops ...*internalv1.Op) *internalv1.Command {
 
 // Put is an op that puts a key.
 func Put(key, value string) *internalv1.Op {
-	return PutOp(&internalv1.Put{Key: key, Value: []byte(value), PrevKv: true})
+	return PutOp(&internalv1.Put{Key: []byte(key), Value: []byte(value), PrevKv: true})
 }
 
 // PutOp wraps a put.
@@ -30,7 +30,7 @@ func PutOp(p *internalv1.Put) *internalv1.Op {
 
 // Delete is an op that deletes a range, by the convention of commands.
 func Delete(key, rangeEnd string) *internalv1.Op {
-	return &internalv1.Op{Op: &internalv1.Op_DeleteRange{DeleteRange: &internalv1.DeleteRange{Key: key, RangeEnd: rangeEnd, PrevKv: true}}}
+	return &internalv1.Op{Op: &internalv1.Op_DeleteRange{DeleteRange: &internalv1.DeleteRange{Key: []byte(key), RangeEnd: []byte(rangeEnd), PrevKv: true}}}
 }
 
 // Get is an op that reads a range.
@@ -60,5 +60,5 @@ func Revoke(space string, id int64) *internalv1.Command {
 
 // Number is a compare with a number.
 func Number(key string, target internalv1.Compare_Target, result internalv1.Compare_Result, n int64) *internalv1.Compare {
-	return &internalv1.Compare{Key: key, Target: target, Result: result, Number: n}
+	return &internalv1.Compare{Key: []byte(key), Target: target, Result: result, Number: n}
 }

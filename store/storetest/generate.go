@@ -17,12 +17,13 @@ type Generator struct {
 	Revision func(space string) int64
 }
 
-var keys = []string{"a", "a/1", "a/2", "b", "b\x00", "c", "c/\xff", "\xff\xff", "\x00"}
+// Some of them are no text.
+var keys = []string{"a", "a/1", "a/2", "b", "b\x00", "c", "c/\xff", "c/\xff\x00\xfe", "\xff\xff", "\x00", "\xc3\x28"}
 
 func drawKey(t *rapid.T) string { return rapid.SampledFrom(keys).Draw(t, "key") }
 
 func drawEnd(t *rapid.T) string {
-	return rapid.SampledFrom([]string{"", "", "", "\x00", "a/2", "b", "c", "d", "\xff\xff\xff"}).Draw(t, "end")
+	return rapid.SampledFrom([]string{"", "", "", "\x00", "a/2", "b", "c", "d", "c/\xff\x00", "\xff\xff\xff"}).Draw(t, "end")
 }
 
 // DrawRange draws start <= k < end as views and watches have it.
@@ -49,7 +50,7 @@ func (g Generator) operation(t *rapid.T, space string) *internalv1.Command {
 	case k <= 1:
 		return Do(space, drawPut(t))
 	case k <= 8:
-		return Txn(space, drawTxn(t, 2))
+		return Txn(space, g.drawTxn(t, space, 2))
 	case k <= 12:
 		return Do(space, Delete(drawKey(t), drawEnd(t)))
 	case k <= 17:
@@ -69,7 +70,7 @@ func drawLease(t *rapid.T) int64 {
 }
 
 func drawPut(t *rapid.T) *internalv1.Op {
-	p := &internalv1.Put{Key: drawKey(t), PrevKv: rapid.Bool().Draw(t, "prev")}
+	p := &internalv1.Put{Key: []byte(drawKey(t)), PrevKv: rapid.Bool().Draw(t, "prev")}
 	switch rapid.IntRange(0, 9).Draw(t, "put") {
 	case 5, 6:
 		p.Lease = drawLease(t)
@@ -85,24 +86,24 @@ func drawPut(t *rapid.T) *internalv1.Op {
 	return PutOp(p)
 }
 
-func drawTxn(t *rapid.T, depth int) *internalv1.Txn {
+func (g Generator) drawTxn(t *rapid.T, space string, depth int) *internalv1.Txn {
 	txn := &internalv1.Txn{}
 	for range rapid.IntRange(0, 2).Draw(t, "compares") {
 		txn.Compares = append(txn.Compares, drawCompare(t))
 	}
 	for range rapid.IntRange(0, 4).Draw(t, "success") {
-		txn.Success = append(txn.Success, drawOp(t, depth))
+		txn.Success = append(txn.Success, g.drawOp(t, space, depth))
 	}
 	for range rapid.IntRange(0, 2).Draw(t, "failure") {
-		txn.Failure = append(txn.Failure, drawOp(t, depth))
+		txn.Failure = append(txn.Failure, g.drawOp(t, space, depth))
 	}
 	return txn
 }
 
 func drawCompare(t *rapid.T) *internalv1.Compare {
 	return &internalv1.Compare{
-		Key:      drawKey(t),
-		RangeEnd: drawEnd(t),
+		Key:      []byte(drawKey(t)),
+		RangeEnd: []byte(drawEnd(t)),
 		Target:   internalv1.Compare_Target(rapid.IntRange(1, 5).Draw(t, "target")),
 		Result:   internalv1.Compare_Result(rapid.IntRange(1, 4).Draw(t, "result")),
 		Number:   rapid.Int64Range(0, 4).Draw(t, "number"),
@@ -110,19 +111,34 @@ func drawCompare(t *rapid.T) *internalv1.Compare {
 	}
 }
 
-func drawOp(t *rapid.T, depth int) *internalv1.Op {
+func (g Generator) drawOp(t *rapid.T, space string, depth int) *internalv1.Op {
 	switch k := rapid.IntRange(0, 9).Draw(t, "op"); {
 	case k <= 1:
 		return drawPut(t)
 	case k <= 4:
 		return Delete(drawKey(t), drawEnd(t))
 	case k == 5 || depth == 0:
-		return Get(&internalv1.Range{
-			Key: drawKey(t), RangeEnd: drawEnd(t),
-			Limit:     rapid.Int64Range(0, 3).Draw(t, "limit"),
-			KeysOnly:  rapid.Bool().Draw(t, "keys only"),
-			CountOnly: rapid.Bool().Draw(t, "count only"),
-		})
+		return Get(g.drawRange(t, space))
 	}
-	return Nested(drawTxn(t, depth-1))
+	return Nested(g.drawTxn(t, space, depth-1))
+}
+
+func (g Generator) drawRange(t *rapid.T, space string) *internalv1.Range {
+	r := &internalv1.Range{
+		Key: []byte(drawKey(t)), RangeEnd: []byte(drawEnd(t)),
+		Limit:     rapid.Int64Range(0, 3).Draw(t, "limit"),
+		KeysOnly:  rapid.Bool().Draw(t, "keys only"),
+		CountOnly: rapid.IntRange(0, 3).Draw(t, "count only") == 3,
+	}
+	if rapid.Bool().Draw(t, "past") {
+		r.Revision = max(0, g.Revision(space)-rapid.SampledFrom([]int64{0, 1, 2, -1, 3, 5}).Draw(t, "behind"))
+	}
+	r.SortOrder = internalv1.Range_SortOrder(rapid.IntRange(0, 2).Draw(t, "order"))
+	r.SortTarget = internalv1.Range_SortTarget(rapid.IntRange(0, 4).Draw(t, "sort by"))
+	for _, bound := range []*int64{&r.MinModRevision, &r.MaxModRevision, &r.MinCreateRevision, &r.MaxCreateRevision} {
+		if rapid.IntRange(0, 4).Draw(t, "bounded") == 4 {
+			*bound = g.Revision(space) - rapid.Int64Range(0, 4).Draw(t, "bound")
+		}
+	}
+	return r
 }

@@ -125,14 +125,15 @@ func pick(state map[string]store.KV, start, end string) []store.KV {
 }
 
 // pickCommand is pick by the convention of commands.
-func pickCommand(state map[string]store.KV, key, rangeEnd string) []store.KV {
-	switch rangeEnd {
+func pickCommand(state map[string]store.KV, from, rangeEnd []byte) []store.KV {
+	key, end := string(from), string(rangeEnd)
+	switch end {
 	case "":
 		return pick(state, key, key+"\x00")
 	case "\x00":
 		return pick(state, key, "")
 	}
-	return pick(state, key, rangeEnd)
+	return pick(state, key, end)
 }
 
 // Facts implements Machine.

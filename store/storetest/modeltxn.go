@@ -72,7 +72,7 @@ func (m *Model) malformedOp(op *internalv1.Op, ops int) internalv1.CommandResult
 		if p.GetIgnoreValue() && len(p.GetValue()) > 0 || p.GetIgnoreLease() && p.GetLease() != 0 {
 			return internalv1.CommandResult_OUTCOME_INVALID
 		}
-		return m.badKeys(p.GetKey(), "")
+		return m.badKeys(p.GetKey(), nil)
 	case op.GetDeleteRange() != nil:
 		return m.badKeys(op.GetDeleteRange().GetKey(), op.GetDeleteRange().GetRangeEnd())
 	case op.GetRange() != nil:
@@ -83,9 +83,9 @@ func (m *Model) malformedOp(op *internalv1.Op, ops int) internalv1.CommandResult
 	return internalv1.CommandResult_OUTCOME_INVALID
 }
 
-func (m *Model) badKeys(key, end string) internalv1.CommandResult_Outcome {
+func (m *Model) badKeys(key, end []byte) internalv1.CommandResult_Outcome {
 	switch {
-	case key == "":
+	case len(key) == 0:
 		return internalv1.CommandResult_OUTCOME_INVALID
 	case len(key) > m.limits.KeyBytes, len(end) > m.limits.KeyBytes:
 		return internalv1.CommandResult_OUTCOME_LIMIT
@@ -128,14 +128,14 @@ func allWrites(ops []*internalv1.Op, path []step) []write {
 		at := append(slices.Clone(path), step{op: i})
 		switch {
 		case op.GetPut() != nil:
-			all = append(all, write{put: true, key: op.GetPut().GetKey(), path: at})
+			all = append(all, write{put: true, key: string(op.GetPut().GetKey()), path: at})
 		case op.GetDeleteRange() != nil:
 			d := op.GetDeleteRange()
-			end := d.GetRangeEnd()
+			key, end := string(d.GetKey()), string(d.GetRangeEnd())
 			if end == "" {
-				end = d.GetKey() + "\x00"
+				end = key + "\x00"
 			}
-			all = append(all, write{key: d.GetKey(), end: end, path: at})
+			all = append(all, write{key: key, end: end, path: at})
 		case op.GetTxn() != nil:
 			other := append(slices.Clone(path), step{op: i, failure: true})
 			all = append(all, allWrites(op.GetTxn().GetSuccess(), at)...)
@@ -195,7 +195,7 @@ func firstFailed(txn *internalv1.Txn, state map[string]store.KV) (int, store.KV)
 	for i, c := range txn.GetCompares() {
 		kvs := pickCommand(state, c.GetKey(), c.GetRangeEnd())
 		if len(kvs) == 0 {
-			absent := store.KV{Key: c.GetKey()}
+			absent := store.KV{Key: string(c.GetKey())}
 			if c.GetTarget() == internalv1.Compare_TARGET_VALUE || !compareKV(c, absent) {
 				return i, absent
 			}
@@ -213,11 +213,8 @@ func firstFailed(txn *internalv1.Txn, state map[string]store.KV) (int, store.KV)
 func (m *Model) impossible(s *modelSpace, ops []*internalv1.Op) internalv1.CommandResult_Outcome {
 	puts, grow := int64(0), int64(0)
 	for _, op := range ops {
-		if r := op.GetRange(); r != nil && !r.GetCountOnly() {
-			n := len(pickCommand(s.now(), r.GetKey(), r.GetRangeEnd()))
-			if n > m.limits.RangeKeys && (r.GetLimit() <= 0 || r.GetLimit() > int64(m.limits.RangeKeys)) {
-				return internalv1.CommandResult_OUTCOME_LIMIT
-			}
+		if bad := m.unreadable(s, op.GetRange()); bad != 0 {
+			return bad
 		}
 		p := op.GetPut()
 		if p == nil {
@@ -226,11 +223,11 @@ func (m *Model) impossible(s *modelSpace, ops []*internalv1.Op) internalv1.Comma
 		if _, ok := s.leases[p.GetLease()]; p.GetLease() != 0 && !ok {
 			return internalv1.CommandResult_OUTCOME_LEASE_NOT_FOUND
 		}
-		old, exists := s.now()[p.GetKey()]
+		old, exists := s.now()[string(p.GetKey())]
 		if !exists && (p.GetIgnoreValue() || p.GetIgnoreLease()) {
 			return internalv1.CommandResult_OUTCOME_KEY_NOT_FOUND
 		}
-		next := store.KV{Key: p.GetKey(), Value: p.GetValue()}
+		next := store.KV{Key: string(p.GetKey()), Value: p.GetValue()}
 		if p.GetIgnoreValue() {
 			next.Value = old.Value
 		}
@@ -290,7 +287,7 @@ func (t *modelTxn) op(op *internalv1.Op, before map[string]store.KV) *internalv1
 
 func (t *modelTxn) opPut(p *internalv1.Put) *internalv1.OpResult {
 	r := &internalv1.PutResult{}
-	old, exists := t.state[p.GetKey()]
+	old, exists := t.state[string(p.GetKey())]
 	if exists && p.GetPrevKv() {
 		r.Prev = stored(old)
 	}
@@ -301,32 +298,13 @@ func (t *modelTxn) opPut(p *internalv1.Put) *internalv1.OpResult {
 	if p.GetIgnoreLease() {
 		lease = old.Lease
 	}
-	t.put(p.GetKey(), value, lease)
+	t.put(string(p.GetKey()), value, lease)
 	return &internalv1.OpResult{Result: &internalv1.OpResult_Put{Put: r}}
-}
-
-func (t *modelTxn) opRange(q *internalv1.Range) *internalv1.OpResult {
-	kvs := pickCommand(t.state, q.GetKey(), q.GetRangeEnd())
-	r := &internalv1.RangeResult{Count: int64(len(kvs))}
-	if q.GetCountOnly() {
-		kvs = nil
-	}
-	for _, kv := range kvs {
-		if q.GetLimit() > 0 && int64(len(r.Keys)) == q.GetLimit() {
-			r.More = true
-			break
-		}
-		if q.GetKeysOnly() {
-			kv.Value = nil
-		}
-		r.Keys = append(r.Keys, stored(kv))
-	}
-	return &internalv1.OpResult{Result: &internalv1.OpResult_Range{Range: r}}
 }
 
 func stored(kv store.KV) *internalv1.StoredKey {
 	return &internalv1.StoredKey{
-		Key: kv.Key, Value: kv.Value, Lease: kv.Lease, Version: kv.Version,
+		Key: []byte(kv.Key), Value: kv.Value, Lease: kv.Lease, Version: kv.Version,
 		CreateRevision: int64(kv.CreateRevision), ModRevision: int64(kv.ModRevision),
 	}
 }

@@ -18,6 +18,9 @@ func keyStories() []story {
 			s.refused(2, store.ErrFutureRevision)
 			s.history(1)
 		}},
+		{"a key is any bytes, in the order of bytes", binaryKeys},
+		{"a range reads the past, sorts, and leaves out", ranges},
+		{"a range that cannot be read refuses the transaction", unreadableRanges},
 		{"a key counts its versions from its creation", func(s *teller) {
 			s.ops(2, Put("a", "1"))
 			s.ops(3, Put("a", "2"))
@@ -38,10 +41,10 @@ func keyStories() []story {
 		}},
 		{"a transaction is one revision and sees its own writes", func(s *teller) {
 			s.ops(2, Put("a", "1"), Put("b", "2"))
-			r := s.ops(3, Put("c", "3"), Get(&internalv1.Range{Key: "\x00", RangeEnd: "\x00", Limit: 2}), Delete("a", "b"))
+			r := s.ops(3, Put("c", "3"), Get(&internalv1.Range{Key: []byte("\x00"), RangeEnd: []byte("\x00"), Limit: 2}), Delete("a", "b"))
 			s.same(&internalv1.RangeResult{Count: 3, More: true, Keys: []*internalv1.StoredKey{
-				{Key: "a", Value: []byte("1"), CreateRevision: 2, ModRevision: 2, Version: 1},
-				{Key: "b", Value: []byte("2"), CreateRevision: 2, ModRevision: 2, Version: 1},
+				{Key: []byte("a"), Value: []byte("1"), CreateRevision: 2, ModRevision: 2, Version: 1},
+				{Key: []byte("b"), Value: []byte("2"), CreateRevision: 2, ModRevision: 2, Version: 1},
 			}}, r.Results[1].GetRange())
 			s.history(3, batch(3, put(kv("c", "3", 3, 3, 1)), gone("a", 3, kv("a", "1", 2, 2, 1))))
 		}},
@@ -120,7 +123,7 @@ func failedCompare(s *teller) {
 	txn := &internalv1.Txn{
 		Compares: []*internalv1.Compare{
 			Number("a", internalv1.Compare_TARGET_MOD, internalv1.Compare_RESULT_EQUAL, 2),
-			{Key: "a", RangeEnd: "\x00", Target: internalv1.Compare_TARGET_VALUE, Result: internalv1.Compare_RESULT_EQUAL, Value: []byte("1")},
+			{Key: []byte("a"), RangeEnd: []byte("\x00"), Target: internalv1.Compare_TARGET_VALUE, Result: internalv1.Compare_RESULT_EQUAL, Value: []byte("1")},
 		},
 		Success: []*internalv1.Op{Put("yes", "")},
 		Failure: []*internalv1.Op{Put("no", "")},
@@ -128,7 +131,7 @@ func failedCompare(s *teller) {
 	r := s.apply(Txn(suiteSpace, txn), ok)
 	s.same(false, r.Txn.Succeeded)
 	s.same(uint32(1), r.Txn.FailedCompare)
-	s.same(&internalv1.StoredKey{Key: "b", Value: []byte("2"), CreateRevision: 2, ModRevision: 2, Version: 1}, r.Txn.Found)
+	s.same(&internalv1.StoredKey{Key: []byte("b"), Value: []byte("2"), CreateRevision: 2, ModRevision: 2, Version: 1}, r.Txn.Found)
 
 	absent := func(c *internalv1.Compare) bool {
 		return s.apply(Txn(suiteSpace, &internalv1.Txn{Compares: []*internalv1.Compare{c}}), ok).Txn.Succeeded
@@ -136,7 +139,7 @@ func failedCompare(s *teller) {
 	s.same(true, absent(Number("x", internalv1.Compare_TARGET_CREATE, internalv1.Compare_RESULT_EQUAL, 0)))
 	s.same(true, absent(Number("x", internalv1.Compare_TARGET_VERSION, internalv1.Compare_RESULT_LESS, 1)))
 	for _, result := range []internalv1.Compare_Result{internalv1.Compare_RESULT_EQUAL, internalv1.Compare_RESULT_NOT_EQUAL} {
-		s.same(false, absent(&internalv1.Compare{Key: "x", Target: internalv1.Compare_TARGET_VALUE, Result: result}))
+		s.same(false, absent(&internalv1.Compare{Key: []byte("x"), Target: internalv1.Compare_TARGET_VALUE, Result: result}))
 	}
 }
 
@@ -176,23 +179,23 @@ func duplicates(s *teller) {
 func ignore(s *teller) {
 	s.apply(Grant(suiteSpace, 5, 60), ok)
 	keep := func(p *internalv1.Put) *internalv1.Command { return Do(suiteSpace, PutOp(p)) }
-	s.apply(keep(&internalv1.Put{Key: "a", IgnoreValue: true}), internalv1.CommandResult_OUTCOME_KEY_NOT_FOUND)
-	s.apply(keep(&internalv1.Put{Key: "a", IgnoreLease: true}), internalv1.CommandResult_OUTCOME_KEY_NOT_FOUND)
-	s.apply(keep(&internalv1.Put{Key: "a", Value: []byte("1"), Lease: 5}), ok)
-	s.apply(keep(&internalv1.Put{Key: "a", Value: []byte("2"), IgnoreLease: true}), ok)
+	s.apply(keep(&internalv1.Put{Key: []byte("a"), IgnoreValue: true}), internalv1.CommandResult_OUTCOME_KEY_NOT_FOUND)
+	s.apply(keep(&internalv1.Put{Key: []byte("a"), IgnoreLease: true}), internalv1.CommandResult_OUTCOME_KEY_NOT_FOUND)
+	s.apply(keep(&internalv1.Put{Key: []byte("a"), Value: []byte("1"), Lease: 5}), ok)
+	s.apply(keep(&internalv1.Put{Key: []byte("a"), Value: []byte("2"), IgnoreLease: true}), ok)
 	s.same(map[int64][]string{5: {"a"}}, s.m.Facts(suiteSpace).LeaseKeys)
-	s.apply(keep(&internalv1.Put{Key: "a", IgnoreValue: true}), ok)
+	s.apply(keep(&internalv1.Put{Key: []byte("a"), IgnoreValue: true}), ok)
 	s.kvs(0, kv("a", "2", 2, 4, 3))
 	s.same(map[int64][]string{5: nil}, s.m.Facts(suiteSpace).LeaseKeys)
-	s.apply(keep(&internalv1.Put{Key: "a", IgnoreValue: true, Value: []byte("3")}), internalv1.CommandResult_OUTCOME_INVALID)
-	s.apply(keep(&internalv1.Put{Key: "a", IgnoreLease: true, Lease: 5}), internalv1.CommandResult_OUTCOME_INVALID)
+	s.apply(keep(&internalv1.Put{Key: []byte("a"), IgnoreValue: true, Value: []byte("3")}), internalv1.CommandResult_OUTCOME_INVALID)
+	s.apply(keep(&internalv1.Put{Key: []byte("a"), IgnoreLease: true, Lease: 5}), internalv1.CommandResult_OUTCOME_INVALID)
 }
 
 func leases(s *teller) {
 	s.apply(Grant(suiteSpace, 5, 60), ok)
 	s.apply(Grant(suiteSpace, 5, 60), internalv1.CommandResult_OUTCOME_LEASE_EXISTS)
 	bound := func(key string, lease int64) *internalv1.Op {
-		return PutOp(&internalv1.Put{Key: key, Lease: lease})
+		return PutOp(&internalv1.Put{Key: []byte(key), Lease: lease})
 	}
 	s.apply(Do(suiteSpace, bound("a", 6)), internalv1.CommandResult_OUTCOME_LEASE_NOT_FOUND)
 	s.ops(2, bound("c", 5), bound("a", 5), Put("b", ""))
@@ -232,7 +235,7 @@ func limitStory(s *teller) {
 	s.apply(Do(suiteSpace, Put("", "1")), invalid)
 	s.apply(Do(suiteSpace, &internalv1.Op{}), invalid)
 	s.apply(&internalv1.Command{Space: suiteSpace}, invalid)
-	s.apply(Txn(suiteSpace, &internalv1.Txn{Compares: []*internalv1.Compare{{Key: "a"}}}), invalid)
+	s.apply(Txn(suiteSpace, &internalv1.Txn{Compares: []*internalv1.Compare{{Key: []byte("a")}}}), invalid)
 	s.apply(Do(suiteSpace, Put(big(101), "")), limit)
 	s.apply(Do(suiteSpace, Put("a", big(3001))), limit)
 	s.apply(Do(suiteSpace, Put("a", big(2999)), Put("b", big(2999)), Put("c", big(99))), limit)
@@ -245,9 +248,9 @@ func limitStory(s *teller) {
 	for i := range 11 {
 		s.apply(Do(suiteSpace, Put(fmt.Sprint("k", i), "")), ok)
 	}
-	s.apply(Do(suiteSpace, Get(&internalv1.Range{Key: "k", RangeEnd: "\x00"})), limit)
-	s.apply(Do(suiteSpace, Get(&internalv1.Range{Key: "k", RangeEnd: "\x00", Limit: 10})), ok)
-	s.apply(Do(suiteSpace, Get(&internalv1.Range{Key: "k", RangeEnd: "\x00", CountOnly: true})), ok)
+	s.apply(Do(suiteSpace, Get(&internalv1.Range{Key: []byte("k"), RangeEnd: []byte("\x00")})), limit)
+	s.apply(Do(suiteSpace, Get(&internalv1.Range{Key: []byte("k"), RangeEnd: []byte("\x00"), Limit: 10})), ok)
+	s.apply(Do(suiteSpace, Get(&internalv1.Range{Key: []byte("k"), RangeEnd: []byte("\x00"), CountOnly: true})), ok)
 	for id := range int64(3) {
 		s.apply(Grant(suiteSpace, id+1, 5), ok)
 	}

@@ -227,7 +227,8 @@ type NodeSpec struct {
 	// The addresses of the node's pods; claimed when the node registers.
 	PodCidr string `protobuf:"bytes,1,opt,name=pod_cidr,json=podCIDR,proto3" json:"pod_cidr,omitempty"`
 	// No new pods.
-	Unschedulable *bool `protobuf:"varint,2,opt,name=unschedulable,proto3,oneof" json:"unschedulable,omitempty"`
+	Unschedulable *bool    `protobuf:"varint,2,opt,name=unschedulable,proto3,oneof" json:"unschedulable,omitempty"`
+	Taints        []*Taint `protobuf:"bytes,3,rep,name=taints,proto3" json:"taints,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -276,22 +277,102 @@ func (x *NodeSpec) GetUnschedulable() bool {
 	return false
 }
 
+func (x *NodeSpec) GetTaints() []*Taint {
+	if x != nil {
+		return x.Taints
+	}
+	return nil
+}
+
+// Taint keeps pods away that do not tolerate it.
+type Taint struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Key   string                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	Value string                 `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
+	// NoSchedule, PreferNoSchedule or NoExecute, which also evicts.
+	Effect string `protobuf:"bytes,3,opt,name=effect,proto3" json:"effect,omitempty"`
+	// When a NoExecute taint was added; servers write it.
+	TimeAdded     *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=time_added,json=timeAdded,proto3" json:"time_added,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Taint) Reset() {
+	*x = Taint{}
+	mi := &file_balsa_v1_core_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Taint) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Taint) ProtoMessage() {}
+
+func (x *Taint) ProtoReflect() protoreflect.Message {
+	mi := &file_balsa_v1_core_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Taint.ProtoReflect.Descriptor instead.
+func (*Taint) Descriptor() ([]byte, []int) {
+	return file_balsa_v1_core_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *Taint) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
+func (x *Taint) GetValue() string {
+	if x != nil {
+		return x.Value
+	}
+	return ""
+}
+
+func (x *Taint) GetEffect() string {
+	if x != nil {
+		return x.Effect
+	}
+	return ""
+}
+
+func (x *Taint) GetTimeAdded() *timestamppb.Timestamp {
+	if x != nil {
+		return x.TimeAdded
+	}
+	return nil
+}
+
 type NodeStatus struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
 	Capacity map[string]*Quantity   `protobuf:"bytes,1,rep,name=capacity,proto3" json:"capacity,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
-	// What pods may use: cpu, memory, pods.
+	// What pods may use: cpu, memory, ephemeral-storage, pods.
 	Allocatable     map[string]*Quantity `protobuf:"bytes,2,rep,name=allocatable,proto3" json:"allocatable,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	Conditions      []*Condition         `protobuf:"bytes,3,rep,name=conditions,proto3" json:"conditions,omitempty"`
 	Addresses       []*NodeAddress       `protobuf:"bytes,4,rep,name=addresses,proto3" json:"addresses,omitempty"`
 	DaemonEndpoints *NodeDaemonEndpoints `protobuf:"bytes,5,opt,name=daemon_endpoints,json=daemonEndpoints,proto3" json:"daemon_endpoints,omitempty"`
 	NodeInfo        *NodeSystemInfo      `protobuf:"bytes,6,opt,name=node_info,json=nodeInfo,proto3" json:"node_info,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// The images that the node has unpacked, the largest first; at most 50.
+	Images        []*ContainerImage `protobuf:"bytes,7,rep,name=images,proto3" json:"images,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *NodeStatus) Reset() {
 	*x = NodeStatus{}
-	mi := &file_balsa_v1_core_proto_msgTypes[4]
+	mi := &file_balsa_v1_core_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -303,7 +384,7 @@ func (x *NodeStatus) String() string {
 func (*NodeStatus) ProtoMessage() {}
 
 func (x *NodeStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_balsa_v1_core_proto_msgTypes[4]
+	mi := &file_balsa_v1_core_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -316,7 +397,7 @@ func (x *NodeStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeStatus.ProtoReflect.Descriptor instead.
 func (*NodeStatus) Descriptor() ([]byte, []int) {
-	return file_balsa_v1_core_proto_rawDescGZIP(), []int{4}
+	return file_balsa_v1_core_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *NodeStatus) GetCapacity() map[string]*Quantity {
@@ -361,6 +442,65 @@ func (x *NodeStatus) GetNodeInfo() *NodeSystemInfo {
 	return nil
 }
 
+func (x *NodeStatus) GetImages() []*ContainerImage {
+	if x != nil {
+		return x.Images
+	}
+	return nil
+}
+
+type ContainerImage struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Names         []string               `protobuf:"bytes,1,rep,name=names,proto3" json:"names,omitempty"`
+	SizeBytes     int64                  `protobuf:"varint,2,opt,name=size_bytes,json=sizeBytes,proto3" json:"size_bytes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ContainerImage) Reset() {
+	*x = ContainerImage{}
+	mi := &file_balsa_v1_core_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ContainerImage) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ContainerImage) ProtoMessage() {}
+
+func (x *ContainerImage) ProtoReflect() protoreflect.Message {
+	mi := &file_balsa_v1_core_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ContainerImage.ProtoReflect.Descriptor instead.
+func (*ContainerImage) Descriptor() ([]byte, []int) {
+	return file_balsa_v1_core_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *ContainerImage) GetNames() []string {
+	if x != nil {
+		return x.Names
+	}
+	return nil
+}
+
+func (x *ContainerImage) GetSizeBytes() int64 {
+	if x != nil {
+		return x.SizeBytes
+	}
+	return 0
+}
+
 type NodeAddress struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// InternalIP or Hostname.
@@ -372,7 +512,7 @@ type NodeAddress struct {
 
 func (x *NodeAddress) Reset() {
 	*x = NodeAddress{}
-	mi := &file_balsa_v1_core_proto_msgTypes[5]
+	mi := &file_balsa_v1_core_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -384,7 +524,7 @@ func (x *NodeAddress) String() string {
 func (*NodeAddress) ProtoMessage() {}
 
 func (x *NodeAddress) ProtoReflect() protoreflect.Message {
-	mi := &file_balsa_v1_core_proto_msgTypes[5]
+	mi := &file_balsa_v1_core_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -397,7 +537,7 @@ func (x *NodeAddress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeAddress.ProtoReflect.Descriptor instead.
 func (*NodeAddress) Descriptor() ([]byte, []int) {
-	return file_balsa_v1_core_proto_rawDescGZIP(), []int{5}
+	return file_balsa_v1_core_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *NodeAddress) GetType() string {
@@ -423,7 +563,7 @@ type NodeDaemonEndpoints struct {
 
 func (x *NodeDaemonEndpoints) Reset() {
 	*x = NodeDaemonEndpoints{}
-	mi := &file_balsa_v1_core_proto_msgTypes[6]
+	mi := &file_balsa_v1_core_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -435,7 +575,7 @@ func (x *NodeDaemonEndpoints) String() string {
 func (*NodeDaemonEndpoints) ProtoMessage() {}
 
 func (x *NodeDaemonEndpoints) ProtoReflect() protoreflect.Message {
-	mi := &file_balsa_v1_core_proto_msgTypes[6]
+	mi := &file_balsa_v1_core_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -448,7 +588,7 @@ func (x *NodeDaemonEndpoints) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeDaemonEndpoints.ProtoReflect.Descriptor instead.
 func (*NodeDaemonEndpoints) Descriptor() ([]byte, []int) {
-	return file_balsa_v1_core_proto_rawDescGZIP(), []int{6}
+	return file_balsa_v1_core_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *NodeDaemonEndpoints) GetKubeletEndpoint() *DaemonEndpoint {
@@ -467,7 +607,7 @@ type DaemonEndpoint struct {
 
 func (x *DaemonEndpoint) Reset() {
 	*x = DaemonEndpoint{}
-	mi := &file_balsa_v1_core_proto_msgTypes[7]
+	mi := &file_balsa_v1_core_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -479,7 +619,7 @@ func (x *DaemonEndpoint) String() string {
 func (*DaemonEndpoint) ProtoMessage() {}
 
 func (x *DaemonEndpoint) ProtoReflect() protoreflect.Message {
-	mi := &file_balsa_v1_core_proto_msgTypes[7]
+	mi := &file_balsa_v1_core_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -492,7 +632,7 @@ func (x *DaemonEndpoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DaemonEndpoint.ProtoReflect.Descriptor instead.
 func (*DaemonEndpoint) Descriptor() ([]byte, []int) {
-	return file_balsa_v1_core_proto_rawDescGZIP(), []int{7}
+	return file_balsa_v1_core_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *DaemonEndpoint) GetPort() int32 {
@@ -518,7 +658,7 @@ type NodeSystemInfo struct {
 
 func (x *NodeSystemInfo) Reset() {
 	*x = NodeSystemInfo{}
-	mi := &file_balsa_v1_core_proto_msgTypes[8]
+	mi := &file_balsa_v1_core_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -530,7 +670,7 @@ func (x *NodeSystemInfo) String() string {
 func (*NodeSystemInfo) ProtoMessage() {}
 
 func (x *NodeSystemInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_balsa_v1_core_proto_msgTypes[8]
+	mi := &file_balsa_v1_core_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -543,7 +683,7 @@ func (x *NodeSystemInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeSystemInfo.ProtoReflect.Descriptor instead.
 func (*NodeSystemInfo) Descriptor() ([]byte, []int) {
-	return file_balsa_v1_core_proto_rawDescGZIP(), []int{8}
+	return file_balsa_v1_core_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *NodeSystemInfo) GetMachineId() string {
@@ -615,7 +755,7 @@ type Service struct {
 
 func (x *Service) Reset() {
 	*x = Service{}
-	mi := &file_balsa_v1_core_proto_msgTypes[9]
+	mi := &file_balsa_v1_core_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -627,7 +767,7 @@ func (x *Service) String() string {
 func (*Service) ProtoMessage() {}
 
 func (x *Service) ProtoReflect() protoreflect.Message {
-	mi := &file_balsa_v1_core_proto_msgTypes[9]
+	mi := &file_balsa_v1_core_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -640,7 +780,7 @@ func (x *Service) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Service.ProtoReflect.Descriptor instead.
 func (*Service) Descriptor() ([]byte, []int) {
-	return file_balsa_v1_core_proto_rawDescGZIP(), []int{9}
+	return file_balsa_v1_core_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Service) GetApiVersion() string {
@@ -692,7 +832,7 @@ type ServiceSpec struct {
 
 func (x *ServiceSpec) Reset() {
 	*x = ServiceSpec{}
-	mi := &file_balsa_v1_core_proto_msgTypes[10]
+	mi := &file_balsa_v1_core_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -704,7 +844,7 @@ func (x *ServiceSpec) String() string {
 func (*ServiceSpec) ProtoMessage() {}
 
 func (x *ServiceSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_balsa_v1_core_proto_msgTypes[10]
+	mi := &file_balsa_v1_core_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -717,7 +857,7 @@ func (x *ServiceSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServiceSpec.ProtoReflect.Descriptor instead.
 func (*ServiceSpec) Descriptor() ([]byte, []int) {
-	return file_balsa_v1_core_proto_rawDescGZIP(), []int{10}
+	return file_balsa_v1_core_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *ServiceSpec) GetType() string {
@@ -763,7 +903,7 @@ type ServicePort struct {
 
 func (x *ServicePort) Reset() {
 	*x = ServicePort{}
-	mi := &file_balsa_v1_core_proto_msgTypes[11]
+	mi := &file_balsa_v1_core_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -775,7 +915,7 @@ func (x *ServicePort) String() string {
 func (*ServicePort) ProtoMessage() {}
 
 func (x *ServicePort) ProtoReflect() protoreflect.Message {
-	mi := &file_balsa_v1_core_proto_msgTypes[11]
+	mi := &file_balsa_v1_core_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -788,7 +928,7 @@ func (x *ServicePort) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServicePort.ProtoReflect.Descriptor instead.
 func (*ServicePort) Descriptor() ([]byte, []int) {
-	return file_balsa_v1_core_proto_rawDescGZIP(), []int{11}
+	return file_balsa_v1_core_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *ServicePort) GetName() string {
@@ -828,7 +968,7 @@ type ServiceStatus struct {
 
 func (x *ServiceStatus) Reset() {
 	*x = ServiceStatus{}
-	mi := &file_balsa_v1_core_proto_msgTypes[12]
+	mi := &file_balsa_v1_core_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -840,7 +980,7 @@ func (x *ServiceStatus) String() string {
 func (*ServiceStatus) ProtoMessage() {}
 
 func (x *ServiceStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_balsa_v1_core_proto_msgTypes[12]
+	mi := &file_balsa_v1_core_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -853,7 +993,7 @@ func (x *ServiceStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServiceStatus.ProtoReflect.Descriptor instead.
 func (*ServiceStatus) Descriptor() ([]byte, []int) {
-	return file_balsa_v1_core_proto_rawDescGZIP(), []int{12}
+	return file_balsa_v1_core_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ServiceStatus) GetConditions() []*Condition {
@@ -877,7 +1017,7 @@ type ConfigMap struct {
 
 func (x *ConfigMap) Reset() {
 	*x = ConfigMap{}
-	mi := &file_balsa_v1_core_proto_msgTypes[13]
+	mi := &file_balsa_v1_core_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -889,7 +1029,7 @@ func (x *ConfigMap) String() string {
 func (*ConfigMap) ProtoMessage() {}
 
 func (x *ConfigMap) ProtoReflect() protoreflect.Message {
-	mi := &file_balsa_v1_core_proto_msgTypes[13]
+	mi := &file_balsa_v1_core_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -902,7 +1042,7 @@ func (x *ConfigMap) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConfigMap.ProtoReflect.Descriptor instead.
 func (*ConfigMap) Descriptor() ([]byte, []int) {
-	return file_balsa_v1_core_proto_rawDescGZIP(), []int{13}
+	return file_balsa_v1_core_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ConfigMap) GetApiVersion() string {
@@ -967,7 +1107,7 @@ type Secret struct {
 
 func (x *Secret) Reset() {
 	*x = Secret{}
-	mi := &file_balsa_v1_core_proto_msgTypes[14]
+	mi := &file_balsa_v1_core_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -979,7 +1119,7 @@ func (x *Secret) String() string {
 func (*Secret) ProtoMessage() {}
 
 func (x *Secret) ProtoReflect() protoreflect.Message {
-	mi := &file_balsa_v1_core_proto_msgTypes[14]
+	mi := &file_balsa_v1_core_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -992,7 +1132,7 @@ func (x *Secret) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Secret.ProtoReflect.Descriptor instead.
 func (*Secret) Descriptor() ([]byte, []int) {
-	return file_balsa_v1_core_proto_rawDescGZIP(), []int{14}
+	return file_balsa_v1_core_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Secret) GetApiVersion() string {
@@ -1066,7 +1206,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_balsa_v1_core_proto_msgTypes[15]
+	mi := &file_balsa_v1_core_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1078,7 +1218,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_balsa_v1_core_proto_msgTypes[15]
+	mi := &file_balsa_v1_core_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1091,7 +1231,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_balsa_v1_core_proto_rawDescGZIP(), []int{15}
+	return file_balsa_v1_core_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Event) GetApiVersion() string {
@@ -1187,7 +1327,7 @@ type ObjectReference struct {
 
 func (x *ObjectReference) Reset() {
 	*x = ObjectReference{}
-	mi := &file_balsa_v1_core_proto_msgTypes[16]
+	mi := &file_balsa_v1_core_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1199,7 +1339,7 @@ func (x *ObjectReference) String() string {
 func (*ObjectReference) ProtoMessage() {}
 
 func (x *ObjectReference) ProtoReflect() protoreflect.Message {
-	mi := &file_balsa_v1_core_proto_msgTypes[16]
+	mi := &file_balsa_v1_core_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1212,7 +1352,7 @@ func (x *ObjectReference) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ObjectReference.ProtoReflect.Descriptor instead.
 func (*ObjectReference) Descriptor() ([]byte, []int) {
-	return file_balsa_v1_core_proto_rawDescGZIP(), []int{16}
+	return file_balsa_v1_core_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ObjectReference) GetApiVersion() string {
@@ -1274,7 +1414,7 @@ type EventSource struct {
 
 func (x *EventSource) Reset() {
 	*x = EventSource{}
-	mi := &file_balsa_v1_core_proto_msgTypes[17]
+	mi := &file_balsa_v1_core_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1286,7 +1426,7 @@ func (x *EventSource) String() string {
 func (*EventSource) ProtoMessage() {}
 
 func (x *EventSource) ProtoReflect() protoreflect.Message {
-	mi := &file_balsa_v1_core_proto_msgTypes[17]
+	mi := &file_balsa_v1_core_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1299,7 +1439,7 @@ func (x *EventSource) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EventSource.ProtoReflect.Descriptor instead.
 func (*EventSource) Descriptor() ([]byte, []int) {
-	return file_balsa_v1_core_proto_rawDescGZIP(), []int{17}
+	return file_balsa_v1_core_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *EventSource) GetComponent() string {
@@ -1338,11 +1478,18 @@ const file_balsa_v1_core_proto_rawDesc = "" +
 	"\x04kind\x18\x02 \x01(\tR\x04kind\x120\n" +
 	"\bmetadata\x18\x03 \x01(\v2\x14.balsa.v1.ObjectMetaR\bmetadata\x12&\n" +
 	"\x04spec\x18\x04 \x01(\v2\x12.balsa.v1.NodeSpecR\x04spec\x12,\n" +
-	"\x06status\x18\x05 \x01(\v2\x14.balsa.v1.NodeStatusR\x06status\"b\n" +
+	"\x06status\x18\x05 \x01(\v2\x14.balsa.v1.NodeStatusR\x06status\"\x8b\x01\n" +
 	"\bNodeSpec\x12\x19\n" +
 	"\bpod_cidr\x18\x01 \x01(\tR\apodCIDR\x12)\n" +
-	"\runschedulable\x18\x02 \x01(\bH\x00R\runschedulable\x88\x01\x01B\x10\n" +
-	"\x0e_unschedulable\"\xa5\x04\n" +
+	"\runschedulable\x18\x02 \x01(\bH\x00R\runschedulable\x88\x01\x01\x12'\n" +
+	"\x06taints\x18\x03 \x03(\v2\x0f.balsa.v1.TaintR\x06taintsB\x10\n" +
+	"\x0e_unschedulable\"\x82\x01\n" +
+	"\x05Taint\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value\x12\x16\n" +
+	"\x06effect\x18\x03 \x01(\tR\x06effect\x129\n" +
+	"\n" +
+	"time_added\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\ttimeAdded\"\xd7\x04\n" +
 	"\n" +
 	"NodeStatus\x12>\n" +
 	"\bcapacity\x18\x01 \x03(\v2\".balsa.v1.NodeStatus.CapacityEntryR\bcapacity\x12G\n" +
@@ -1352,13 +1499,18 @@ const file_balsa_v1_core_proto_rawDesc = "" +
 	"conditions\x123\n" +
 	"\taddresses\x18\x04 \x03(\v2\x15.balsa.v1.NodeAddressR\taddresses\x12H\n" +
 	"\x10daemon_endpoints\x18\x05 \x01(\v2\x1d.balsa.v1.NodeDaemonEndpointsR\x0fdaemonEndpoints\x125\n" +
-	"\tnode_info\x18\x06 \x01(\v2\x18.balsa.v1.NodeSystemInfoR\bnodeInfo\x1aO\n" +
+	"\tnode_info\x18\x06 \x01(\v2\x18.balsa.v1.NodeSystemInfoR\bnodeInfo\x120\n" +
+	"\x06images\x18\a \x03(\v2\x18.balsa.v1.ContainerImageR\x06images\x1aO\n" +
 	"\rCapacityEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12(\n" +
 	"\x05value\x18\x02 \x01(\v2\x12.balsa.v1.QuantityR\x05value:\x028\x01\x1aR\n" +
 	"\x10AllocatableEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12(\n" +
-	"\x05value\x18\x02 \x01(\v2\x12.balsa.v1.QuantityR\x05value:\x028\x01\";\n" +
+	"\x05value\x18\x02 \x01(\v2\x12.balsa.v1.QuantityR\x05value:\x028\x01\"E\n" +
+	"\x0eContainerImage\x12\x14\n" +
+	"\x05names\x18\x01 \x03(\tR\x05names\x12\x1d\n" +
+	"\n" +
+	"size_bytes\x18\x02 \x01(\x03R\tsizeBytes\";\n" +
 	"\vNodeAddress\x12\x12\n" +
 	"\x04type\x18\x01 \x01(\tR\x04type\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\"Z\n" +
@@ -1478,78 +1630,83 @@ func file_balsa_v1_core_proto_rawDescGZIP() []byte {
 	return file_balsa_v1_core_proto_rawDescData
 }
 
-var file_balsa_v1_core_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
+var file_balsa_v1_core_proto_msgTypes = make([]protoimpl.MessageInfo, 27)
 var file_balsa_v1_core_proto_goTypes = []any{
 	(*Namespace)(nil),             // 0: balsa.v1.Namespace
 	(*NamespaceStatus)(nil),       // 1: balsa.v1.NamespaceStatus
 	(*Node)(nil),                  // 2: balsa.v1.Node
 	(*NodeSpec)(nil),              // 3: balsa.v1.NodeSpec
-	(*NodeStatus)(nil),            // 4: balsa.v1.NodeStatus
-	(*NodeAddress)(nil),           // 5: balsa.v1.NodeAddress
-	(*NodeDaemonEndpoints)(nil),   // 6: balsa.v1.NodeDaemonEndpoints
-	(*DaemonEndpoint)(nil),        // 7: balsa.v1.DaemonEndpoint
-	(*NodeSystemInfo)(nil),        // 8: balsa.v1.NodeSystemInfo
-	(*Service)(nil),               // 9: balsa.v1.Service
-	(*ServiceSpec)(nil),           // 10: balsa.v1.ServiceSpec
-	(*ServicePort)(nil),           // 11: balsa.v1.ServicePort
-	(*ServiceStatus)(nil),         // 12: balsa.v1.ServiceStatus
-	(*ConfigMap)(nil),             // 13: balsa.v1.ConfigMap
-	(*Secret)(nil),                // 14: balsa.v1.Secret
-	(*Event)(nil),                 // 15: balsa.v1.Event
-	(*ObjectReference)(nil),       // 16: balsa.v1.ObjectReference
-	(*EventSource)(nil),           // 17: balsa.v1.EventSource
-	nil,                           // 18: balsa.v1.NodeStatus.CapacityEntry
-	nil,                           // 19: balsa.v1.NodeStatus.AllocatableEntry
-	nil,                           // 20: balsa.v1.ServiceSpec.SelectorEntry
-	nil,                           // 21: balsa.v1.ConfigMap.DataEntry
-	nil,                           // 22: balsa.v1.ConfigMap.BinaryDataEntry
-	nil,                           // 23: balsa.v1.Secret.DataEntry
-	nil,                           // 24: balsa.v1.Secret.StringDataEntry
-	(*ObjectMeta)(nil),            // 25: balsa.v1.ObjectMeta
-	(*Condition)(nil),             // 26: balsa.v1.Condition
-	(*IntOrString)(nil),           // 27: balsa.v1.IntOrString
-	(*timestamppb.Timestamp)(nil), // 28: google.protobuf.Timestamp
-	(*Quantity)(nil),              // 29: balsa.v1.Quantity
+	(*Taint)(nil),                 // 4: balsa.v1.Taint
+	(*NodeStatus)(nil),            // 5: balsa.v1.NodeStatus
+	(*ContainerImage)(nil),        // 6: balsa.v1.ContainerImage
+	(*NodeAddress)(nil),           // 7: balsa.v1.NodeAddress
+	(*NodeDaemonEndpoints)(nil),   // 8: balsa.v1.NodeDaemonEndpoints
+	(*DaemonEndpoint)(nil),        // 9: balsa.v1.DaemonEndpoint
+	(*NodeSystemInfo)(nil),        // 10: balsa.v1.NodeSystemInfo
+	(*Service)(nil),               // 11: balsa.v1.Service
+	(*ServiceSpec)(nil),           // 12: balsa.v1.ServiceSpec
+	(*ServicePort)(nil),           // 13: balsa.v1.ServicePort
+	(*ServiceStatus)(nil),         // 14: balsa.v1.ServiceStatus
+	(*ConfigMap)(nil),             // 15: balsa.v1.ConfigMap
+	(*Secret)(nil),                // 16: balsa.v1.Secret
+	(*Event)(nil),                 // 17: balsa.v1.Event
+	(*ObjectReference)(nil),       // 18: balsa.v1.ObjectReference
+	(*EventSource)(nil),           // 19: balsa.v1.EventSource
+	nil,                           // 20: balsa.v1.NodeStatus.CapacityEntry
+	nil,                           // 21: balsa.v1.NodeStatus.AllocatableEntry
+	nil,                           // 22: balsa.v1.ServiceSpec.SelectorEntry
+	nil,                           // 23: balsa.v1.ConfigMap.DataEntry
+	nil,                           // 24: balsa.v1.ConfigMap.BinaryDataEntry
+	nil,                           // 25: balsa.v1.Secret.DataEntry
+	nil,                           // 26: balsa.v1.Secret.StringDataEntry
+	(*ObjectMeta)(nil),            // 27: balsa.v1.ObjectMeta
+	(*Condition)(nil),             // 28: balsa.v1.Condition
+	(*timestamppb.Timestamp)(nil), // 29: google.protobuf.Timestamp
+	(*IntOrString)(nil),           // 30: balsa.v1.IntOrString
+	(*Quantity)(nil),              // 31: balsa.v1.Quantity
 }
 var file_balsa_v1_core_proto_depIdxs = []int32{
-	25, // 0: balsa.v1.Namespace.metadata:type_name -> balsa.v1.ObjectMeta
+	27, // 0: balsa.v1.Namespace.metadata:type_name -> balsa.v1.ObjectMeta
 	1,  // 1: balsa.v1.Namespace.status:type_name -> balsa.v1.NamespaceStatus
-	26, // 2: balsa.v1.NamespaceStatus.conditions:type_name -> balsa.v1.Condition
-	25, // 3: balsa.v1.Node.metadata:type_name -> balsa.v1.ObjectMeta
+	28, // 2: balsa.v1.NamespaceStatus.conditions:type_name -> balsa.v1.Condition
+	27, // 3: balsa.v1.Node.metadata:type_name -> balsa.v1.ObjectMeta
 	3,  // 4: balsa.v1.Node.spec:type_name -> balsa.v1.NodeSpec
-	4,  // 5: balsa.v1.Node.status:type_name -> balsa.v1.NodeStatus
-	18, // 6: balsa.v1.NodeStatus.capacity:type_name -> balsa.v1.NodeStatus.CapacityEntry
-	19, // 7: balsa.v1.NodeStatus.allocatable:type_name -> balsa.v1.NodeStatus.AllocatableEntry
-	26, // 8: balsa.v1.NodeStatus.conditions:type_name -> balsa.v1.Condition
-	5,  // 9: balsa.v1.NodeStatus.addresses:type_name -> balsa.v1.NodeAddress
-	6,  // 10: balsa.v1.NodeStatus.daemon_endpoints:type_name -> balsa.v1.NodeDaemonEndpoints
-	8,  // 11: balsa.v1.NodeStatus.node_info:type_name -> balsa.v1.NodeSystemInfo
-	7,  // 12: balsa.v1.NodeDaemonEndpoints.kubelet_endpoint:type_name -> balsa.v1.DaemonEndpoint
-	25, // 13: balsa.v1.Service.metadata:type_name -> balsa.v1.ObjectMeta
-	10, // 14: balsa.v1.Service.spec:type_name -> balsa.v1.ServiceSpec
-	12, // 15: balsa.v1.Service.status:type_name -> balsa.v1.ServiceStatus
-	20, // 16: balsa.v1.ServiceSpec.selector:type_name -> balsa.v1.ServiceSpec.SelectorEntry
-	11, // 17: balsa.v1.ServiceSpec.ports:type_name -> balsa.v1.ServicePort
-	27, // 18: balsa.v1.ServicePort.target_port:type_name -> balsa.v1.IntOrString
-	26, // 19: balsa.v1.ServiceStatus.conditions:type_name -> balsa.v1.Condition
-	25, // 20: balsa.v1.ConfigMap.metadata:type_name -> balsa.v1.ObjectMeta
-	21, // 21: balsa.v1.ConfigMap.data:type_name -> balsa.v1.ConfigMap.DataEntry
-	22, // 22: balsa.v1.ConfigMap.binary_data:type_name -> balsa.v1.ConfigMap.BinaryDataEntry
-	25, // 23: balsa.v1.Secret.metadata:type_name -> balsa.v1.ObjectMeta
-	23, // 24: balsa.v1.Secret.data:type_name -> balsa.v1.Secret.DataEntry
-	24, // 25: balsa.v1.Secret.string_data:type_name -> balsa.v1.Secret.StringDataEntry
-	25, // 26: balsa.v1.Event.metadata:type_name -> balsa.v1.ObjectMeta
-	16, // 27: balsa.v1.Event.involved_object:type_name -> balsa.v1.ObjectReference
-	17, // 28: balsa.v1.Event.source:type_name -> balsa.v1.EventSource
-	28, // 29: balsa.v1.Event.first_timestamp:type_name -> google.protobuf.Timestamp
-	28, // 30: balsa.v1.Event.last_timestamp:type_name -> google.protobuf.Timestamp
-	29, // 31: balsa.v1.NodeStatus.CapacityEntry.value:type_name -> balsa.v1.Quantity
-	29, // 32: balsa.v1.NodeStatus.AllocatableEntry.value:type_name -> balsa.v1.Quantity
-	33, // [33:33] is the sub-list for method output_type
-	33, // [33:33] is the sub-list for method input_type
-	33, // [33:33] is the sub-list for extension type_name
-	33, // [33:33] is the sub-list for extension extendee
-	0,  // [0:33] is the sub-list for field type_name
+	5,  // 5: balsa.v1.Node.status:type_name -> balsa.v1.NodeStatus
+	4,  // 6: balsa.v1.NodeSpec.taints:type_name -> balsa.v1.Taint
+	29, // 7: balsa.v1.Taint.time_added:type_name -> google.protobuf.Timestamp
+	20, // 8: balsa.v1.NodeStatus.capacity:type_name -> balsa.v1.NodeStatus.CapacityEntry
+	21, // 9: balsa.v1.NodeStatus.allocatable:type_name -> balsa.v1.NodeStatus.AllocatableEntry
+	28, // 10: balsa.v1.NodeStatus.conditions:type_name -> balsa.v1.Condition
+	7,  // 11: balsa.v1.NodeStatus.addresses:type_name -> balsa.v1.NodeAddress
+	8,  // 12: balsa.v1.NodeStatus.daemon_endpoints:type_name -> balsa.v1.NodeDaemonEndpoints
+	10, // 13: balsa.v1.NodeStatus.node_info:type_name -> balsa.v1.NodeSystemInfo
+	6,  // 14: balsa.v1.NodeStatus.images:type_name -> balsa.v1.ContainerImage
+	9,  // 15: balsa.v1.NodeDaemonEndpoints.kubelet_endpoint:type_name -> balsa.v1.DaemonEndpoint
+	27, // 16: balsa.v1.Service.metadata:type_name -> balsa.v1.ObjectMeta
+	12, // 17: balsa.v1.Service.spec:type_name -> balsa.v1.ServiceSpec
+	14, // 18: balsa.v1.Service.status:type_name -> balsa.v1.ServiceStatus
+	22, // 19: balsa.v1.ServiceSpec.selector:type_name -> balsa.v1.ServiceSpec.SelectorEntry
+	13, // 20: balsa.v1.ServiceSpec.ports:type_name -> balsa.v1.ServicePort
+	30, // 21: balsa.v1.ServicePort.target_port:type_name -> balsa.v1.IntOrString
+	28, // 22: balsa.v1.ServiceStatus.conditions:type_name -> balsa.v1.Condition
+	27, // 23: balsa.v1.ConfigMap.metadata:type_name -> balsa.v1.ObjectMeta
+	23, // 24: balsa.v1.ConfigMap.data:type_name -> balsa.v1.ConfigMap.DataEntry
+	24, // 25: balsa.v1.ConfigMap.binary_data:type_name -> balsa.v1.ConfigMap.BinaryDataEntry
+	27, // 26: balsa.v1.Secret.metadata:type_name -> balsa.v1.ObjectMeta
+	25, // 27: balsa.v1.Secret.data:type_name -> balsa.v1.Secret.DataEntry
+	26, // 28: balsa.v1.Secret.string_data:type_name -> balsa.v1.Secret.StringDataEntry
+	27, // 29: balsa.v1.Event.metadata:type_name -> balsa.v1.ObjectMeta
+	18, // 30: balsa.v1.Event.involved_object:type_name -> balsa.v1.ObjectReference
+	19, // 31: balsa.v1.Event.source:type_name -> balsa.v1.EventSource
+	29, // 32: balsa.v1.Event.first_timestamp:type_name -> google.protobuf.Timestamp
+	29, // 33: balsa.v1.Event.last_timestamp:type_name -> google.protobuf.Timestamp
+	31, // 34: balsa.v1.NodeStatus.CapacityEntry.value:type_name -> balsa.v1.Quantity
+	31, // 35: balsa.v1.NodeStatus.AllocatableEntry.value:type_name -> balsa.v1.Quantity
+	36, // [36:36] is the sub-list for method output_type
+	36, // [36:36] is the sub-list for method input_type
+	36, // [36:36] is the sub-list for extension type_name
+	36, // [36:36] is the sub-list for extension extendee
+	0,  // [0:36] is the sub-list for field type_name
 }
 
 func init() { file_balsa_v1_core_proto_init() }
@@ -1559,15 +1716,15 @@ func file_balsa_v1_core_proto_init() {
 	}
 	file_balsa_v1_meta_proto_init()
 	file_balsa_v1_core_proto_msgTypes[3].OneofWrappers = []any{}
-	file_balsa_v1_core_proto_msgTypes[13].OneofWrappers = []any{}
-	file_balsa_v1_core_proto_msgTypes[14].OneofWrappers = []any{}
+	file_balsa_v1_core_proto_msgTypes[15].OneofWrappers = []any{}
+	file_balsa_v1_core_proto_msgTypes[16].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_balsa_v1_core_proto_rawDesc), len(file_balsa_v1_core_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   25,
+			NumMessages:   27,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -205,8 +205,12 @@ type Image struct {
 	Name   string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	Digest string                 `protobuf:"bytes,2,opt,name=digest,proto3" json:"digest,omitempty"`
 	// Bytes of its blobs as they are stored, compressed.
-	Size          int64                  `protobuf:"varint,3,opt,name=size,proto3" json:"size,omitempty"`
-	Imported      *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=imported,proto3" json:"imported,omitempty"`
+	Size     int64                  `protobuf:"varint,3,opt,name=size,proto3" json:"size,omitempty"`
+	Imported *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=imported,proto3" json:"imported,omitempty"`
+	// Nodes that have unpacked it.
+	Nodes []string `protobuf:"bytes,5,rep,name=nodes,proto3" json:"nodes,omitempty"`
+	// The servers keep it; otherwise nodes pulled it from a registry.
+	Kept          bool `protobuf:"varint,6,opt,name=kept,proto3" json:"kept,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -269,6 +273,478 @@ func (x *Image) GetImported() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *Image) GetNodes() []string {
+	if x != nil {
+		return x.Nodes
+	}
+	return nil
+}
+
+func (x *Image) GetKept() bool {
+	if x != nil {
+		return x.Kept
+	}
+	return false
+}
+
+type MissingBlobsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Digests       []string               `protobuf:"bytes,1,rep,name=digests,proto3" json:"digests,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MissingBlobsRequest) Reset() {
+	*x = MissingBlobsRequest{}
+	mi := &file_balsa_v1_image_service_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MissingBlobsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MissingBlobsRequest) ProtoMessage() {}
+
+func (x *MissingBlobsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_balsa_v1_image_service_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MissingBlobsRequest.ProtoReflect.Descriptor instead.
+func (*MissingBlobsRequest) Descriptor() ([]byte, []int) {
+	return file_balsa_v1_image_service_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *MissingBlobsRequest) GetDigests() []string {
+	if x != nil {
+		return x.Digests
+	}
+	return nil
+}
+
+type MissingBlobsResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Digests       []string               `protobuf:"bytes,1,rep,name=digests,proto3" json:"digests,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MissingBlobsResponse) Reset() {
+	*x = MissingBlobsResponse{}
+	mi := &file_balsa_v1_image_service_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MissingBlobsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MissingBlobsResponse) ProtoMessage() {}
+
+func (x *MissingBlobsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_balsa_v1_image_service_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MissingBlobsResponse.ProtoReflect.Descriptor instead.
+func (*MissingBlobsResponse) Descriptor() ([]byte, []int) {
+	return file_balsa_v1_image_service_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *MissingBlobsResponse) GetDigests() []string {
+	if x != nil {
+		return x.Digests
+	}
+	return nil
+}
+
+type PushBlobRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// In the first message only.
+	Digest        string `protobuf:"bytes,1,opt,name=digest,proto3" json:"digest,omitempty"`
+	Size          int64  `protobuf:"varint,2,opt,name=size,proto3" json:"size,omitempty"`
+	Data          []byte `protobuf:"bytes,3,opt,name=data,proto3" json:"data,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PushBlobRequest) Reset() {
+	*x = PushBlobRequest{}
+	mi := &file_balsa_v1_image_service_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PushBlobRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PushBlobRequest) ProtoMessage() {}
+
+func (x *PushBlobRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_balsa_v1_image_service_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PushBlobRequest.ProtoReflect.Descriptor instead.
+func (*PushBlobRequest) Descriptor() ([]byte, []int) {
+	return file_balsa_v1_image_service_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *PushBlobRequest) GetDigest() string {
+	if x != nil {
+		return x.Digest
+	}
+	return ""
+}
+
+func (x *PushBlobRequest) GetSize() int64 {
+	if x != nil {
+		return x.Size
+	}
+	return 0
+}
+
+func (x *PushBlobRequest) GetData() []byte {
+	if x != nil {
+		return x.Data
+	}
+	return nil
+}
+
+type PushBlobResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PushBlobResponse) Reset() {
+	*x = PushBlobResponse{}
+	mi := &file_balsa_v1_image_service_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PushBlobResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PushBlobResponse) ProtoMessage() {}
+
+func (x *PushBlobResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_balsa_v1_image_service_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PushBlobResponse.ProtoReflect.Descriptor instead.
+func (*PushBlobResponse) Descriptor() ([]byte, []int) {
+	return file_balsa_v1_image_service_proto_rawDescGZIP(), []int{8}
+}
+
+type PushImageRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// The manifest as it is, of an image for one platform.
+	Manifest      []byte `protobuf:"bytes,2,opt,name=manifest,proto3" json:"manifest,omitempty"`
+	MediaType     string `protobuf:"bytes,3,opt,name=media_type,json=mediaType,proto3" json:"media_type,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PushImageRequest) Reset() {
+	*x = PushImageRequest{}
+	mi := &file_balsa_v1_image_service_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PushImageRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PushImageRequest) ProtoMessage() {}
+
+func (x *PushImageRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_balsa_v1_image_service_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PushImageRequest.ProtoReflect.Descriptor instead.
+func (*PushImageRequest) Descriptor() ([]byte, []int) {
+	return file_balsa_v1_image_service_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *PushImageRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *PushImageRequest) GetManifest() []byte {
+	if x != nil {
+		return x.Manifest
+	}
+	return nil
+}
+
+func (x *PushImageRequest) GetMediaType() string {
+	if x != nil {
+		return x.MediaType
+	}
+	return ""
+}
+
+type PushImageResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Image         *Image                 `protobuf:"bytes,1,opt,name=image,proto3" json:"image,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PushImageResponse) Reset() {
+	*x = PushImageResponse{}
+	mi := &file_balsa_v1_image_service_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PushImageResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PushImageResponse) ProtoMessage() {}
+
+func (x *PushImageResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_balsa_v1_image_service_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PushImageResponse.ProtoReflect.Descriptor instead.
+func (*PushImageResponse) Descriptor() ([]byte, []int) {
+	return file_balsa_v1_image_service_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *PushImageResponse) GetImage() *Image {
+	if x != nil {
+		return x.Image
+	}
+	return nil
+}
+
+type PruneImagesRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Tell what would go, and remove nothing.
+	DryRun bool `protobuf:"varint,1,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
+	// Images younger than this stay, so that what was just pushed is not lost.
+	MinAgeSeconds int64 `protobuf:"varint,2,opt,name=min_age_seconds,json=minAgeSeconds,proto3" json:"min_age_seconds,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PruneImagesRequest) Reset() {
+	*x = PruneImagesRequest{}
+	mi := &file_balsa_v1_image_service_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PruneImagesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PruneImagesRequest) ProtoMessage() {}
+
+func (x *PruneImagesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_balsa_v1_image_service_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PruneImagesRequest.ProtoReflect.Descriptor instead.
+func (*PruneImagesRequest) Descriptor() ([]byte, []int) {
+	return file_balsa_v1_image_service_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *PruneImagesRequest) GetDryRun() bool {
+	if x != nil {
+		return x.DryRun
+	}
+	return false
+}
+
+func (x *PruneImagesRequest) GetMinAgeSeconds() int64 {
+	if x != nil {
+		return x.MinAgeSeconds
+	}
+	return 0
+}
+
+type PruneImagesResponse struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Images []*PrunedImage         `protobuf:"bytes,1,rep,name=images,proto3" json:"images,omitempty"`
+	// Nodes that did not answer in time, and why.
+	Unavailable   []string `protobuf:"bytes,2,rep,name=unavailable,proto3" json:"unavailable,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PruneImagesResponse) Reset() {
+	*x = PruneImagesResponse{}
+	mi := &file_balsa_v1_image_service_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PruneImagesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PruneImagesResponse) ProtoMessage() {}
+
+func (x *PruneImagesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_balsa_v1_image_service_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PruneImagesResponse.ProtoReflect.Descriptor instead.
+func (*PruneImagesResponse) Descriptor() ([]byte, []int) {
+	return file_balsa_v1_image_service_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *PruneImagesResponse) GetImages() []*PrunedImage {
+	if x != nil {
+		return x.Images
+	}
+	return nil
+}
+
+func (x *PruneImagesResponse) GetUnavailable() []string {
+	if x != nil {
+		return x.Unavailable
+	}
+	return nil
+}
+
+type PrunedImage struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Empty: the servers.
+	Node          string `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"`
+	Bytes         int64  `protobuf:"varint,3,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PrunedImage) Reset() {
+	*x = PrunedImage{}
+	mi := &file_balsa_v1_image_service_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PrunedImage) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PrunedImage) ProtoMessage() {}
+
+func (x *PrunedImage) ProtoReflect() protoreflect.Message {
+	mi := &file_balsa_v1_image_service_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PrunedImage.ProtoReflect.Descriptor instead.
+func (*PrunedImage) Descriptor() ([]byte, []int) {
+	return file_balsa_v1_image_service_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *PrunedImage) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *PrunedImage) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *PrunedImage) GetBytes() int64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
 var File_balsa_v1_image_service_proto protoreflect.FileDescriptor
 
 const file_balsa_v1_image_service_proto_rawDesc = "" +
@@ -281,16 +757,48 @@ const file_balsa_v1_image_service_proto_rawDesc = "" +
 	"\x06images\x18\x01 \x03(\v2\x0f.balsa.v1.ImageR\x06images\"\x13\n" +
 	"\x11ListImagesRequest\"=\n" +
 	"\x12ListImagesResponse\x12'\n" +
-	"\x06images\x18\x01 \x03(\v2\x0f.balsa.v1.ImageR\x06images\"\x7f\n" +
+	"\x06images\x18\x01 \x03(\v2\x0f.balsa.v1.ImageR\x06images\"\xa9\x01\n" +
 	"\x05Image\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06digest\x18\x02 \x01(\tR\x06digest\x12\x12\n" +
 	"\x04size\x18\x03 \x01(\x03R\x04size\x126\n" +
-	"\bimported\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\bimported2\x9b\x01\n" +
+	"\bimported\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\bimported\x12\x14\n" +
+	"\x05nodes\x18\x05 \x03(\tR\x05nodes\x12\x12\n" +
+	"\x04kept\x18\x06 \x01(\bR\x04kept\"/\n" +
+	"\x13MissingBlobsRequest\x12\x18\n" +
+	"\adigests\x18\x01 \x03(\tR\adigests\"0\n" +
+	"\x14MissingBlobsResponse\x12\x18\n" +
+	"\adigests\x18\x01 \x03(\tR\adigests\"Q\n" +
+	"\x0fPushBlobRequest\x12\x16\n" +
+	"\x06digest\x18\x01 \x01(\tR\x06digest\x12\x12\n" +
+	"\x04size\x18\x02 \x01(\x03R\x04size\x12\x12\n" +
+	"\x04data\x18\x03 \x01(\fR\x04data\"\x12\n" +
+	"\x10PushBlobResponse\"a\n" +
+	"\x10PushImageRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1a\n" +
+	"\bmanifest\x18\x02 \x01(\fR\bmanifest\x12\x1d\n" +
+	"\n" +
+	"media_type\x18\x03 \x01(\tR\tmediaType\":\n" +
+	"\x11PushImageResponse\x12%\n" +
+	"\x05image\x18\x01 \x01(\v2\x0f.balsa.v1.ImageR\x05image\"U\n" +
+	"\x12PruneImagesRequest\x12\x17\n" +
+	"\adry_run\x18\x01 \x01(\bR\x06dryRun\x12&\n" +
+	"\x0fmin_age_seconds\x18\x02 \x01(\x03R\rminAgeSeconds\"f\n" +
+	"\x13PruneImagesResponse\x12-\n" +
+	"\x06images\x18\x01 \x03(\v2\x15.balsa.v1.PrunedImageR\x06images\x12 \n" +
+	"\vunavailable\x18\x02 \x03(\tR\vunavailable\"K\n" +
+	"\vPrunedImage\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
+	"\x04node\x18\x02 \x01(\tR\x04node\x12\x14\n" +
+	"\x05bytes\x18\x03 \x01(\x03R\x05bytes2\xc6\x03\n" +
 	"\fImageService\x12=\n" +
 	"\x06Import\x12\x17.balsa.v1.ImportRequest\x1a\x18.balsa.v1.ImportResponse(\x01\x12L\n" +
 	"\n" +
-	"ListImages\x12\x1b.balsa.v1.ListImagesRequest\x1a\x1c.balsa.v1.ListImagesResponse\"\x03\x90\x02\x01B\x93\x01\n" +
+	"ListImages\x12\x1b.balsa.v1.ListImagesRequest\x1a\x1c.balsa.v1.ListImagesResponse\"\x03\x90\x02\x01\x12R\n" +
+	"\fMissingBlobs\x12\x1d.balsa.v1.MissingBlobsRequest\x1a\x1e.balsa.v1.MissingBlobsResponse\"\x03\x90\x02\x01\x12C\n" +
+	"\bPushBlob\x12\x19.balsa.v1.PushBlobRequest\x1a\x1a.balsa.v1.PushBlobResponse(\x01\x12D\n" +
+	"\tPushImage\x12\x1a.balsa.v1.PushImageRequest\x1a\x1b.balsa.v1.PushImageResponse\x12J\n" +
+	"\vPruneImages\x12\x1c.balsa.v1.PruneImagesRequest\x1a\x1d.balsa.v1.PruneImagesResponseB\x93\x01\n" +
 	"\fcom.balsa.v1B\x11ImageServiceProtoP\x01Z/github.com/balsa-run/balsa/gen/balsa/v1;balsav1\xa2\x02\x03BXX\xaa\x02\bBalsa.V1\xca\x02\bBalsa\\V1\xe2\x02\x14Balsa\\V1\\GPBMetadata\xea\x02\tBalsa::V1b\x06proto3"
 
 var (
@@ -305,28 +813,47 @@ func file_balsa_v1_image_service_proto_rawDescGZIP() []byte {
 	return file_balsa_v1_image_service_proto_rawDescData
 }
 
-var file_balsa_v1_image_service_proto_msgTypes = make([]protoimpl.MessageInfo, 5)
+var file_balsa_v1_image_service_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
 var file_balsa_v1_image_service_proto_goTypes = []any{
 	(*ImportRequest)(nil),         // 0: balsa.v1.ImportRequest
 	(*ImportResponse)(nil),        // 1: balsa.v1.ImportResponse
 	(*ListImagesRequest)(nil),     // 2: balsa.v1.ListImagesRequest
 	(*ListImagesResponse)(nil),    // 3: balsa.v1.ListImagesResponse
 	(*Image)(nil),                 // 4: balsa.v1.Image
-	(*timestamppb.Timestamp)(nil), // 5: google.protobuf.Timestamp
+	(*MissingBlobsRequest)(nil),   // 5: balsa.v1.MissingBlobsRequest
+	(*MissingBlobsResponse)(nil),  // 6: balsa.v1.MissingBlobsResponse
+	(*PushBlobRequest)(nil),       // 7: balsa.v1.PushBlobRequest
+	(*PushBlobResponse)(nil),      // 8: balsa.v1.PushBlobResponse
+	(*PushImageRequest)(nil),      // 9: balsa.v1.PushImageRequest
+	(*PushImageResponse)(nil),     // 10: balsa.v1.PushImageResponse
+	(*PruneImagesRequest)(nil),    // 11: balsa.v1.PruneImagesRequest
+	(*PruneImagesResponse)(nil),   // 12: balsa.v1.PruneImagesResponse
+	(*PrunedImage)(nil),           // 13: balsa.v1.PrunedImage
+	(*timestamppb.Timestamp)(nil), // 14: google.protobuf.Timestamp
 }
 var file_balsa_v1_image_service_proto_depIdxs = []int32{
-	4, // 0: balsa.v1.ImportResponse.images:type_name -> balsa.v1.Image
-	4, // 1: balsa.v1.ListImagesResponse.images:type_name -> balsa.v1.Image
-	5, // 2: balsa.v1.Image.imported:type_name -> google.protobuf.Timestamp
-	0, // 3: balsa.v1.ImageService.Import:input_type -> balsa.v1.ImportRequest
-	2, // 4: balsa.v1.ImageService.ListImages:input_type -> balsa.v1.ListImagesRequest
-	1, // 5: balsa.v1.ImageService.Import:output_type -> balsa.v1.ImportResponse
-	3, // 6: balsa.v1.ImageService.ListImages:output_type -> balsa.v1.ListImagesResponse
-	5, // [5:7] is the sub-list for method output_type
-	3, // [3:5] is the sub-list for method input_type
-	3, // [3:3] is the sub-list for extension type_name
-	3, // [3:3] is the sub-list for extension extendee
-	0, // [0:3] is the sub-list for field type_name
+	4,  // 0: balsa.v1.ImportResponse.images:type_name -> balsa.v1.Image
+	4,  // 1: balsa.v1.ListImagesResponse.images:type_name -> balsa.v1.Image
+	14, // 2: balsa.v1.Image.imported:type_name -> google.protobuf.Timestamp
+	4,  // 3: balsa.v1.PushImageResponse.image:type_name -> balsa.v1.Image
+	13, // 4: balsa.v1.PruneImagesResponse.images:type_name -> balsa.v1.PrunedImage
+	0,  // 5: balsa.v1.ImageService.Import:input_type -> balsa.v1.ImportRequest
+	2,  // 6: balsa.v1.ImageService.ListImages:input_type -> balsa.v1.ListImagesRequest
+	5,  // 7: balsa.v1.ImageService.MissingBlobs:input_type -> balsa.v1.MissingBlobsRequest
+	7,  // 8: balsa.v1.ImageService.PushBlob:input_type -> balsa.v1.PushBlobRequest
+	9,  // 9: balsa.v1.ImageService.PushImage:input_type -> balsa.v1.PushImageRequest
+	11, // 10: balsa.v1.ImageService.PruneImages:input_type -> balsa.v1.PruneImagesRequest
+	1,  // 11: balsa.v1.ImageService.Import:output_type -> balsa.v1.ImportResponse
+	3,  // 12: balsa.v1.ImageService.ListImages:output_type -> balsa.v1.ListImagesResponse
+	6,  // 13: balsa.v1.ImageService.MissingBlobs:output_type -> balsa.v1.MissingBlobsResponse
+	8,  // 14: balsa.v1.ImageService.PushBlob:output_type -> balsa.v1.PushBlobResponse
+	10, // 15: balsa.v1.ImageService.PushImage:output_type -> balsa.v1.PushImageResponse
+	12, // 16: balsa.v1.ImageService.PruneImages:output_type -> balsa.v1.PruneImagesResponse
+	11, // [11:17] is the sub-list for method output_type
+	5,  // [5:11] is the sub-list for method input_type
+	5,  // [5:5] is the sub-list for extension type_name
+	5,  // [5:5] is the sub-list for extension extendee
+	0,  // [0:5] is the sub-list for field type_name
 }
 
 func init() { file_balsa_v1_image_service_proto_init() }
@@ -340,7 +867,7 @@ func file_balsa_v1_image_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_balsa_v1_image_service_proto_rawDesc), len(file_balsa_v1_image_service_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   5,
+			NumMessages:   14,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

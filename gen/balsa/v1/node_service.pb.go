@@ -476,9 +476,12 @@ type ReportStatusRequest struct {
 	NodeName string                 `protobuf:"bytes,1,opt,name=node_name,json=nodeName,proto3" json:"node_name,omitempty"`
 	Pods     []*PodReport           `protobuf:"bytes,2,rep,name=pods,proto3" json:"pods,omitempty"`
 	// Of involved objects on this node only.
-	Events        []*Event `protobuf:"bytes,3,rep,name=events,proto3" json:"events,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Events []*Event `protobuf:"bytes,3,rep,name=events,proto3" json:"events,omitempty"`
+	// PersistentVolumes of this node whose contents were removed, after they had
+	// been released with reclaim policy Delete: their objects may go.
+	DeletedVolumes []string `protobuf:"bytes,4,rep,name=deleted_volumes,json=deletedVolumes,proto3" json:"deleted_volumes,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *ReportStatusRequest) Reset() {
@@ -528,6 +531,13 @@ func (x *ReportStatusRequest) GetPods() []*PodReport {
 func (x *ReportStatusRequest) GetEvents() []*Event {
 	if x != nil {
 		return x.Events
+	}
+	return nil
+}
+
+func (x *ReportStatusRequest) GetDeletedVolumes() []string {
+	if x != nil {
+		return x.DeletedVolumes
 	}
 	return nil
 }
@@ -761,11 +771,14 @@ func (x *GetImageRequest) GetName() string {
 }
 
 type GetImageResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	Digest        string                 `protobuf:"bytes,2,opt,name=digest,proto3" json:"digest,omitempty"`
-	Size          int64                  `protobuf:"varint,3,opt,name=size,proto3" json:"size,omitempty"`
-	Blobs         []*ImageBlob           `protobuf:"bytes,4,rep,name=blobs,proto3" json:"blobs,omitempty"`
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Name   string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Digest string                 `protobuf:"bytes,2,opt,name=digest,proto3" json:"digest,omitempty"`
+	Size   int64                  `protobuf:"varint,3,opt,name=size,proto3" json:"size,omitempty"`
+	Blobs  []*ImageBlob           `protobuf:"bytes,4,rep,name=blobs,proto3" json:"blobs,omitempty"`
+	// Agents, as host:port, that have unpacked the image: ask them before the
+	// servers.
+	Peers         []string `protobuf:"bytes,5,rep,name=peers,proto3" json:"peers,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -824,6 +837,13 @@ func (x *GetImageResponse) GetSize() int64 {
 func (x *GetImageResponse) GetBlobs() []*ImageBlob {
 	if x != nil {
 		return x.Blobs
+	}
+	return nil
+}
+
+func (x *GetImageResponse) GetPeers() []string {
+	if x != nil {
+		return x.Peers
 	}
 	return nil
 }
@@ -1021,11 +1041,12 @@ const file_balsa_v1_node_service_proto_rawDesc = "" +
 	"\aupserts\x18\x02 \x03(\v2\x10.balsa.v1.ObjectR\aupserts\x12-\n" +
 	"\adeletes\x18\x03 \x03(\v2\x13.balsa.v1.ObjectKeyR\adeletes\x12\x16\n" +
 	"\x06synced\x18\x04 \x01(\bR\x06synced\x12\x1a\n" +
-	"\brevision\x18\x05 \x01(\x03R\brevision\"\x84\x01\n" +
+	"\brevision\x18\x05 \x01(\x03R\brevision\"\xad\x01\n" +
 	"\x13ReportStatusRequest\x12\x1b\n" +
 	"\tnode_name\x18\x01 \x01(\tR\bnodeName\x12'\n" +
 	"\x04pods\x18\x02 \x03(\v2\x13.balsa.v1.PodReportR\x04pods\x12'\n" +
-	"\x06events\x18\x03 \x03(\v2\x0f.balsa.v1.EventR\x06events\"\xc3\x01\n" +
+	"\x06events\x18\x03 \x03(\v2\x0f.balsa.v1.EventR\x06events\x12'\n" +
+	"\x0fdeleted_volumes\x18\x04 \x03(\tR\x0edeletedVolumes\"\xc3\x01\n" +
 	"\tPodReport\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x10\n" +
@@ -1039,12 +1060,13 @@ const file_balsa_v1_node_service_proto_rawDesc = "" +
 	"\x03uid\x18\x01 \x01(\tR\x03uid\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\"%\n" +
 	"\x0fGetImageRequest\x12\x12\n" +
-	"\x04name\x18\x01 \x01(\tR\x04name\"}\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\"\x93\x01\n" +
 	"\x10GetImageResponse\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06digest\x18\x02 \x01(\tR\x06digest\x12\x12\n" +
 	"\x04size\x18\x03 \x01(\x03R\x04size\x12)\n" +
-	"\x05blobs\x18\x04 \x03(\v2\x13.balsa.v1.ImageBlobR\x05blobs\"V\n" +
+	"\x05blobs\x18\x04 \x03(\v2\x13.balsa.v1.ImageBlobR\x05blobs\x12\x14\n" +
+	"\x05peers\x18\x05 \x03(\tR\x05peers\"V\n" +
 	"\tImageBlob\x12\x16\n" +
 	"\x06digest\x18\x01 \x01(\tR\x06digest\x12\x12\n" +
 	"\x04size\x18\x02 \x01(\x03R\x04size\x12\x1d\n" +

@@ -89,6 +89,9 @@ type Object struct {
 	//	*Object_ConfigMap
 	//	*Object_Secret
 	//	*Object_Event
+	//	*Object_PersistentVolumeClaim
+	//	*Object_PersistentVolume
+	//	*Object_StorageClass
 	Object        isObject_Object `protobuf_oneof:"object"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -221,6 +224,33 @@ func (x *Object) GetEvent() *Event {
 	return nil
 }
 
+func (x *Object) GetPersistentVolumeClaim() *PersistentVolumeClaim {
+	if x != nil {
+		if x, ok := x.Object.(*Object_PersistentVolumeClaim); ok {
+			return x.PersistentVolumeClaim
+		}
+	}
+	return nil
+}
+
+func (x *Object) GetPersistentVolume() *PersistentVolume {
+	if x != nil {
+		if x, ok := x.Object.(*Object_PersistentVolume); ok {
+			return x.PersistentVolume
+		}
+	}
+	return nil
+}
+
+func (x *Object) GetStorageClass() *StorageClass {
+	if x != nil {
+		if x, ok := x.Object.(*Object_StorageClass); ok {
+			return x.StorageClass
+		}
+	}
+	return nil
+}
+
 type isObject_Object interface {
 	isObject_Object()
 }
@@ -265,6 +295,18 @@ type Object_Event struct {
 	Event *Event `protobuf:"bytes,10,opt,name=event,proto3,oneof"`
 }
 
+type Object_PersistentVolumeClaim struct {
+	PersistentVolumeClaim *PersistentVolumeClaim `protobuf:"bytes,11,opt,name=persistent_volume_claim,json=persistentVolumeClaim,proto3,oneof"`
+}
+
+type Object_PersistentVolume struct {
+	PersistentVolume *PersistentVolume `protobuf:"bytes,12,opt,name=persistent_volume,json=persistentVolume,proto3,oneof"`
+}
+
+type Object_StorageClass struct {
+	StorageClass *StorageClass `protobuf:"bytes,13,opt,name=storage_class,json=storageClass,proto3,oneof"`
+}
+
 func (*Object_Namespace) isObject_Object() {}
 
 func (*Object_Node) isObject_Object() {}
@@ -284,6 +326,12 @@ func (*Object_ConfigMap) isObject_Object() {}
 func (*Object_Secret) isObject_Object() {}
 
 func (*Object_Event) isObject_Object() {}
+
+func (*Object_PersistentVolumeClaim) isObject_Object() {}
+
+func (*Object_PersistentVolume) isObject_Object() {}
+
+func (*Object_StorageClass) isObject_Object() {}
 
 // ObjectKey names an object.
 type ObjectKey struct {
@@ -523,7 +571,7 @@ var File_balsa_v1_object_proto protoreflect.FileDescriptor
 
 const file_balsa_v1_object_proto_rawDesc = "" +
 	"\n" +
-	"\x15balsa/v1/object.proto\x12\bbalsa.v1\x1a\x13balsa/v1/apps.proto\x1a\x13balsa/v1/core.proto\x1a\x12balsa/v1/pod.proto\"\xfd\x03\n" +
+	"\x15balsa/v1/object.proto\x12\bbalsa.v1\x1a\x13balsa/v1/apps.proto\x1a\x13balsa/v1/core.proto\x1a\x12balsa/v1/pod.proto\x1a\x16balsa/v1/storage.proto\"\xe2\x05\n" +
 	"\x06Object\x123\n" +
 	"\tnamespace\x18\x01 \x01(\v2\x13.balsa.v1.NamespaceH\x00R\tnamespace\x12$\n" +
 	"\x04node\x18\x02 \x01(\v2\x0e.balsa.v1.NodeH\x00R\x04node\x12!\n" +
@@ -539,7 +587,10 @@ const file_balsa_v1_object_proto_rawDesc = "" +
 	"config_map\x18\b \x01(\v2\x13.balsa.v1.ConfigMapH\x00R\tconfigMap\x12*\n" +
 	"\x06secret\x18\t \x01(\v2\x10.balsa.v1.SecretH\x00R\x06secret\x12'\n" +
 	"\x05event\x18\n" +
-	" \x01(\v2\x0f.balsa.v1.EventH\x00R\x05eventB\b\n" +
+	" \x01(\v2\x0f.balsa.v1.EventH\x00R\x05event\x12Y\n" +
+	"\x17persistent_volume_claim\x18\v \x01(\v2\x1f.balsa.v1.PersistentVolumeClaimH\x00R\x15persistentVolumeClaim\x12I\n" +
+	"\x11persistent_volume\x18\f \x01(\v2\x1a.balsa.v1.PersistentVolumeH\x00R\x10persistentVolume\x12=\n" +
+	"\rstorage_class\x18\r \x01(\v2\x16.balsa.v1.StorageClassH\x00R\fstorageClassB\b\n" +
 	"\x06object\"Q\n" +
 	"\tObjectKey\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x1c\n" +
@@ -581,21 +632,24 @@ func file_balsa_v1_object_proto_rawDescGZIP() []byte {
 var file_balsa_v1_object_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
 var file_balsa_v1_object_proto_msgTypes = make([]protoimpl.MessageInfo, 4)
 var file_balsa_v1_object_proto_goTypes = []any{
-	(ErrorDetail_Applied)(0), // 0: balsa.v1.ErrorDetail.Applied
-	(*Object)(nil),           // 1: balsa.v1.Object
-	(*ObjectKey)(nil),        // 2: balsa.v1.ObjectKey
-	(*ErrorDetail)(nil),      // 3: balsa.v1.ErrorDetail
-	(*FieldViolation)(nil),   // 4: balsa.v1.FieldViolation
-	(*Namespace)(nil),        // 5: balsa.v1.Namespace
-	(*Node)(nil),             // 6: balsa.v1.Node
-	(*Pod)(nil),              // 7: balsa.v1.Pod
-	(*ReplicaSet)(nil),       // 8: balsa.v1.ReplicaSet
-	(*Deployment)(nil),       // 9: balsa.v1.Deployment
-	(*Service)(nil),          // 10: balsa.v1.Service
-	(*EndpointSlice)(nil),    // 11: balsa.v1.EndpointSlice
-	(*ConfigMap)(nil),        // 12: balsa.v1.ConfigMap
-	(*Secret)(nil),           // 13: balsa.v1.Secret
-	(*Event)(nil),            // 14: balsa.v1.Event
+	(ErrorDetail_Applied)(0),      // 0: balsa.v1.ErrorDetail.Applied
+	(*Object)(nil),                // 1: balsa.v1.Object
+	(*ObjectKey)(nil),             // 2: balsa.v1.ObjectKey
+	(*ErrorDetail)(nil),           // 3: balsa.v1.ErrorDetail
+	(*FieldViolation)(nil),        // 4: balsa.v1.FieldViolation
+	(*Namespace)(nil),             // 5: balsa.v1.Namespace
+	(*Node)(nil),                  // 6: balsa.v1.Node
+	(*Pod)(nil),                   // 7: balsa.v1.Pod
+	(*ReplicaSet)(nil),            // 8: balsa.v1.ReplicaSet
+	(*Deployment)(nil),            // 9: balsa.v1.Deployment
+	(*Service)(nil),               // 10: balsa.v1.Service
+	(*EndpointSlice)(nil),         // 11: balsa.v1.EndpointSlice
+	(*ConfigMap)(nil),             // 12: balsa.v1.ConfigMap
+	(*Secret)(nil),                // 13: balsa.v1.Secret
+	(*Event)(nil),                 // 14: balsa.v1.Event
+	(*PersistentVolumeClaim)(nil), // 15: balsa.v1.PersistentVolumeClaim
+	(*PersistentVolume)(nil),      // 16: balsa.v1.PersistentVolume
+	(*StorageClass)(nil),          // 17: balsa.v1.StorageClass
 }
 var file_balsa_v1_object_proto_depIdxs = []int32{
 	5,  // 0: balsa.v1.Object.namespace:type_name -> balsa.v1.Namespace
@@ -608,14 +662,17 @@ var file_balsa_v1_object_proto_depIdxs = []int32{
 	12, // 7: balsa.v1.Object.config_map:type_name -> balsa.v1.ConfigMap
 	13, // 8: balsa.v1.Object.secret:type_name -> balsa.v1.Secret
 	14, // 9: balsa.v1.Object.event:type_name -> balsa.v1.Event
-	0,  // 10: balsa.v1.ErrorDetail.applied:type_name -> balsa.v1.ErrorDetail.Applied
-	2,  // 11: balsa.v1.ErrorDetail.object:type_name -> balsa.v1.ObjectKey
-	4,  // 12: balsa.v1.ErrorDetail.violations:type_name -> balsa.v1.FieldViolation
-	13, // [13:13] is the sub-list for method output_type
-	13, // [13:13] is the sub-list for method input_type
-	13, // [13:13] is the sub-list for extension type_name
-	13, // [13:13] is the sub-list for extension extendee
-	0,  // [0:13] is the sub-list for field type_name
+	15, // 10: balsa.v1.Object.persistent_volume_claim:type_name -> balsa.v1.PersistentVolumeClaim
+	16, // 11: balsa.v1.Object.persistent_volume:type_name -> balsa.v1.PersistentVolume
+	17, // 12: balsa.v1.Object.storage_class:type_name -> balsa.v1.StorageClass
+	0,  // 13: balsa.v1.ErrorDetail.applied:type_name -> balsa.v1.ErrorDetail.Applied
+	2,  // 14: balsa.v1.ErrorDetail.object:type_name -> balsa.v1.ObjectKey
+	4,  // 15: balsa.v1.ErrorDetail.violations:type_name -> balsa.v1.FieldViolation
+	16, // [16:16] is the sub-list for method output_type
+	16, // [16:16] is the sub-list for method input_type
+	16, // [16:16] is the sub-list for extension type_name
+	16, // [16:16] is the sub-list for extension extendee
+	0,  // [0:16] is the sub-list for field type_name
 }
 
 func init() { file_balsa_v1_object_proto_init() }
@@ -626,6 +683,7 @@ func file_balsa_v1_object_proto_init() {
 	file_balsa_v1_apps_proto_init()
 	file_balsa_v1_core_proto_init()
 	file_balsa_v1_pod_proto_init()
+	file_balsa_v1_storage_proto_init()
 	file_balsa_v1_object_proto_msgTypes[0].OneofWrappers = []any{
 		(*Object_Namespace)(nil),
 		(*Object_Node)(nil),
@@ -637,6 +695,9 @@ func file_balsa_v1_object_proto_init() {
 		(*Object_ConfigMap)(nil),
 		(*Object_Secret)(nil),
 		(*Object_Event)(nil),
+		(*Object_PersistentVolumeClaim)(nil),
+		(*Object_PersistentVolume)(nil),
+		(*Object_StorageClass)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{

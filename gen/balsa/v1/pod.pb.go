@@ -166,8 +166,38 @@ type PodSpec struct {
 	// The pod's host name; its own name unless given.
 	Hostname                  string                      `protobuf:"bytes,6,opt,name=hostname,proto3" json:"hostname,omitempty"`
 	TopologySpreadConstraints []*TopologySpreadConstraint `protobuf:"bytes,7,rep,name=topology_spread_constraints,json=topologySpreadConstraints,proto3" json:"topology_spread_constraints,omitempty"`
-	unknownFields             protoimpl.UnknownFields
-	sizeCache                 protoimpl.SizeCache
+	// Run one after the other before the containers; with restart_policy Always
+	// one is a sidecar, which stays and ends after the containers.
+	InitContainers []*Container `protobuf:"bytes,8,rep,name=init_containers,json=initContainers,proto3" json:"init_containers,omitempty"`
+	// Added to a running pod by PodService.Debug and never removed.
+	EphemeralContainers []*EphemeralContainer `protobuf:"bytes,9,rep,name=ephemeral_containers,json=ephemeralContainers,proto3" json:"ephemeral_containers,omitempty"`
+	Volumes             []*Volume             `protobuf:"bytes,10,rep,name=volumes,proto3" json:"volumes,omitempty"`
+	// Seconds from the pod's start to its end with reason DeadlineExceeded.
+	ActiveDeadlineSeconds *int64 `protobuf:"varint,11,opt,name=active_deadline_seconds,json=activeDeadlineSeconds,proto3,oneof" json:"active_deadline_seconds,omitempty"`
+	// ClusterFirst, the default, ClusterFirstWithHostNet, Default or None.
+	DnsPolicy   string        `protobuf:"bytes,12,opt,name=dns_policy,json=dnsPolicy,proto3" json:"dns_policy,omitempty"`
+	DnsConfig   *PodDNSConfig `protobuf:"bytes,13,opt,name=dns_config,json=dnsConfig,proto3" json:"dns_config,omitempty"`
+	HostAliases []*HostAlias  `protobuf:"bytes,14,rep,name=host_aliases,json=hostAliases,proto3" json:"host_aliases,omitempty"`
+	HostNetwork *bool         `protobuf:"varint,15,opt,name=host_network,json=hostNetwork,proto3,oneof" json:"host_network,omitempty"`
+	HostPid     *bool         `protobuf:"varint,16,opt,name=host_pid,json=hostPID,proto3,oneof" json:"host_pid,omitempty"`
+	HostIpc     *bool         `protobuf:"varint,17,opt,name=host_ipc,json=hostIPC,proto3,oneof" json:"host_ipc,omitempty"`
+	// False: the pod gets a user namespace of its own. True is the default.
+	HostUsers             *bool               `protobuf:"varint,18,opt,name=host_users,json=hostUsers,proto3,oneof" json:"host_users,omitempty"`
+	ShareProcessNamespace *bool               `protobuf:"varint,19,opt,name=share_process_namespace,json=shareProcessNamespace,proto3,oneof" json:"share_process_namespace,omitempty"`
+	SecurityContext       *PodSecurityContext `protobuf:"bytes,20,opt,name=security_context,json=securityContext,proto3" json:"security_context,omitempty"`
+	// Secrets of type kubernetes.io/dockerconfigjson.
+	ImagePullSecrets []*LocalObjectReference `protobuf:"bytes,21,rep,name=image_pull_secrets,json=imagePullSecrets,proto3" json:"image_pull_secrets,omitempty"`
+	Tolerations      []*Toleration           `protobuf:"bytes,22,rep,name=tolerations,proto3" json:"tolerations,omitempty"`
+	// Higher ones are evicted later; 0 unless given.
+	Priority *int32 `protobuf:"varint,23,opt,name=priority,proto3,oneof" json:"priority,omitempty"`
+	// Only false: variables for services are never made; DNS is.
+	EnableServiceLinks *bool `protobuf:"varint,24,opt,name=enable_service_links,json=enableServiceLinks,proto3,oneof" json:"enable_service_links,omitempty"`
+	// Only false: Balsa has no service accounts.
+	AutomountServiceAccountToken *bool `protobuf:"varint,25,opt,name=automount_service_account_token,json=automountServiceAccountToken,proto3,oneof" json:"automount_service_account_token,omitempty"`
+	// The host name is the pod's fully qualified one.
+	SetHostnameAsFqdn *bool `protobuf:"varint,26,opt,name=set_hostname_as_fqdn,json=setHostnameAsFQDN,proto3,oneof" json:"set_hostname_as_fqdn,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
 }
 
 func (x *PodSpec) Reset() {
@@ -249,6 +279,808 @@ func (x *PodSpec) GetTopologySpreadConstraints() []*TopologySpreadConstraint {
 	return nil
 }
 
+func (x *PodSpec) GetInitContainers() []*Container {
+	if x != nil {
+		return x.InitContainers
+	}
+	return nil
+}
+
+func (x *PodSpec) GetEphemeralContainers() []*EphemeralContainer {
+	if x != nil {
+		return x.EphemeralContainers
+	}
+	return nil
+}
+
+func (x *PodSpec) GetVolumes() []*Volume {
+	if x != nil {
+		return x.Volumes
+	}
+	return nil
+}
+
+func (x *PodSpec) GetActiveDeadlineSeconds() int64 {
+	if x != nil && x.ActiveDeadlineSeconds != nil {
+		return *x.ActiveDeadlineSeconds
+	}
+	return 0
+}
+
+func (x *PodSpec) GetDnsPolicy() string {
+	if x != nil {
+		return x.DnsPolicy
+	}
+	return ""
+}
+
+func (x *PodSpec) GetDnsConfig() *PodDNSConfig {
+	if x != nil {
+		return x.DnsConfig
+	}
+	return nil
+}
+
+func (x *PodSpec) GetHostAliases() []*HostAlias {
+	if x != nil {
+		return x.HostAliases
+	}
+	return nil
+}
+
+func (x *PodSpec) GetHostNetwork() bool {
+	if x != nil && x.HostNetwork != nil {
+		return *x.HostNetwork
+	}
+	return false
+}
+
+func (x *PodSpec) GetHostPid() bool {
+	if x != nil && x.HostPid != nil {
+		return *x.HostPid
+	}
+	return false
+}
+
+func (x *PodSpec) GetHostIpc() bool {
+	if x != nil && x.HostIpc != nil {
+		return *x.HostIpc
+	}
+	return false
+}
+
+func (x *PodSpec) GetHostUsers() bool {
+	if x != nil && x.HostUsers != nil {
+		return *x.HostUsers
+	}
+	return false
+}
+
+func (x *PodSpec) GetShareProcessNamespace() bool {
+	if x != nil && x.ShareProcessNamespace != nil {
+		return *x.ShareProcessNamespace
+	}
+	return false
+}
+
+func (x *PodSpec) GetSecurityContext() *PodSecurityContext {
+	if x != nil {
+		return x.SecurityContext
+	}
+	return nil
+}
+
+func (x *PodSpec) GetImagePullSecrets() []*LocalObjectReference {
+	if x != nil {
+		return x.ImagePullSecrets
+	}
+	return nil
+}
+
+func (x *PodSpec) GetTolerations() []*Toleration {
+	if x != nil {
+		return x.Tolerations
+	}
+	return nil
+}
+
+func (x *PodSpec) GetPriority() int32 {
+	if x != nil && x.Priority != nil {
+		return *x.Priority
+	}
+	return 0
+}
+
+func (x *PodSpec) GetEnableServiceLinks() bool {
+	if x != nil && x.EnableServiceLinks != nil {
+		return *x.EnableServiceLinks
+	}
+	return false
+}
+
+func (x *PodSpec) GetAutomountServiceAccountToken() bool {
+	if x != nil && x.AutomountServiceAccountToken != nil {
+		return *x.AutomountServiceAccountToken
+	}
+	return false
+}
+
+func (x *PodSpec) GetSetHostnameAsFqdn() bool {
+	if x != nil && x.SetHostnameAsFqdn != nil {
+		return *x.SetHostnameAsFqdn
+	}
+	return false
+}
+
+type LocalObjectReference struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LocalObjectReference) Reset() {
+	*x = LocalObjectReference{}
+	mi := &file_balsa_v1_pod_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LocalObjectReference) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LocalObjectReference) ProtoMessage() {}
+
+func (x *LocalObjectReference) ProtoReflect() protoreflect.Message {
+	mi := &file_balsa_v1_pod_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LocalObjectReference.ProtoReflect.Descriptor instead.
+func (*LocalObjectReference) Descriptor() ([]byte, []int) {
+	return file_balsa_v1_pod_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *LocalObjectReference) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+type PodDNSConfig struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Nameservers   []string               `protobuf:"bytes,1,rep,name=nameservers,proto3" json:"nameservers,omitempty"`
+	Searches      []string               `protobuf:"bytes,2,rep,name=searches,proto3" json:"searches,omitempty"`
+	Options       []*PodDNSConfigOption  `protobuf:"bytes,3,rep,name=options,proto3" json:"options,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PodDNSConfig) Reset() {
+	*x = PodDNSConfig{}
+	mi := &file_balsa_v1_pod_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PodDNSConfig) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PodDNSConfig) ProtoMessage() {}
+
+func (x *PodDNSConfig) ProtoReflect() protoreflect.Message {
+	mi := &file_balsa_v1_pod_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PodDNSConfig.ProtoReflect.Descriptor instead.
+func (*PodDNSConfig) Descriptor() ([]byte, []int) {
+	return file_balsa_v1_pod_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *PodDNSConfig) GetNameservers() []string {
+	if x != nil {
+		return x.Nameservers
+	}
+	return nil
+}
+
+func (x *PodDNSConfig) GetSearches() []string {
+	if x != nil {
+		return x.Searches
+	}
+	return nil
+}
+
+func (x *PodDNSConfig) GetOptions() []*PodDNSConfigOption {
+	if x != nil {
+		return x.Options
+	}
+	return nil
+}
+
+type PodDNSConfigOption struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Value         *string                `protobuf:"bytes,2,opt,name=value,proto3,oneof" json:"value,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PodDNSConfigOption) Reset() {
+	*x = PodDNSConfigOption{}
+	mi := &file_balsa_v1_pod_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PodDNSConfigOption) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PodDNSConfigOption) ProtoMessage() {}
+
+func (x *PodDNSConfigOption) ProtoReflect() protoreflect.Message {
+	mi := &file_balsa_v1_pod_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PodDNSConfigOption.ProtoReflect.Descriptor instead.
+func (*PodDNSConfigOption) Descriptor() ([]byte, []int) {
+	return file_balsa_v1_pod_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *PodDNSConfigOption) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *PodDNSConfigOption) GetValue() string {
+	if x != nil && x.Value != nil {
+		return *x.Value
+	}
+	return ""
+}
+
+type HostAlias struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Ip            string                 `protobuf:"bytes,1,opt,name=ip,proto3" json:"ip,omitempty"`
+	Hostnames     []string               `protobuf:"bytes,2,rep,name=hostnames,proto3" json:"hostnames,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HostAlias) Reset() {
+	*x = HostAlias{}
+	mi := &file_balsa_v1_pod_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HostAlias) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HostAlias) ProtoMessage() {}
+
+func (x *HostAlias) ProtoReflect() protoreflect.Message {
+	mi := &file_balsa_v1_pod_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HostAlias.ProtoReflect.Descriptor instead.
+func (*HostAlias) Descriptor() ([]byte, []int) {
+	return file_balsa_v1_pod_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *HostAlias) GetIp() string {
+	if x != nil {
+		return x.Ip
+	}
+	return ""
+}
+
+func (x *HostAlias) GetHostnames() []string {
+	if x != nil {
+		return x.Hostnames
+	}
+	return nil
+}
+
+// Toleration lets a pod be on nodes with matching taints.
+type Toleration struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Empty, with operator Exists: every key.
+	Key string `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	// Equal, the default, or Exists.
+	Operator string `protobuf:"bytes,2,opt,name=operator,proto3" json:"operator,omitempty"`
+	Value    string `protobuf:"bytes,3,opt,name=value,proto3" json:"value,omitempty"`
+	// NoSchedule, PreferNoSchedule or NoExecute; empty: all of them.
+	Effect string `protobuf:"bytes,4,opt,name=effect,proto3" json:"effect,omitempty"`
+	// How long a NoExecute taint is tolerated; absent: for ever.
+	TolerationSeconds *int64 `protobuf:"varint,5,opt,name=toleration_seconds,json=tolerationSeconds,proto3,oneof" json:"toleration_seconds,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
+}
+
+func (x *Toleration) Reset() {
+	*x = Toleration{}
+	mi := &file_balsa_v1_pod_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Toleration) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Toleration) ProtoMessage() {}
+
+func (x *Toleration) ProtoReflect() protoreflect.Message {
+	mi := &file_balsa_v1_pod_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Toleration.ProtoReflect.Descriptor instead.
+func (*Toleration) Descriptor() ([]byte, []int) {
+	return file_balsa_v1_pod_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *Toleration) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
+func (x *Toleration) GetOperator() string {
+	if x != nil {
+		return x.Operator
+	}
+	return ""
+}
+
+func (x *Toleration) GetValue() string {
+	if x != nil {
+		return x.Value
+	}
+	return ""
+}
+
+func (x *Toleration) GetEffect() string {
+	if x != nil {
+		return x.Effect
+	}
+	return ""
+}
+
+func (x *Toleration) GetTolerationSeconds() int64 {
+	if x != nil && x.TolerationSeconds != nil {
+		return *x.TolerationSeconds
+	}
+	return 0
+}
+
+// PodSecurityContext holds for all containers that do not say otherwise.
+type PodSecurityContext struct {
+	state              protoimpl.MessageState `protogen:"open.v1"`
+	RunAsUser          *int64                 `protobuf:"varint,1,opt,name=run_as_user,json=runAsUser,proto3,oneof" json:"run_as_user,omitempty"`
+	RunAsGroup         *int64                 `protobuf:"varint,2,opt,name=run_as_group,json=runAsGroup,proto3,oneof" json:"run_as_group,omitempty"`
+	RunAsNonRoot       *bool                  `protobuf:"varint,3,opt,name=run_as_non_root,json=runAsNonRoot,proto3,oneof" json:"run_as_non_root,omitempty"`
+	SupplementalGroups []int64                `protobuf:"varint,4,rep,packed,name=supplemental_groups,json=supplementalGroups,proto3" json:"supplemental_groups,omitempty"`
+	// Merge, the default, adds the groups of the image's /etc/group; Strict does not.
+	SupplementalGroupsPolicy string `protobuf:"bytes,5,opt,name=supplemental_groups_policy,json=supplementalGroupsPolicy,proto3" json:"supplemental_groups_policy,omitempty"`
+	// Owns the pod's volumes, and every process is a member.
+	FsGroup *int64 `protobuf:"varint,6,opt,name=fs_group,json=fsGroup,proto3,oneof" json:"fs_group,omitempty"`
+	// Always, the default, or OnRootMismatch.
+	FsGroupChangePolicy string          `protobuf:"bytes,7,opt,name=fs_group_change_policy,json=fsGroupChangePolicy,proto3" json:"fs_group_change_policy,omitempty"`
+	SeccompProfile      *SeccompProfile `protobuf:"bytes,8,opt,name=seccomp_profile,json=seccompProfile,proto3" json:"seccomp_profile,omitempty"`
+	Sysctls             []*Sysctl       `protobuf:"bytes,9,rep,name=sysctls,proto3" json:"sysctls,omitempty"`
+	unknownFields       protoimpl.UnknownFields
+	sizeCache           protoimpl.SizeCache
+}
+
+func (x *PodSecurityContext) Reset() {
+	*x = PodSecurityContext{}
+	mi := &file_balsa_v1_pod_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PodSecurityContext) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PodSecurityContext) ProtoMessage() {}
+
+func (x *PodSecurityContext) ProtoReflect() protoreflect.Message {
+	mi := &file_balsa_v1_pod_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PodSecurityContext.ProtoReflect.Descriptor instead.
+func (*PodSecurityContext) Descriptor() ([]byte, []int) {
+	return file_balsa_v1_pod_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *PodSecurityContext) GetRunAsUser() int64 {
+	if x != nil && x.RunAsUser != nil {
+		return *x.RunAsUser
+	}
+	return 0
+}
+
+func (x *PodSecurityContext) GetRunAsGroup() int64 {
+	if x != nil && x.RunAsGroup != nil {
+		return *x.RunAsGroup
+	}
+	return 0
+}
+
+func (x *PodSecurityContext) GetRunAsNonRoot() bool {
+	if x != nil && x.RunAsNonRoot != nil {
+		return *x.RunAsNonRoot
+	}
+	return false
+}
+
+func (x *PodSecurityContext) GetSupplementalGroups() []int64 {
+	if x != nil {
+		return x.SupplementalGroups
+	}
+	return nil
+}
+
+func (x *PodSecurityContext) GetSupplementalGroupsPolicy() string {
+	if x != nil {
+		return x.SupplementalGroupsPolicy
+	}
+	return ""
+}
+
+func (x *PodSecurityContext) GetFsGroup() int64 {
+	if x != nil && x.FsGroup != nil {
+		return *x.FsGroup
+	}
+	return 0
+}
+
+func (x *PodSecurityContext) GetFsGroupChangePolicy() string {
+	if x != nil {
+		return x.FsGroupChangePolicy
+	}
+	return ""
+}
+
+func (x *PodSecurityContext) GetSeccompProfile() *SeccompProfile {
+	if x != nil {
+		return x.SeccompProfile
+	}
+	return nil
+}
+
+func (x *PodSecurityContext) GetSysctls() []*Sysctl {
+	if x != nil {
+		return x.Sysctls
+	}
+	return nil
+}
+
+type SeccompProfile struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// RuntimeDefault, Unconfined or Localhost.
+	Type string `protobuf:"bytes,1,opt,name=type,proto3" json:"type,omitempty"`
+	// A file below the agent's seccomp folder, for Localhost.
+	LocalhostProfile string `protobuf:"bytes,2,opt,name=localhost_profile,json=localhostProfile,proto3" json:"localhost_profile,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
+}
+
+func (x *SeccompProfile) Reset() {
+	*x = SeccompProfile{}
+	mi := &file_balsa_v1_pod_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SeccompProfile) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SeccompProfile) ProtoMessage() {}
+
+func (x *SeccompProfile) ProtoReflect() protoreflect.Message {
+	mi := &file_balsa_v1_pod_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SeccompProfile.ProtoReflect.Descriptor instead.
+func (*SeccompProfile) Descriptor() ([]byte, []int) {
+	return file_balsa_v1_pod_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *SeccompProfile) GetType() string {
+	if x != nil {
+		return x.Type
+	}
+	return ""
+}
+
+func (x *SeccompProfile) GetLocalhostProfile() string {
+	if x != nil {
+		return x.LocalhostProfile
+	}
+	return ""
+}
+
+type Sysctl struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Value         string                 `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Sysctl) Reset() {
+	*x = Sysctl{}
+	mi := &file_balsa_v1_pod_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Sysctl) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Sysctl) ProtoMessage() {}
+
+func (x *Sysctl) ProtoReflect() protoreflect.Message {
+	mi := &file_balsa_v1_pod_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Sysctl.ProtoReflect.Descriptor instead.
+func (*Sysctl) Descriptor() ([]byte, []int) {
+	return file_balsa_v1_pod_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *Sysctl) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Sysctl) GetValue() string {
+	if x != nil {
+		return x.Value
+	}
+	return ""
+}
+
+type SecurityContext struct {
+	state                    protoimpl.MessageState `protogen:"open.v1"`
+	Capabilities             *Capabilities          `protobuf:"bytes,1,opt,name=capabilities,proto3" json:"capabilities,omitempty"`
+	Privileged               *bool                  `protobuf:"varint,2,opt,name=privileged,proto3,oneof" json:"privileged,omitempty"`
+	RunAsUser                *int64                 `protobuf:"varint,3,opt,name=run_as_user,json=runAsUser,proto3,oneof" json:"run_as_user,omitempty"`
+	RunAsGroup               *int64                 `protobuf:"varint,4,opt,name=run_as_group,json=runAsGroup,proto3,oneof" json:"run_as_group,omitempty"`
+	RunAsNonRoot             *bool                  `protobuf:"varint,5,opt,name=run_as_non_root,json=runAsNonRoot,proto3,oneof" json:"run_as_non_root,omitempty"`
+	ReadOnlyRootFilesystem   *bool                  `protobuf:"varint,6,opt,name=read_only_root_filesystem,json=readOnlyRootFilesystem,proto3,oneof" json:"read_only_root_filesystem,omitempty"`
+	AllowPrivilegeEscalation *bool                  `protobuf:"varint,7,opt,name=allow_privilege_escalation,json=allowPrivilegeEscalation,proto3,oneof" json:"allow_privilege_escalation,omitempty"`
+	// Default or Unmasked, which needs hostUsers: false.
+	ProcMount      string          `protobuf:"bytes,8,opt,name=proc_mount,json=procMount,proto3" json:"proc_mount,omitempty"`
+	SeccompProfile *SeccompProfile `protobuf:"bytes,9,opt,name=seccomp_profile,json=seccompProfile,proto3" json:"seccomp_profile,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *SecurityContext) Reset() {
+	*x = SecurityContext{}
+	mi := &file_balsa_v1_pod_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SecurityContext) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SecurityContext) ProtoMessage() {}
+
+func (x *SecurityContext) ProtoReflect() protoreflect.Message {
+	mi := &file_balsa_v1_pod_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SecurityContext.ProtoReflect.Descriptor instead.
+func (*SecurityContext) Descriptor() ([]byte, []int) {
+	return file_balsa_v1_pod_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *SecurityContext) GetCapabilities() *Capabilities {
+	if x != nil {
+		return x.Capabilities
+	}
+	return nil
+}
+
+func (x *SecurityContext) GetPrivileged() bool {
+	if x != nil && x.Privileged != nil {
+		return *x.Privileged
+	}
+	return false
+}
+
+func (x *SecurityContext) GetRunAsUser() int64 {
+	if x != nil && x.RunAsUser != nil {
+		return *x.RunAsUser
+	}
+	return 0
+}
+
+func (x *SecurityContext) GetRunAsGroup() int64 {
+	if x != nil && x.RunAsGroup != nil {
+		return *x.RunAsGroup
+	}
+	return 0
+}
+
+func (x *SecurityContext) GetRunAsNonRoot() bool {
+	if x != nil && x.RunAsNonRoot != nil {
+		return *x.RunAsNonRoot
+	}
+	return false
+}
+
+func (x *SecurityContext) GetReadOnlyRootFilesystem() bool {
+	if x != nil && x.ReadOnlyRootFilesystem != nil {
+		return *x.ReadOnlyRootFilesystem
+	}
+	return false
+}
+
+func (x *SecurityContext) GetAllowPrivilegeEscalation() bool {
+	if x != nil && x.AllowPrivilegeEscalation != nil {
+		return *x.AllowPrivilegeEscalation
+	}
+	return false
+}
+
+func (x *SecurityContext) GetProcMount() string {
+	if x != nil {
+		return x.ProcMount
+	}
+	return ""
+}
+
+func (x *SecurityContext) GetSeccompProfile() *SeccompProfile {
+	if x != nil {
+		return x.SeccompProfile
+	}
+	return nil
+}
+
+type Capabilities struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Names without CAP_; ALL stands for every one. Drops come first.
+	Add           []string `protobuf:"bytes,1,rep,name=add,proto3" json:"add,omitempty"`
+	Drop          []string `protobuf:"bytes,2,rep,name=drop,proto3" json:"drop,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Capabilities) Reset() {
+	*x = Capabilities{}
+	mi := &file_balsa_v1_pod_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Capabilities) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Capabilities) ProtoMessage() {}
+
+func (x *Capabilities) ProtoReflect() protoreflect.Message {
+	mi := &file_balsa_v1_pod_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Capabilities.ProtoReflect.Descriptor instead.
+func (*Capabilities) Descriptor() ([]byte, []int) {
+	return file_balsa_v1_pod_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *Capabilities) GetAdd() []string {
+	if x != nil {
+		return x.Add
+	}
+	return nil
+}
+
+func (x *Capabilities) GetDrop() []string {
+	if x != nil {
+		return x.Drop
+	}
+	return nil
+}
+
 type TopologySpreadConstraint struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The most by which the fullest domain may exceed the emptiest.
@@ -264,7 +1096,7 @@ type TopologySpreadConstraint struct {
 
 func (x *TopologySpreadConstraint) Reset() {
 	*x = TopologySpreadConstraint{}
-	mi := &file_balsa_v1_pod_proto_msgTypes[3]
+	mi := &file_balsa_v1_pod_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -276,7 +1108,7 @@ func (x *TopologySpreadConstraint) String() string {
 func (*TopologySpreadConstraint) ProtoMessage() {}
 
 func (x *TopologySpreadConstraint) ProtoReflect() protoreflect.Message {
-	mi := &file_balsa_v1_pod_proto_msgTypes[3]
+	mi := &file_balsa_v1_pod_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -289,7 +1121,7 @@ func (x *TopologySpreadConstraint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TopologySpreadConstraint.ProtoReflect.Descriptor instead.
 func (*TopologySpreadConstraint) Descriptor() ([]byte, []int) {
-	return file_balsa_v1_pod_proto_rawDescGZIP(), []int{3}
+	return file_balsa_v1_pod_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *TopologySpreadConstraint) GetMaxSkew() int32 {
@@ -324,7 +1156,7 @@ type Container struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	Image string                 `protobuf:"bytes,2,opt,name=image,proto3" json:"image,omitempty"`
-	// IfNotPresent or Never. Images are imported; nothing is pulled yet.
+	// Always, IfNotPresent or Never. Always is the default of the tag latest.
 	ImagePullPolicy string `protobuf:"bytes,3,opt,name=image_pull_policy,json=imagePullPolicy,proto3" json:"image_pull_policy,omitempty"`
 	// Replaces the image's entry point.
 	Command        []string              `protobuf:"bytes,4,rep,name=command,proto3" json:"command,omitempty"`
@@ -335,13 +1167,29 @@ type Container struct {
 	Env            []*EnvVar             `protobuf:"bytes,9,rep,name=env,proto3" json:"env,omitempty"`
 	Resources      *ResourceRequirements `protobuf:"bytes,10,opt,name=resources,proto3" json:"resources,omitempty"`
 	ReadinessProbe *Probe                `protobuf:"bytes,11,opt,name=readiness_probe,json=readinessProbe,proto3" json:"readiness_probe,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	LivenessProbe  *Probe                `protobuf:"bytes,12,opt,name=liveness_probe,json=livenessProbe,proto3" json:"liveness_probe,omitempty"`
+	// Until it succeeds once, the other probes are not asked.
+	StartupProbe    *Probe           `protobuf:"bytes,13,opt,name=startup_probe,json=startupProbe,proto3" json:"startup_probe,omitempty"`
+	Lifecycle       *Lifecycle       `protobuf:"bytes,14,opt,name=lifecycle,proto3" json:"lifecycle,omitempty"`
+	SecurityContext *SecurityContext `protobuf:"bytes,15,opt,name=security_context,json=securityContext,proto3" json:"security_context,omitempty"`
+	VolumeMounts    []*VolumeMount   `protobuf:"bytes,16,rep,name=volume_mounts,json=volumeMounts,proto3" json:"volume_mounts,omitempty"`
+	Stdin           *bool            `protobuf:"varint,17,opt,name=stdin,proto3,oneof" json:"stdin,omitempty"`
+	// Standard input ends when the first one who attached leaves.
+	StdinOnce *bool `protobuf:"varint,18,opt,name=stdin_once,json=stdinOnce,proto3,oneof" json:"stdin_once,omitempty"`
+	Tty       *bool `protobuf:"varint,19,opt,name=tty,proto3,oneof" json:"tty,omitempty"`
+	// /dev/termination-log unless given.
+	TerminationMessagePath string `protobuf:"bytes,20,opt,name=termination_message_path,json=terminationMessagePath,proto3" json:"termination_message_path,omitempty"`
+	// File, the default, or FallbackToLogsOnError.
+	TerminationMessagePolicy string `protobuf:"bytes,21,opt,name=termination_message_policy,json=terminationMessagePolicy,proto3" json:"termination_message_policy,omitempty"`
+	// Of init containers: Always makes a sidecar.
+	RestartPolicy string `protobuf:"bytes,22,opt,name=restart_policy,json=restartPolicy,proto3" json:"restart_policy,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Container) Reset() {
 	*x = Container{}
-	mi := &file_balsa_v1_pod_proto_msgTypes[4]
+	mi := &file_balsa_v1_pod_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -353,7 +1201,7 @@ func (x *Container) String() string {
 func (*Container) ProtoMessage() {}
 
 func (x *Container) ProtoReflect() protoreflect.Message {
-	mi := &file_balsa_v1_pod_proto_msgTypes[4]
+	mi := &file_balsa_v1_pod_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -366,7 +1214,7 @@ func (x *Container) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Container.ProtoReflect.Descriptor instead.
 func (*Container) Descriptor() ([]byte, []int) {
-	return file_balsa_v1_pod_proto_rawDescGZIP(), []int{4}
+	return file_balsa_v1_pod_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Container) GetName() string {
@@ -446,6 +1294,1470 @@ func (x *Container) GetReadinessProbe() *Probe {
 	return nil
 }
 
+func (x *Container) GetLivenessProbe() *Probe {
+	if x != nil {
+		return x.LivenessProbe
+	}
+	return nil
+}
+
+func (x *Container) GetStartupProbe() *Probe {
+	if x != nil {
+		return x.StartupProbe
+	}
+	return nil
+}
+
+func (x *Container) GetLifecycle() *Lifecycle {
+	if x != nil {
+		return x.Lifecycle
+	}
+	return nil
+}
+
+func (x *Container) GetSecurityContext() *SecurityContext {
+	if x != nil {
+		return x.SecurityContext
+	}
+	return nil
+}
+
+func (x *Container) GetVolumeMounts() []*VolumeMount {
+	if x != nil {
+		return x.VolumeMounts
+	}
+	return nil
+}
+
+func (x *Container) GetStdin() bool {
+	if x != nil && x.Stdin != nil {
+		return *x.Stdin
+	}
+	return false
+}
+
+func (x *Container) GetStdinOnce() bool {
+	if x != nil && x.StdinOnce != nil {
+		return *x.StdinOnce
+	}
+	return false
+}
+
+func (x *Container) GetTty() bool {
+	if x != nil && x.Tty != nil {
+		return *x.Tty
+	}
+	return false
+}
+
+func (x *Container) GetTerminationMessagePath() string {
+	if x != nil {
+		return x.TerminationMessagePath
+	}
+	return ""
+}
+
+func (x *Container) GetTerminationMessagePolicy() string {
+	if x != nil {
+		return x.TerminationMessagePolicy
+	}
+	return ""
+}
+
+func (x *Container) GetRestartPolicy() string {
+	if x != nil {
+		return x.RestartPolicy
+	}
+	return ""
+}
+
+// EphemeralContainer is a container for looking into a pod: no ports, probes,
+// hooks or resources.
+type EphemeralContainer struct {
+	state                    protoimpl.MessageState `protogen:"open.v1"`
+	Name                     string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Image                    string                 `protobuf:"bytes,2,opt,name=image,proto3" json:"image,omitempty"`
+	ImagePullPolicy          string                 `protobuf:"bytes,3,opt,name=image_pull_policy,json=imagePullPolicy,proto3" json:"image_pull_policy,omitempty"`
+	Command                  []string               `protobuf:"bytes,4,rep,name=command,proto3" json:"command,omitempty"`
+	Args                     []string               `protobuf:"bytes,5,rep,name=args,proto3" json:"args,omitempty"`
+	WorkingDir               string                 `protobuf:"bytes,6,opt,name=working_dir,json=workingDir,proto3" json:"working_dir,omitempty"`
+	EnvFrom                  []*EnvFromSource       `protobuf:"bytes,7,rep,name=env_from,json=envFrom,proto3" json:"env_from,omitempty"`
+	Env                      []*EnvVar              `protobuf:"bytes,8,rep,name=env,proto3" json:"env,omitempty"`
+	SecurityContext          *SecurityContext       `protobuf:"bytes,9,opt,name=security_context,json=securityContext,proto3" json:"security_context,omitempty"`
+	VolumeMounts             []*VolumeMount         `protobuf:"bytes,10,rep,name=volume_mounts,json=volumeMounts,proto3" json:"volume_mounts,omitempty"`
+	Stdin                    *bool                  `protobuf:"varint,11,opt,name=stdin,proto3,oneof" json:"stdin,omitempty"`
+	StdinOnce                *bool                  `protobuf:"varint,12,opt,name=stdin_once,json=stdinOnce,proto3,oneof" json:"stdin_once,omitempty"`
+	Tty                      *bool                  `protobuf:"varint,13,opt,name=tty,proto3,oneof" json:"tty,omitempty"`
+	TerminationMessagePath   string                 `protobuf:"bytes,14,opt,name=termination_message_path,json=terminationMessagePath,proto3" json:"termination_message_path,omitempty"`
+	TerminationMessagePolicy string                 `protobuf:"bytes,15,opt,name=termination_message_policy,json=terminationMessagePolicy,proto3" json:"termination_message_policy,omitempty"`
+	// Whose process namespace it joins; empty: the pod's.
+	TargetContainerName string `protobuf:"bytes,16,opt,name=target_container_name,json=targetContainerName,proto3" json:"target_container_name,omitempty"`
+	unknownFields       protoimpl.UnknownFields
+	sizeCache           protoimpl.SizeCache
+}
+
+func (x *EphemeralContainer) Reset() {
+	*x = EphemeralContainer{}
+	mi := &file_balsa_v1_pod_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EphemeralContainer) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EphemeralContainer) ProtoMessage() {}
+
+func (x *EphemeralContainer) ProtoReflect() protoreflect.Message {
+	mi := &file_balsa_v1_pod_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EphemeralContainer.ProtoReflect.Descriptor instead.
+func (*EphemeralContainer) Descriptor() ([]byte, []int) {
+	return file_balsa_v1_pod_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *EphemeralContainer) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *EphemeralContainer) GetImage() string {
+	if x != nil {
+		return x.Image
+	}
+	return ""
+}
+
+func (x *EphemeralContainer) GetImagePullPolicy() string {
+	if x != nil {
+		return x.ImagePullPolicy
+	}
+	return ""
+}
+
+func (x *EphemeralContainer) GetCommand() []string {
+	if x != nil {
+		return x.Command
+	}
+	return nil
+}
+
+func (x *EphemeralContainer) GetArgs() []string {
+	if x != nil {
+		return x.Args
+	}
+	return nil
+}
+
+func (x *EphemeralContainer) GetWorkingDir() string {
+	if x != nil {
+		return x.WorkingDir
+	}
+	return ""
+}
+
+func (x *EphemeralContainer) GetEnvFrom() []*EnvFromSource {
+	if x != nil {
+		return x.EnvFrom
+	}
+	return nil
+}
+
+func (x *EphemeralContainer) GetEnv() []*EnvVar {
+	if x != nil {
+		return x.Env
+	}
+	return nil
+}
+
+func (x *EphemeralContainer) GetSecurityContext() *SecurityContext {
+	if x != nil {
+		return x.SecurityContext
+	}
+	return nil
+}
+
+func (x *EphemeralContainer) GetVolumeMounts() []*VolumeMount {
+	if x != nil {
+		return x.VolumeMounts
+	}
+	return nil
+}
+
+func (x *EphemeralContainer) GetStdin() bool {
+	if x != nil && x.Stdin != nil {
+		return *x.Stdin
+	}
+	return false
+}
+
+func (x *EphemeralContainer) GetStdinOnce() bool {
+	if x != nil && x.StdinOnce != nil {
+		return *x.StdinOnce
+	}
+	return false
+}
+
+func (x *EphemeralContainer) GetTty() bool {
+	if x != nil && x.Tty != nil {
+		return *x.Tty
+	}
+	return false
+}
+
+func (x *EphemeralContainer) GetTerminationMessagePath() string {
+	if x != nil {
+		return x.TerminationMessagePath
+	}
+	return ""
+}
+
+func (x *EphemeralContainer) GetTerminationMessagePolicy() string {
+	if x != nil {
+		return x.TerminationMessagePolicy
+	}
+	return ""
+}
+
+func (x *EphemeralContainer) GetTargetContainerName() string {
+	if x != nil {
+		return x.TargetContainerName
+	}
+	return ""
+}
+
+type Lifecycle struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Runs right after the start, beside the program; readiness waits for it. Its
+	// failure kills the container.
+	PostStart *LifecycleHandler `protobuf:"bytes,1,opt,name=post_start,json=postStart,proto3" json:"post_start,omitempty"`
+	// Runs before SIGTERM; its time counts as grace.
+	PreStop *LifecycleHandler `protobuf:"bytes,2,opt,name=pre_stop,json=preStop,proto3" json:"pre_stop,omitempty"`
+	// Instead of the image's, for example SIGQUIT.
+	StopSignal    string `protobuf:"bytes,3,opt,name=stop_signal,json=stopSignal,proto3" json:"stop_signal,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Lifecycle) Reset() {
+	*x = Lifecycle{}
+	mi := &file_balsa_v1_pod_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Lifecycle) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Lifecycle) ProtoMessage() {}
+
+func (x *Lifecycle) ProtoReflect() protoreflect.Message {
+	mi := &file_balsa_v1_pod_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Lifecycle.ProtoReflect.Descriptor instead.
+func (*Lifecycle) Descriptor() ([]byte, []int) {
+	return file_balsa_v1_pod_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *Lifecycle) GetPostStart() *LifecycleHandler {
+	if x != nil {
+		return x.PostStart
+	}
+	return nil
+}
+
+func (x *Lifecycle) GetPreStop() *LifecycleHandler {
+	if x != nil {
+		return x.PreStop
+	}
+	return nil
+}
+
+func (x *Lifecycle) GetStopSignal() string {
+	if x != nil {
+		return x.StopSignal
+	}
+	return ""
+}
+
+// LifecycleHandler has exactly one field set.
+type LifecycleHandler struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Exec          *ExecAction            `protobuf:"bytes,1,opt,name=exec,proto3" json:"exec,omitempty"`
+	HttpGet       *HTTPGetAction         `protobuf:"bytes,2,opt,name=http_get,json=httpGet,proto3" json:"http_get,omitempty"`
+	Sleep         *SleepAction           `protobuf:"bytes,3,opt,name=sleep,proto3" json:"sleep,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LifecycleHandler) Reset() {
+	*x = LifecycleHandler{}
+	mi := &file_balsa_v1_pod_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LifecycleHandler) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LifecycleHandler) ProtoMessage() {}
+
+func (x *LifecycleHandler) ProtoReflect() protoreflect.Message {
+	mi := &file_balsa_v1_pod_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LifecycleHandler.ProtoReflect.Descriptor instead.
+func (*LifecycleHandler) Descriptor() ([]byte, []int) {
+	return file_balsa_v1_pod_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *LifecycleHandler) GetExec() *ExecAction {
+	if x != nil {
+		return x.Exec
+	}
+	return nil
+}
+
+func (x *LifecycleHandler) GetHttpGet() *HTTPGetAction {
+	if x != nil {
+		return x.HttpGet
+	}
+	return nil
+}
+
+func (x *LifecycleHandler) GetSleep() *SleepAction {
+	if x != nil {
+		return x.Sleep
+	}
+	return nil
+}
+
+type ExecAction struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Command       []string               `protobuf:"bytes,1,rep,name=command,proto3" json:"command,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExecAction) Reset() {
+	*x = ExecAction{}
+	mi := &file_balsa_v1_pod_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExecAction) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExecAction) ProtoMessage() {}
+
+func (x *ExecAction) ProtoReflect() protoreflect.Message {
+	mi := &file_balsa_v1_pod_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExecAction.ProtoReflect.Descriptor instead.
+func (*ExecAction) Descriptor() ([]byte, []int) {
+	return file_balsa_v1_pod_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *ExecAction) GetCommand() []string {
+	if x != nil {
+		return x.Command
+	}
+	return nil
+}
+
+type SleepAction struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Seconds       int64                  `protobuf:"varint,1,opt,name=seconds,proto3" json:"seconds,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SleepAction) Reset() {
+	*x = SleepAction{}
+	mi := &file_balsa_v1_pod_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SleepAction) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SleepAction) ProtoMessage() {}
+
+func (x *SleepAction) ProtoReflect() protoreflect.Message {
+	mi := &file_balsa_v1_pod_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SleepAction.ProtoReflect.Descriptor instead.
+func (*SleepAction) Descriptor() ([]byte, []int) {
+	return file_balsa_v1_pod_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *SleepAction) GetSeconds() int64 {
+	if x != nil {
+		return x.Seconds
+	}
+	return 0
+}
+
+type VolumeMount struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Of one of the pod's volumes.
+	Name      string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	ReadOnly  *bool  `protobuf:"varint,2,opt,name=read_only,json=readOnly,proto3,oneof" json:"read_only,omitempty"`
+	MountPath string `protobuf:"bytes,3,opt,name=mount_path,json=mountPath,proto3" json:"mount_path,omitempty"`
+	// A path in the volume to mount instead of its root; never leaves the volume.
+	SubPath string `protobuf:"bytes,4,opt,name=sub_path,json=subPath,proto3" json:"sub_path,omitempty"`
+	// The same with $(VAR) expanded.
+	SubPathExpr string `protobuf:"bytes,5,opt,name=sub_path_expr,json=subPathExpr,proto3" json:"sub_path_expr,omitempty"`
+	// None, the default, HostToContainer or Bidirectional.
+	MountPropagation string `protobuf:"bytes,6,opt,name=mount_propagation,json=mountPropagation,proto3" json:"mount_propagation,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
+}
+
+func (x *VolumeMount) Reset() {
+	*x = VolumeMount{}
+	mi := &file_balsa_v1_pod_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *VolumeMount) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*VolumeMount) ProtoMessage() {}
+
+func (x *VolumeMount) ProtoReflect() protoreflect.Message {
+	mi := &file_balsa_v1_pod_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use VolumeMount.ProtoReflect.Descriptor instead.
+func (*VolumeMount) Descriptor() ([]byte, []int) {
+	return file_balsa_v1_pod_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *VolumeMount) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *VolumeMount) GetReadOnly() bool {
+	if x != nil && x.ReadOnly != nil {
+		return *x.ReadOnly
+	}
+	return false
+}
+
+func (x *VolumeMount) GetMountPath() string {
+	if x != nil {
+		return x.MountPath
+	}
+	return ""
+}
+
+func (x *VolumeMount) GetSubPath() string {
+	if x != nil {
+		return x.SubPath
+	}
+	return ""
+}
+
+func (x *VolumeMount) GetSubPathExpr() string {
+	if x != nil {
+		return x.SubPathExpr
+	}
+	return ""
+}
+
+func (x *VolumeMount) GetMountPropagation() string {
+	if x != nil {
+		return x.MountPropagation
+	}
+	return ""
+}
+
+// Volume has a name and exactly one source.
+type Volume struct {
+	state                 protoimpl.MessageState             `protogen:"open.v1"`
+	Name                  string                             `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	EmptyDir              *EmptyDirVolumeSource              `protobuf:"bytes,2,opt,name=empty_dir,json=emptyDir,proto3" json:"empty_dir,omitempty"`
+	HostPath              *HostPathVolumeSource              `protobuf:"bytes,3,opt,name=host_path,json=hostPath,proto3" json:"host_path,omitempty"`
+	ConfigMap             *ConfigMapVolumeSource             `protobuf:"bytes,4,opt,name=config_map,json=configMap,proto3" json:"config_map,omitempty"`
+	Secret                *SecretVolumeSource                `protobuf:"bytes,5,opt,name=secret,proto3" json:"secret,omitempty"`
+	DownwardApi           *DownwardAPIVolumeSource           `protobuf:"bytes,6,opt,name=downward_api,json=downwardAPI,proto3" json:"downward_api,omitempty"`
+	Projected             *ProjectedVolumeSource             `protobuf:"bytes,7,opt,name=projected,proto3" json:"projected,omitempty"`
+	PersistentVolumeClaim *PersistentVolumeClaimVolumeSource `protobuf:"bytes,8,opt,name=persistent_volume_claim,json=persistentVolumeClaim,proto3" json:"persistent_volume_claim,omitempty"`
+	unknownFields         protoimpl.UnknownFields
+	sizeCache             protoimpl.SizeCache
+}
+
+func (x *Volume) Reset() {
+	*x = Volume{}
+	mi := &file_balsa_v1_pod_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Volume) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Volume) ProtoMessage() {}
+
+func (x *Volume) ProtoReflect() protoreflect.Message {
+	mi := &file_balsa_v1_pod_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Volume.ProtoReflect.Descriptor instead.
+func (*Volume) Descriptor() ([]byte, []int) {
+	return file_balsa_v1_pod_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *Volume) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Volume) GetEmptyDir() *EmptyDirVolumeSource {
+	if x != nil {
+		return x.EmptyDir
+	}
+	return nil
+}
+
+func (x *Volume) GetHostPath() *HostPathVolumeSource {
+	if x != nil {
+		return x.HostPath
+	}
+	return nil
+}
+
+func (x *Volume) GetConfigMap() *ConfigMapVolumeSource {
+	if x != nil {
+		return x.ConfigMap
+	}
+	return nil
+}
+
+func (x *Volume) GetSecret() *SecretVolumeSource {
+	if x != nil {
+		return x.Secret
+	}
+	return nil
+}
+
+func (x *Volume) GetDownwardApi() *DownwardAPIVolumeSource {
+	if x != nil {
+		return x.DownwardApi
+	}
+	return nil
+}
+
+func (x *Volume) GetProjected() *ProjectedVolumeSource {
+	if x != nil {
+		return x.Projected
+	}
+	return nil
+}
+
+func (x *Volume) GetPersistentVolumeClaim() *PersistentVolumeClaimVolumeSource {
+	if x != nil {
+		return x.PersistentVolumeClaim
+	}
+	return nil
+}
+
+type EmptyDirVolumeSource struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Empty: the node's disk. Memory: a tmpfs, which counts as the pod's memory.
+	Medium        string    `protobuf:"bytes,1,opt,name=medium,proto3" json:"medium,omitempty"`
+	SizeLimit     *Quantity `protobuf:"bytes,2,opt,name=size_limit,json=sizeLimit,proto3" json:"size_limit,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EmptyDirVolumeSource) Reset() {
+	*x = EmptyDirVolumeSource{}
+	mi := &file_balsa_v1_pod_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EmptyDirVolumeSource) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EmptyDirVolumeSource) ProtoMessage() {}
+
+func (x *EmptyDirVolumeSource) ProtoReflect() protoreflect.Message {
+	mi := &file_balsa_v1_pod_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EmptyDirVolumeSource.ProtoReflect.Descriptor instead.
+func (*EmptyDirVolumeSource) Descriptor() ([]byte, []int) {
+	return file_balsa_v1_pod_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *EmptyDirVolumeSource) GetMedium() string {
+	if x != nil {
+		return x.Medium
+	}
+	return ""
+}
+
+func (x *EmptyDirVolumeSource) GetSizeLimit() *Quantity {
+	if x != nil {
+		return x.SizeLimit
+	}
+	return nil
+}
+
+type HostPathVolumeSource struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Path  string                 `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"`
+	// Empty (no check), DirectoryOrCreate, Directory, FileOrCreate, File, Socket,
+	// CharDevice or BlockDevice.
+	Type          string `protobuf:"bytes,2,opt,name=type,proto3" json:"type,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HostPathVolumeSource) Reset() {
+	*x = HostPathVolumeSource{}
+	mi := &file_balsa_v1_pod_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HostPathVolumeSource) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HostPathVolumeSource) ProtoMessage() {}
+
+func (x *HostPathVolumeSource) ProtoReflect() protoreflect.Message {
+	mi := &file_balsa_v1_pod_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HostPathVolumeSource.ProtoReflect.Descriptor instead.
+func (*HostPathVolumeSource) Descriptor() ([]byte, []int) {
+	return file_balsa_v1_pod_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *HostPathVolumeSource) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+func (x *HostPathVolumeSource) GetType() string {
+	if x != nil {
+		return x.Type
+	}
+	return ""
+}
+
+type ConfigMapVolumeSource struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Items []*KeyToPath           `protobuf:"bytes,2,rep,name=items,proto3" json:"items,omitempty"`
+	// 0644 unless given.
+	DefaultMode   *int32 `protobuf:"varint,3,opt,name=default_mode,json=defaultMode,proto3,oneof" json:"default_mode,omitempty"`
+	Optional      *bool  `protobuf:"varint,4,opt,name=optional,proto3,oneof" json:"optional,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ConfigMapVolumeSource) Reset() {
+	*x = ConfigMapVolumeSource{}
+	mi := &file_balsa_v1_pod_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ConfigMapVolumeSource) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ConfigMapVolumeSource) ProtoMessage() {}
+
+func (x *ConfigMapVolumeSource) ProtoReflect() protoreflect.Message {
+	mi := &file_balsa_v1_pod_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ConfigMapVolumeSource.ProtoReflect.Descriptor instead.
+func (*ConfigMapVolumeSource) Descriptor() ([]byte, []int) {
+	return file_balsa_v1_pod_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *ConfigMapVolumeSource) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ConfigMapVolumeSource) GetItems() []*KeyToPath {
+	if x != nil {
+		return x.Items
+	}
+	return nil
+}
+
+func (x *ConfigMapVolumeSource) GetDefaultMode() int32 {
+	if x != nil && x.DefaultMode != nil {
+		return *x.DefaultMode
+	}
+	return 0
+}
+
+func (x *ConfigMapVolumeSource) GetOptional() bool {
+	if x != nil && x.Optional != nil {
+		return *x.Optional
+	}
+	return false
+}
+
+type SecretVolumeSource struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	SecretName    string                 `protobuf:"bytes,1,opt,name=secret_name,json=secretName,proto3" json:"secret_name,omitempty"`
+	Items         []*KeyToPath           `protobuf:"bytes,2,rep,name=items,proto3" json:"items,omitempty"`
+	DefaultMode   *int32                 `protobuf:"varint,3,opt,name=default_mode,json=defaultMode,proto3,oneof" json:"default_mode,omitempty"`
+	Optional      *bool                  `protobuf:"varint,4,opt,name=optional,proto3,oneof" json:"optional,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SecretVolumeSource) Reset() {
+	*x = SecretVolumeSource{}
+	mi := &file_balsa_v1_pod_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SecretVolumeSource) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SecretVolumeSource) ProtoMessage() {}
+
+func (x *SecretVolumeSource) ProtoReflect() protoreflect.Message {
+	mi := &file_balsa_v1_pod_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SecretVolumeSource.ProtoReflect.Descriptor instead.
+func (*SecretVolumeSource) Descriptor() ([]byte, []int) {
+	return file_balsa_v1_pod_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *SecretVolumeSource) GetSecretName() string {
+	if x != nil {
+		return x.SecretName
+	}
+	return ""
+}
+
+func (x *SecretVolumeSource) GetItems() []*KeyToPath {
+	if x != nil {
+		return x.Items
+	}
+	return nil
+}
+
+func (x *SecretVolumeSource) GetDefaultMode() int32 {
+	if x != nil && x.DefaultMode != nil {
+		return *x.DefaultMode
+	}
+	return 0
+}
+
+func (x *SecretVolumeSource) GetOptional() bool {
+	if x != nil && x.Optional != nil {
+		return *x.Optional
+	}
+	return false
+}
+
+type KeyToPath struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Key   string                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	// Relative, without "..".
+	Path          string `protobuf:"bytes,2,opt,name=path,proto3" json:"path,omitempty"`
+	Mode          *int32 `protobuf:"varint,3,opt,name=mode,proto3,oneof" json:"mode,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *KeyToPath) Reset() {
+	*x = KeyToPath{}
+	mi := &file_balsa_v1_pod_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *KeyToPath) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*KeyToPath) ProtoMessage() {}
+
+func (x *KeyToPath) ProtoReflect() protoreflect.Message {
+	mi := &file_balsa_v1_pod_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use KeyToPath.ProtoReflect.Descriptor instead.
+func (*KeyToPath) Descriptor() ([]byte, []int) {
+	return file_balsa_v1_pod_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *KeyToPath) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
+func (x *KeyToPath) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+func (x *KeyToPath) GetMode() int32 {
+	if x != nil && x.Mode != nil {
+		return *x.Mode
+	}
+	return 0
+}
+
+type DownwardAPIVolumeSource struct {
+	state         protoimpl.MessageState   `protogen:"open.v1"`
+	Items         []*DownwardAPIVolumeFile `protobuf:"bytes,1,rep,name=items,proto3" json:"items,omitempty"`
+	DefaultMode   *int32                   `protobuf:"varint,2,opt,name=default_mode,json=defaultMode,proto3,oneof" json:"default_mode,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DownwardAPIVolumeSource) Reset() {
+	*x = DownwardAPIVolumeSource{}
+	mi := &file_balsa_v1_pod_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DownwardAPIVolumeSource) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DownwardAPIVolumeSource) ProtoMessage() {}
+
+func (x *DownwardAPIVolumeSource) ProtoReflect() protoreflect.Message {
+	mi := &file_balsa_v1_pod_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DownwardAPIVolumeSource.ProtoReflect.Descriptor instead.
+func (*DownwardAPIVolumeSource) Descriptor() ([]byte, []int) {
+	return file_balsa_v1_pod_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *DownwardAPIVolumeSource) GetItems() []*DownwardAPIVolumeFile {
+	if x != nil {
+		return x.Items
+	}
+	return nil
+}
+
+func (x *DownwardAPIVolumeSource) GetDefaultMode() int32 {
+	if x != nil && x.DefaultMode != nil {
+		return *x.DefaultMode
+	}
+	return 0
+}
+
+// DownwardAPIVolumeFile has exactly one of field_ref and resource_field_ref.
+type DownwardAPIVolumeFile struct {
+	state            protoimpl.MessageState `protogen:"open.v1"`
+	Path             string                 `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"`
+	FieldRef         *ObjectFieldSelector   `protobuf:"bytes,2,opt,name=field_ref,json=fieldRef,proto3" json:"field_ref,omitempty"`
+	ResourceFieldRef *ResourceFieldSelector `protobuf:"bytes,3,opt,name=resource_field_ref,json=resourceFieldRef,proto3" json:"resource_field_ref,omitempty"`
+	Mode             *int32                 `protobuf:"varint,4,opt,name=mode,proto3,oneof" json:"mode,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
+}
+
+func (x *DownwardAPIVolumeFile) Reset() {
+	*x = DownwardAPIVolumeFile{}
+	mi := &file_balsa_v1_pod_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DownwardAPIVolumeFile) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DownwardAPIVolumeFile) ProtoMessage() {}
+
+func (x *DownwardAPIVolumeFile) ProtoReflect() protoreflect.Message {
+	mi := &file_balsa_v1_pod_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DownwardAPIVolumeFile.ProtoReflect.Descriptor instead.
+func (*DownwardAPIVolumeFile) Descriptor() ([]byte, []int) {
+	return file_balsa_v1_pod_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *DownwardAPIVolumeFile) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+func (x *DownwardAPIVolumeFile) GetFieldRef() *ObjectFieldSelector {
+	if x != nil {
+		return x.FieldRef
+	}
+	return nil
+}
+
+func (x *DownwardAPIVolumeFile) GetResourceFieldRef() *ResourceFieldSelector {
+	if x != nil {
+		return x.ResourceFieldRef
+	}
+	return nil
+}
+
+func (x *DownwardAPIVolumeFile) GetMode() int32 {
+	if x != nil && x.Mode != nil {
+		return *x.Mode
+	}
+	return 0
+}
+
+type ResourceFieldSelector struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Required in volumes.
+	ContainerName string `protobuf:"bytes,1,opt,name=container_name,json=containerName,proto3" json:"container_name,omitempty"`
+	// limits.cpu, requests.memory …
+	Resource string `protobuf:"bytes,2,opt,name=resource,proto3" json:"resource,omitempty"`
+	// What one unit is; 1 unless given.
+	Divisor       *Quantity `protobuf:"bytes,3,opt,name=divisor,proto3" json:"divisor,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ResourceFieldSelector) Reset() {
+	*x = ResourceFieldSelector{}
+	mi := &file_balsa_v1_pod_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ResourceFieldSelector) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ResourceFieldSelector) ProtoMessage() {}
+
+func (x *ResourceFieldSelector) ProtoReflect() protoreflect.Message {
+	mi := &file_balsa_v1_pod_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ResourceFieldSelector.ProtoReflect.Descriptor instead.
+func (*ResourceFieldSelector) Descriptor() ([]byte, []int) {
+	return file_balsa_v1_pod_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *ResourceFieldSelector) GetContainerName() string {
+	if x != nil {
+		return x.ContainerName
+	}
+	return ""
+}
+
+func (x *ResourceFieldSelector) GetResource() string {
+	if x != nil {
+		return x.Resource
+	}
+	return ""
+}
+
+func (x *ResourceFieldSelector) GetDivisor() *Quantity {
+	if x != nil {
+		return x.Divisor
+	}
+	return nil
+}
+
+type ProjectedVolumeSource struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Sources       []*VolumeProjection    `protobuf:"bytes,1,rep,name=sources,proto3" json:"sources,omitempty"`
+	DefaultMode   *int32                 `protobuf:"varint,2,opt,name=default_mode,json=defaultMode,proto3,oneof" json:"default_mode,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ProjectedVolumeSource) Reset() {
+	*x = ProjectedVolumeSource{}
+	mi := &file_balsa_v1_pod_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ProjectedVolumeSource) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ProjectedVolumeSource) ProtoMessage() {}
+
+func (x *ProjectedVolumeSource) ProtoReflect() protoreflect.Message {
+	mi := &file_balsa_v1_pod_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ProjectedVolumeSource.ProtoReflect.Descriptor instead.
+func (*ProjectedVolumeSource) Descriptor() ([]byte, []int) {
+	return file_balsa_v1_pod_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *ProjectedVolumeSource) GetSources() []*VolumeProjection {
+	if x != nil {
+		return x.Sources
+	}
+	return nil
+}
+
+func (x *ProjectedVolumeSource) GetDefaultMode() int32 {
+	if x != nil && x.DefaultMode != nil {
+		return *x.DefaultMode
+	}
+	return 0
+}
+
+// VolumeProjection has exactly one field set.
+type VolumeProjection struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	ConfigMap     *ConfigMapProjection   `protobuf:"bytes,1,opt,name=config_map,json=configMap,proto3" json:"config_map,omitempty"`
+	Secret        *SecretProjection      `protobuf:"bytes,2,opt,name=secret,proto3" json:"secret,omitempty"`
+	DownwardApi   *DownwardAPIProjection `protobuf:"bytes,3,opt,name=downward_api,json=downwardAPI,proto3" json:"downward_api,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *VolumeProjection) Reset() {
+	*x = VolumeProjection{}
+	mi := &file_balsa_v1_pod_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *VolumeProjection) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*VolumeProjection) ProtoMessage() {}
+
+func (x *VolumeProjection) ProtoReflect() protoreflect.Message {
+	mi := &file_balsa_v1_pod_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use VolumeProjection.ProtoReflect.Descriptor instead.
+func (*VolumeProjection) Descriptor() ([]byte, []int) {
+	return file_balsa_v1_pod_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *VolumeProjection) GetConfigMap() *ConfigMapProjection {
+	if x != nil {
+		return x.ConfigMap
+	}
+	return nil
+}
+
+func (x *VolumeProjection) GetSecret() *SecretProjection {
+	if x != nil {
+		return x.Secret
+	}
+	return nil
+}
+
+func (x *VolumeProjection) GetDownwardApi() *DownwardAPIProjection {
+	if x != nil {
+		return x.DownwardApi
+	}
+	return nil
+}
+
+type ConfigMapProjection struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Items         []*KeyToPath           `protobuf:"bytes,2,rep,name=items,proto3" json:"items,omitempty"`
+	Optional      *bool                  `protobuf:"varint,3,opt,name=optional,proto3,oneof" json:"optional,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ConfigMapProjection) Reset() {
+	*x = ConfigMapProjection{}
+	mi := &file_balsa_v1_pod_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ConfigMapProjection) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ConfigMapProjection) ProtoMessage() {}
+
+func (x *ConfigMapProjection) ProtoReflect() protoreflect.Message {
+	mi := &file_balsa_v1_pod_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ConfigMapProjection.ProtoReflect.Descriptor instead.
+func (*ConfigMapProjection) Descriptor() ([]byte, []int) {
+	return file_balsa_v1_pod_proto_rawDescGZIP(), []int{32}
+}
+
+func (x *ConfigMapProjection) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ConfigMapProjection) GetItems() []*KeyToPath {
+	if x != nil {
+		return x.Items
+	}
+	return nil
+}
+
+func (x *ConfigMapProjection) GetOptional() bool {
+	if x != nil && x.Optional != nil {
+		return *x.Optional
+	}
+	return false
+}
+
+type SecretProjection struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Items         []*KeyToPath           `protobuf:"bytes,2,rep,name=items,proto3" json:"items,omitempty"`
+	Optional      *bool                  `protobuf:"varint,3,opt,name=optional,proto3,oneof" json:"optional,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SecretProjection) Reset() {
+	*x = SecretProjection{}
+	mi := &file_balsa_v1_pod_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SecretProjection) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SecretProjection) ProtoMessage() {}
+
+func (x *SecretProjection) ProtoReflect() protoreflect.Message {
+	mi := &file_balsa_v1_pod_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SecretProjection.ProtoReflect.Descriptor instead.
+func (*SecretProjection) Descriptor() ([]byte, []int) {
+	return file_balsa_v1_pod_proto_rawDescGZIP(), []int{33}
+}
+
+func (x *SecretProjection) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *SecretProjection) GetItems() []*KeyToPath {
+	if x != nil {
+		return x.Items
+	}
+	return nil
+}
+
+func (x *SecretProjection) GetOptional() bool {
+	if x != nil && x.Optional != nil {
+		return *x.Optional
+	}
+	return false
+}
+
+type DownwardAPIProjection struct {
+	state         protoimpl.MessageState   `protogen:"open.v1"`
+	Items         []*DownwardAPIVolumeFile `protobuf:"bytes,1,rep,name=items,proto3" json:"items,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DownwardAPIProjection) Reset() {
+	*x = DownwardAPIProjection{}
+	mi := &file_balsa_v1_pod_proto_msgTypes[34]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DownwardAPIProjection) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DownwardAPIProjection) ProtoMessage() {}
+
+func (x *DownwardAPIProjection) ProtoReflect() protoreflect.Message {
+	mi := &file_balsa_v1_pod_proto_msgTypes[34]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DownwardAPIProjection.ProtoReflect.Descriptor instead.
+func (*DownwardAPIProjection) Descriptor() ([]byte, []int) {
+	return file_balsa_v1_pod_proto_rawDescGZIP(), []int{34}
+}
+
+func (x *DownwardAPIProjection) GetItems() []*DownwardAPIVolumeFile {
+	if x != nil {
+		return x.Items
+	}
+	return nil
+}
+
+type PersistentVolumeClaimVolumeSource struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	ClaimName     string                 `protobuf:"bytes,1,opt,name=claim_name,json=claimName,proto3" json:"claim_name,omitempty"`
+	ReadOnly      *bool                  `protobuf:"varint,2,opt,name=read_only,json=readOnly,proto3,oneof" json:"read_only,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PersistentVolumeClaimVolumeSource) Reset() {
+	*x = PersistentVolumeClaimVolumeSource{}
+	mi := &file_balsa_v1_pod_proto_msgTypes[35]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PersistentVolumeClaimVolumeSource) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PersistentVolumeClaimVolumeSource) ProtoMessage() {}
+
+func (x *PersistentVolumeClaimVolumeSource) ProtoReflect() protoreflect.Message {
+	mi := &file_balsa_v1_pod_proto_msgTypes[35]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PersistentVolumeClaimVolumeSource.ProtoReflect.Descriptor instead.
+func (*PersistentVolumeClaimVolumeSource) Descriptor() ([]byte, []int) {
+	return file_balsa_v1_pod_proto_rawDescGZIP(), []int{35}
+}
+
+func (x *PersistentVolumeClaimVolumeSource) GetClaimName() string {
+	if x != nil {
+		return x.ClaimName
+	}
+	return ""
+}
+
+func (x *PersistentVolumeClaimVolumeSource) GetReadOnly() bool {
+	if x != nil && x.ReadOnly != nil {
+		return *x.ReadOnly
+	}
+	return false
+}
+
 type ContainerPort struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -458,7 +2770,7 @@ type ContainerPort struct {
 
 func (x *ContainerPort) Reset() {
 	*x = ContainerPort{}
-	mi := &file_balsa_v1_pod_proto_msgTypes[5]
+	mi := &file_balsa_v1_pod_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -470,7 +2782,7 @@ func (x *ContainerPort) String() string {
 func (*ContainerPort) ProtoMessage() {}
 
 func (x *ContainerPort) ProtoReflect() protoreflect.Message {
-	mi := &file_balsa_v1_pod_proto_msgTypes[5]
+	mi := &file_balsa_v1_pod_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -483,7 +2795,7 @@ func (x *ContainerPort) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ContainerPort.ProtoReflect.Descriptor instead.
 func (*ContainerPort) Descriptor() ([]byte, []int) {
-	return file_balsa_v1_pod_proto_rawDescGZIP(), []int{5}
+	return file_balsa_v1_pod_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *ContainerPort) GetName() string {
@@ -519,7 +2831,7 @@ type EnvVar struct {
 
 func (x *EnvVar) Reset() {
 	*x = EnvVar{}
-	mi := &file_balsa_v1_pod_proto_msgTypes[6]
+	mi := &file_balsa_v1_pod_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -531,7 +2843,7 @@ func (x *EnvVar) String() string {
 func (*EnvVar) ProtoMessage() {}
 
 func (x *EnvVar) ProtoReflect() protoreflect.Message {
-	mi := &file_balsa_v1_pod_proto_msgTypes[6]
+	mi := &file_balsa_v1_pod_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -544,7 +2856,7 @@ func (x *EnvVar) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EnvVar.ProtoReflect.Descriptor instead.
 func (*EnvVar) Descriptor() ([]byte, []int) {
-	return file_balsa_v1_pod_proto_rawDescGZIP(), []int{6}
+	return file_balsa_v1_pod_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *EnvVar) GetName() string {
@@ -570,17 +2882,18 @@ func (x *EnvVar) GetValueFrom() *EnvVarSource {
 
 // EnvVarSource has exactly one field set.
 type EnvVarSource struct {
-	state           protoimpl.MessageState `protogen:"open.v1"`
-	FieldRef        *ObjectFieldSelector   `protobuf:"bytes,1,opt,name=field_ref,json=fieldRef,proto3" json:"field_ref,omitempty"`
-	ConfigMapKeyRef *KeySelector           `protobuf:"bytes,2,opt,name=config_map_key_ref,json=configMapKeyRef,proto3" json:"config_map_key_ref,omitempty"`
-	SecretKeyRef    *KeySelector           `protobuf:"bytes,3,opt,name=secret_key_ref,json=secretKeyRef,proto3" json:"secret_key_ref,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	state            protoimpl.MessageState `protogen:"open.v1"`
+	FieldRef         *ObjectFieldSelector   `protobuf:"bytes,1,opt,name=field_ref,json=fieldRef,proto3" json:"field_ref,omitempty"`
+	ConfigMapKeyRef  *KeySelector           `protobuf:"bytes,2,opt,name=config_map_key_ref,json=configMapKeyRef,proto3" json:"config_map_key_ref,omitempty"`
+	SecretKeyRef     *KeySelector           `protobuf:"bytes,3,opt,name=secret_key_ref,json=secretKeyRef,proto3" json:"secret_key_ref,omitempty"`
+	ResourceFieldRef *ResourceFieldSelector `protobuf:"bytes,4,opt,name=resource_field_ref,json=resourceFieldRef,proto3" json:"resource_field_ref,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
 }
 
 func (x *EnvVarSource) Reset() {
 	*x = EnvVarSource{}
-	mi := &file_balsa_v1_pod_proto_msgTypes[7]
+	mi := &file_balsa_v1_pod_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -592,7 +2905,7 @@ func (x *EnvVarSource) String() string {
 func (*EnvVarSource) ProtoMessage() {}
 
 func (x *EnvVarSource) ProtoReflect() protoreflect.Message {
-	mi := &file_balsa_v1_pod_proto_msgTypes[7]
+	mi := &file_balsa_v1_pod_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -605,7 +2918,7 @@ func (x *EnvVarSource) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EnvVarSource.ProtoReflect.Descriptor instead.
 func (*EnvVarSource) Descriptor() ([]byte, []int) {
-	return file_balsa_v1_pod_proto_rawDescGZIP(), []int{7}
+	return file_balsa_v1_pod_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *EnvVarSource) GetFieldRef() *ObjectFieldSelector {
@@ -629,6 +2942,13 @@ func (x *EnvVarSource) GetSecretKeyRef() *KeySelector {
 	return nil
 }
 
+func (x *EnvVarSource) GetResourceFieldRef() *ResourceFieldSelector {
+	if x != nil {
+		return x.ResourceFieldRef
+	}
+	return nil
+}
+
 type ObjectFieldSelector struct {
 	state      protoimpl.MessageState `protogen:"open.v1"`
 	ApiVersion string                 `protobuf:"bytes,1,opt,name=api_version,json=apiVersion,proto3" json:"api_version,omitempty"`
@@ -641,7 +2961,7 @@ type ObjectFieldSelector struct {
 
 func (x *ObjectFieldSelector) Reset() {
 	*x = ObjectFieldSelector{}
-	mi := &file_balsa_v1_pod_proto_msgTypes[8]
+	mi := &file_balsa_v1_pod_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -653,7 +2973,7 @@ func (x *ObjectFieldSelector) String() string {
 func (*ObjectFieldSelector) ProtoMessage() {}
 
 func (x *ObjectFieldSelector) ProtoReflect() protoreflect.Message {
-	mi := &file_balsa_v1_pod_proto_msgTypes[8]
+	mi := &file_balsa_v1_pod_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -666,7 +2986,7 @@ func (x *ObjectFieldSelector) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ObjectFieldSelector.ProtoReflect.Descriptor instead.
 func (*ObjectFieldSelector) Descriptor() ([]byte, []int) {
-	return file_balsa_v1_pod_proto_rawDescGZIP(), []int{8}
+	return file_balsa_v1_pod_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *ObjectFieldSelector) GetApiVersion() string {
@@ -697,7 +3017,7 @@ type KeySelector struct {
 
 func (x *KeySelector) Reset() {
 	*x = KeySelector{}
-	mi := &file_balsa_v1_pod_proto_msgTypes[9]
+	mi := &file_balsa_v1_pod_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -709,7 +3029,7 @@ func (x *KeySelector) String() string {
 func (*KeySelector) ProtoMessage() {}
 
 func (x *KeySelector) ProtoReflect() protoreflect.Message {
-	mi := &file_balsa_v1_pod_proto_msgTypes[9]
+	mi := &file_balsa_v1_pod_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -722,7 +3042,7 @@ func (x *KeySelector) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeySelector.ProtoReflect.Descriptor instead.
 func (*KeySelector) Descriptor() ([]byte, []int) {
-	return file_balsa_v1_pod_proto_rawDescGZIP(), []int{9}
+	return file_balsa_v1_pod_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *KeySelector) GetName() string {
@@ -759,7 +3079,7 @@ type EnvFromSource struct {
 
 func (x *EnvFromSource) Reset() {
 	*x = EnvFromSource{}
-	mi := &file_balsa_v1_pod_proto_msgTypes[10]
+	mi := &file_balsa_v1_pod_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -771,7 +3091,7 @@ func (x *EnvFromSource) String() string {
 func (*EnvFromSource) ProtoMessage() {}
 
 func (x *EnvFromSource) ProtoReflect() protoreflect.Message {
-	mi := &file_balsa_v1_pod_proto_msgTypes[10]
+	mi := &file_balsa_v1_pod_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -784,7 +3104,7 @@ func (x *EnvFromSource) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EnvFromSource.ProtoReflect.Descriptor instead.
 func (*EnvFromSource) Descriptor() ([]byte, []int) {
-	return file_balsa_v1_pod_proto_rawDescGZIP(), []int{10}
+	return file_balsa_v1_pod_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *EnvFromSource) GetPrefix() string {
@@ -818,7 +3138,7 @@ type ObjectNameSelector struct {
 
 func (x *ObjectNameSelector) Reset() {
 	*x = ObjectNameSelector{}
-	mi := &file_balsa_v1_pod_proto_msgTypes[11]
+	mi := &file_balsa_v1_pod_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -830,7 +3150,7 @@ func (x *ObjectNameSelector) String() string {
 func (*ObjectNameSelector) ProtoMessage() {}
 
 func (x *ObjectNameSelector) ProtoReflect() protoreflect.Message {
-	mi := &file_balsa_v1_pod_proto_msgTypes[11]
+	mi := &file_balsa_v1_pod_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -843,7 +3163,7 @@ func (x *ObjectNameSelector) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ObjectNameSelector.ProtoReflect.Descriptor instead.
 func (*ObjectNameSelector) Descriptor() ([]byte, []int) {
-	return file_balsa_v1_pod_proto_rawDescGZIP(), []int{11}
+	return file_balsa_v1_pod_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *ObjectNameSelector) GetName() string {
@@ -862,9 +3182,10 @@ func (x *ObjectNameSelector) GetOptional() bool {
 
 type ResourceRequirements struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// cpu and memory. The container may not use more.
+	// cpu, memory and ephemeral-storage. The container may not use more.
 	Limits map[string]*Quantity `protobuf:"bytes,1,rep,name=limits,proto3" json:"limits,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
-	// cpu and memory. Placement counts these; absent ones default to the limits.
+	// cpu, memory and ephemeral-storage. Placement counts these; absent ones
+	// default to the limits.
 	Requests      map[string]*Quantity `protobuf:"bytes,2,rep,name=requests,proto3" json:"requests,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -872,7 +3193,7 @@ type ResourceRequirements struct {
 
 func (x *ResourceRequirements) Reset() {
 	*x = ResourceRequirements{}
-	mi := &file_balsa_v1_pod_proto_msgTypes[12]
+	mi := &file_balsa_v1_pod_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -884,7 +3205,7 @@ func (x *ResourceRequirements) String() string {
 func (*ResourceRequirements) ProtoMessage() {}
 
 func (x *ResourceRequirements) ProtoReflect() protoreflect.Message {
-	mi := &file_balsa_v1_pod_proto_msgTypes[12]
+	mi := &file_balsa_v1_pod_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -897,7 +3218,7 @@ func (x *ResourceRequirements) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResourceRequirements.ProtoReflect.Descriptor instead.
 func (*ResourceRequirements) Descriptor() ([]byte, []int) {
-	return file_balsa_v1_pod_proto_rawDescGZIP(), []int{12}
+	return file_balsa_v1_pod_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *ResourceRequirements) GetLimits() map[string]*Quantity {
@@ -922,13 +3243,18 @@ type Probe struct {
 	PeriodSeconds       *int32                 `protobuf:"varint,4,opt,name=period_seconds,json=periodSeconds,proto3,oneof" json:"period_seconds,omitempty"`
 	SuccessThreshold    *int32                 `protobuf:"varint,5,opt,name=success_threshold,json=successThreshold,proto3,oneof" json:"success_threshold,omitempty"`
 	FailureThreshold    *int32                 `protobuf:"varint,6,opt,name=failure_threshold,json=failureThreshold,proto3,oneof" json:"failure_threshold,omitempty"`
-	unknownFields       protoimpl.UnknownFields
-	sizeCache           protoimpl.SizeCache
+	Exec                *ExecAction            `protobuf:"bytes,7,opt,name=exec,proto3" json:"exec,omitempty"`
+	TcpSocket           *TCPSocketAction       `protobuf:"bytes,8,opt,name=tcp_socket,json=tcpSocket,proto3" json:"tcp_socket,omitempty"`
+	Grpc                *GRPCAction            `protobuf:"bytes,9,opt,name=grpc,proto3" json:"grpc,omitempty"`
+	// Of liveness and startup probes, instead of the pod's.
+	TerminationGracePeriodSeconds *int64 `protobuf:"varint,10,opt,name=termination_grace_period_seconds,json=terminationGracePeriodSeconds,proto3,oneof" json:"termination_grace_period_seconds,omitempty"`
+	unknownFields                 protoimpl.UnknownFields
+	sizeCache                     protoimpl.SizeCache
 }
 
 func (x *Probe) Reset() {
 	*x = Probe{}
-	mi := &file_balsa_v1_pod_proto_msgTypes[13]
+	mi := &file_balsa_v1_pod_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -940,7 +3266,7 @@ func (x *Probe) String() string {
 func (*Probe) ProtoMessage() {}
 
 func (x *Probe) ProtoReflect() protoreflect.Message {
-	mi := &file_balsa_v1_pod_proto_msgTypes[13]
+	mi := &file_balsa_v1_pod_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -953,7 +3279,7 @@ func (x *Probe) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Probe.ProtoReflect.Descriptor instead.
 func (*Probe) Descriptor() ([]byte, []int) {
-	return file_balsa_v1_pod_proto_rawDescGZIP(), []int{13}
+	return file_balsa_v1_pod_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *Probe) GetHttpGet() *HTTPGetAction {
@@ -998,22 +3324,159 @@ func (x *Probe) GetFailureThreshold() int32 {
 	return 0
 }
 
+func (x *Probe) GetExec() *ExecAction {
+	if x != nil {
+		return x.Exec
+	}
+	return nil
+}
+
+func (x *Probe) GetTcpSocket() *TCPSocketAction {
+	if x != nil {
+		return x.TcpSocket
+	}
+	return nil
+}
+
+func (x *Probe) GetGrpc() *GRPCAction {
+	if x != nil {
+		return x.Grpc
+	}
+	return nil
+}
+
+func (x *Probe) GetTerminationGracePeriodSeconds() int64 {
+	if x != nil && x.TerminationGracePeriodSeconds != nil {
+		return *x.TerminationGracePeriodSeconds
+	}
+	return 0
+}
+
+type TCPSocketAction struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// A number, or the name of one of the container's ports.
+	Port *IntOrString `protobuf:"bytes,1,opt,name=port,proto3" json:"port,omitempty"`
+	// The pod's address unless given.
+	Host          string `protobuf:"bytes,2,opt,name=host,proto3" json:"host,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TCPSocketAction) Reset() {
+	*x = TCPSocketAction{}
+	mi := &file_balsa_v1_pod_proto_msgTypes[45]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TCPSocketAction) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TCPSocketAction) ProtoMessage() {}
+
+func (x *TCPSocketAction) ProtoReflect() protoreflect.Message {
+	mi := &file_balsa_v1_pod_proto_msgTypes[45]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TCPSocketAction.ProtoReflect.Descriptor instead.
+func (*TCPSocketAction) Descriptor() ([]byte, []int) {
+	return file_balsa_v1_pod_proto_rawDescGZIP(), []int{45}
+}
+
+func (x *TCPSocketAction) GetPort() *IntOrString {
+	if x != nil {
+		return x.Port
+	}
+	return nil
+}
+
+func (x *TCPSocketAction) GetHost() string {
+	if x != nil {
+		return x.Host
+	}
+	return ""
+}
+
+// GRPCAction asks grpc.health.v1.Health.
+type GRPCAction struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Port          int32                  `protobuf:"varint,1,opt,name=port,proto3" json:"port,omitempty"`
+	Service       string                 `protobuf:"bytes,2,opt,name=service,proto3" json:"service,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GRPCAction) Reset() {
+	*x = GRPCAction{}
+	mi := &file_balsa_v1_pod_proto_msgTypes[46]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GRPCAction) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GRPCAction) ProtoMessage() {}
+
+func (x *GRPCAction) ProtoReflect() protoreflect.Message {
+	mi := &file_balsa_v1_pod_proto_msgTypes[46]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GRPCAction.ProtoReflect.Descriptor instead.
+func (*GRPCAction) Descriptor() ([]byte, []int) {
+	return file_balsa_v1_pod_proto_rawDescGZIP(), []int{46}
+}
+
+func (x *GRPCAction) GetPort() int32 {
+	if x != nil {
+		return x.Port
+	}
+	return 0
+}
+
+func (x *GRPCAction) GetService() string {
+	if x != nil {
+		return x.Service
+	}
+	return ""
+}
+
 type HTTPGetAction struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// "/" unless given.
 	Path string `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"`
 	// A number, or the name of one of the container's ports.
 	Port *IntOrString `protobuf:"bytes,2,opt,name=port,proto3" json:"port,omitempty"`
-	// HTTP, the default.
-	Scheme        string        `protobuf:"bytes,3,opt,name=scheme,proto3" json:"scheme,omitempty"`
-	HttpHeaders   []*HTTPHeader `protobuf:"bytes,4,rep,name=http_headers,json=httpHeaders,proto3" json:"http_headers,omitempty"`
+	// HTTP, the default, or HTTPS, whose certificate is not verified.
+	Scheme      string        `protobuf:"bytes,3,opt,name=scheme,proto3" json:"scheme,omitempty"`
+	HttpHeaders []*HTTPHeader `protobuf:"bytes,4,rep,name=http_headers,json=httpHeaders,proto3" json:"http_headers,omitempty"`
+	// The pod's address unless given.
+	Host          string `protobuf:"bytes,5,opt,name=host,proto3" json:"host,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *HTTPGetAction) Reset() {
 	*x = HTTPGetAction{}
-	mi := &file_balsa_v1_pod_proto_msgTypes[14]
+	mi := &file_balsa_v1_pod_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1025,7 +3488,7 @@ func (x *HTTPGetAction) String() string {
 func (*HTTPGetAction) ProtoMessage() {}
 
 func (x *HTTPGetAction) ProtoReflect() protoreflect.Message {
-	mi := &file_balsa_v1_pod_proto_msgTypes[14]
+	mi := &file_balsa_v1_pod_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1038,7 +3501,7 @@ func (x *HTTPGetAction) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HTTPGetAction.ProtoReflect.Descriptor instead.
 func (*HTTPGetAction) Descriptor() ([]byte, []int) {
-	return file_balsa_v1_pod_proto_rawDescGZIP(), []int{14}
+	return file_balsa_v1_pod_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *HTTPGetAction) GetPath() string {
@@ -1069,6 +3532,13 @@ func (x *HTTPGetAction) GetHttpHeaders() []*HTTPHeader {
 	return nil
 }
 
+func (x *HTTPGetAction) GetHost() string {
+	if x != nil {
+		return x.Host
+	}
+	return ""
+}
+
 type HTTPHeader struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -1079,7 +3549,7 @@ type HTTPHeader struct {
 
 func (x *HTTPHeader) Reset() {
 	*x = HTTPHeader{}
-	mi := &file_balsa_v1_pod_proto_msgTypes[15]
+	mi := &file_balsa_v1_pod_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1091,7 +3561,7 @@ func (x *HTTPHeader) String() string {
 func (*HTTPHeader) ProtoMessage() {}
 
 func (x *HTTPHeader) ProtoReflect() protoreflect.Message {
-	mi := &file_balsa_v1_pod_proto_msgTypes[15]
+	mi := &file_balsa_v1_pod_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1104,7 +3574,7 @@ func (x *HTTPHeader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HTTPHeader.ProtoReflect.Descriptor instead.
 func (*HTTPHeader) Descriptor() ([]byte, []int) {
-	return file_balsa_v1_pod_proto_rawDescGZIP(), []int{15}
+	return file_balsa_v1_pod_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *HTTPHeader) GetName() string {
@@ -1125,7 +3595,8 @@ type PodStatus struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Pending, Running, Succeeded, Failed or Unknown.
 	Phase string `protobuf:"bytes,1,opt,name=phase,proto3" json:"phase,omitempty"`
-	// PodScheduled, Initialized, ContainersReady, Ready.
+	// PodScheduled, PodReadyToStartContainers, Initialized, ContainersReady, Ready,
+	// DisruptionTarget.
 	Conditions        []*Condition           `protobuf:"bytes,2,rep,name=conditions,proto3" json:"conditions,omitempty"`
 	Message           string                 `protobuf:"bytes,3,opt,name=message,proto3" json:"message,omitempty"`
 	Reason            string                 `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
@@ -1135,14 +3606,19 @@ type PodStatus struct {
 	StartTime         *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=start_time,json=startTime,proto3" json:"start_time,omitempty"`
 	ContainerStatuses []*ContainerStatus     `protobuf:"bytes,9,rep,name=container_statuses,json=containerStatuses,proto3" json:"container_statuses,omitempty"`
 	// metadata.generation that the node has acted on.
-	ObservedGeneration int64 `protobuf:"varint,10,opt,name=observed_generation,json=observedGeneration,proto3" json:"observed_generation,omitempty"`
-	unknownFields      protoimpl.UnknownFields
-	sizeCache          protoimpl.SizeCache
+	ObservedGeneration         int64              `protobuf:"varint,10,opt,name=observed_generation,json=observedGeneration,proto3" json:"observed_generation,omitempty"`
+	InitContainerStatuses      []*ContainerStatus `protobuf:"bytes,11,rep,name=init_container_statuses,json=initContainerStatuses,proto3" json:"init_container_statuses,omitempty"`
+	EphemeralContainerStatuses []*ContainerStatus `protobuf:"bytes,12,rep,name=ephemeral_container_statuses,json=ephemeralContainerStatuses,proto3" json:"ephemeral_container_statuses,omitempty"`
+	// Guaranteed, Burstable or BestEffort.
+	QosClass      string    `protobuf:"bytes,13,opt,name=qos_class,json=qosClass,proto3" json:"qos_class,omitempty"`
+	HostIps       []*HostIP `protobuf:"bytes,14,rep,name=host_ips,json=hostIPs,proto3" json:"host_ips,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *PodStatus) Reset() {
 	*x = PodStatus{}
-	mi := &file_balsa_v1_pod_proto_msgTypes[16]
+	mi := &file_balsa_v1_pod_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1154,7 +3630,7 @@ func (x *PodStatus) String() string {
 func (*PodStatus) ProtoMessage() {}
 
 func (x *PodStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_balsa_v1_pod_proto_msgTypes[16]
+	mi := &file_balsa_v1_pod_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1167,7 +3643,7 @@ func (x *PodStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PodStatus.ProtoReflect.Descriptor instead.
 func (*PodStatus) Descriptor() ([]byte, []int) {
-	return file_balsa_v1_pod_proto_rawDescGZIP(), []int{16}
+	return file_balsa_v1_pod_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *PodStatus) GetPhase() string {
@@ -1240,6 +3716,78 @@ func (x *PodStatus) GetObservedGeneration() int64 {
 	return 0
 }
 
+func (x *PodStatus) GetInitContainerStatuses() []*ContainerStatus {
+	if x != nil {
+		return x.InitContainerStatuses
+	}
+	return nil
+}
+
+func (x *PodStatus) GetEphemeralContainerStatuses() []*ContainerStatus {
+	if x != nil {
+		return x.EphemeralContainerStatuses
+	}
+	return nil
+}
+
+func (x *PodStatus) GetQosClass() string {
+	if x != nil {
+		return x.QosClass
+	}
+	return ""
+}
+
+func (x *PodStatus) GetHostIps() []*HostIP {
+	if x != nil {
+		return x.HostIps
+	}
+	return nil
+}
+
+type HostIP struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Ip            string                 `protobuf:"bytes,1,opt,name=ip,proto3" json:"ip,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HostIP) Reset() {
+	*x = HostIP{}
+	mi := &file_balsa_v1_pod_proto_msgTypes[50]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HostIP) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HostIP) ProtoMessage() {}
+
+func (x *HostIP) ProtoReflect() protoreflect.Message {
+	mi := &file_balsa_v1_pod_proto_msgTypes[50]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HostIP.ProtoReflect.Descriptor instead.
+func (*HostIP) Descriptor() ([]byte, []int) {
+	return file_balsa_v1_pod_proto_rawDescGZIP(), []int{50}
+}
+
+func (x *HostIP) GetIp() string {
+	if x != nil {
+		return x.Ip
+	}
+	return ""
+}
+
 type PodIP struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Ip            string                 `protobuf:"bytes,1,opt,name=ip,proto3" json:"ip,omitempty"`
@@ -1249,7 +3797,7 @@ type PodIP struct {
 
 func (x *PodIP) Reset() {
 	*x = PodIP{}
-	mi := &file_balsa_v1_pod_proto_msgTypes[17]
+	mi := &file_balsa_v1_pod_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1261,7 +3809,7 @@ func (x *PodIP) String() string {
 func (*PodIP) ProtoMessage() {}
 
 func (x *PodIP) ProtoReflect() protoreflect.Message {
-	mi := &file_balsa_v1_pod_proto_msgTypes[17]
+	mi := &file_balsa_v1_pod_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1274,7 +3822,7 @@ func (x *PodIP) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PodIP.ProtoReflect.Descriptor instead.
 func (*PodIP) Descriptor() ([]byte, []int) {
-	return file_balsa_v1_pod_proto_rawDescGZIP(), []int{17}
+	return file_balsa_v1_pod_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *PodIP) GetIp() string {
@@ -1290,19 +3838,19 @@ type ContainerStatus struct {
 	State *ContainerState        `protobuf:"bytes,2,opt,name=state,proto3" json:"state,omitempty"`
 	// How the run before this one ended.
 	LastState     *ContainerState `protobuf:"bytes,3,opt,name=last_state,json=lastState,proto3" json:"last_state,omitempty"`
-	Ready         bool            `protobuf:"varint,4,opt,name=ready,proto3" json:"ready,omitempty"`
-	RestartCount  int32           `protobuf:"varint,5,opt,name=restart_count,json=restartCount,proto3" json:"restart_count,omitempty"`
+	Ready         *bool           `protobuf:"varint,4,opt,name=ready,proto3,oneof" json:"ready,omitempty"`
+	RestartCount  *int32          `protobuf:"varint,5,opt,name=restart_count,json=restartCount,proto3,oneof" json:"restart_count,omitempty"`
 	Image         string          `protobuf:"bytes,6,opt,name=image,proto3" json:"image,omitempty"`
 	ImageId       string          `protobuf:"bytes,7,opt,name=image_id,json=imageID,proto3" json:"image_id,omitempty"`
 	ContainerId   string          `protobuf:"bytes,8,opt,name=container_id,json=containerID,proto3" json:"container_id,omitempty"`
-	Started       bool            `protobuf:"varint,9,opt,name=started,proto3" json:"started,omitempty"`
+	Started       *bool           `protobuf:"varint,9,opt,name=started,proto3,oneof" json:"started,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ContainerStatus) Reset() {
 	*x = ContainerStatus{}
-	mi := &file_balsa_v1_pod_proto_msgTypes[18]
+	mi := &file_balsa_v1_pod_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1314,7 +3862,7 @@ func (x *ContainerStatus) String() string {
 func (*ContainerStatus) ProtoMessage() {}
 
 func (x *ContainerStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_balsa_v1_pod_proto_msgTypes[18]
+	mi := &file_balsa_v1_pod_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1327,7 +3875,7 @@ func (x *ContainerStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ContainerStatus.ProtoReflect.Descriptor instead.
 func (*ContainerStatus) Descriptor() ([]byte, []int) {
-	return file_balsa_v1_pod_proto_rawDescGZIP(), []int{18}
+	return file_balsa_v1_pod_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *ContainerStatus) GetName() string {
@@ -1352,15 +3900,15 @@ func (x *ContainerStatus) GetLastState() *ContainerState {
 }
 
 func (x *ContainerStatus) GetReady() bool {
-	if x != nil {
-		return x.Ready
+	if x != nil && x.Ready != nil {
+		return *x.Ready
 	}
 	return false
 }
 
 func (x *ContainerStatus) GetRestartCount() int32 {
-	if x != nil {
-		return x.RestartCount
+	if x != nil && x.RestartCount != nil {
+		return *x.RestartCount
 	}
 	return 0
 }
@@ -1387,8 +3935,8 @@ func (x *ContainerStatus) GetContainerId() string {
 }
 
 func (x *ContainerStatus) GetStarted() bool {
-	if x != nil {
-		return x.Started
+	if x != nil && x.Started != nil {
+		return *x.Started
 	}
 	return false
 }
@@ -1405,7 +3953,7 @@ type ContainerState struct {
 
 func (x *ContainerState) Reset() {
 	*x = ContainerState{}
-	mi := &file_balsa_v1_pod_proto_msgTypes[19]
+	mi := &file_balsa_v1_pod_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1417,7 +3965,7 @@ func (x *ContainerState) String() string {
 func (*ContainerState) ProtoMessage() {}
 
 func (x *ContainerState) ProtoReflect() protoreflect.Message {
-	mi := &file_balsa_v1_pod_proto_msgTypes[19]
+	mi := &file_balsa_v1_pod_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1430,7 +3978,7 @@ func (x *ContainerState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ContainerState.ProtoReflect.Descriptor instead.
 func (*ContainerState) Descriptor() ([]byte, []int) {
-	return file_balsa_v1_pod_proto_rawDescGZIP(), []int{19}
+	return file_balsa_v1_pod_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *ContainerState) GetWaiting() *ContainerStateWaiting {
@@ -1464,7 +4012,7 @@ type ContainerStateWaiting struct {
 
 func (x *ContainerStateWaiting) Reset() {
 	*x = ContainerStateWaiting{}
-	mi := &file_balsa_v1_pod_proto_msgTypes[20]
+	mi := &file_balsa_v1_pod_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1476,7 +4024,7 @@ func (x *ContainerStateWaiting) String() string {
 func (*ContainerStateWaiting) ProtoMessage() {}
 
 func (x *ContainerStateWaiting) ProtoReflect() protoreflect.Message {
-	mi := &file_balsa_v1_pod_proto_msgTypes[20]
+	mi := &file_balsa_v1_pod_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1489,7 +4037,7 @@ func (x *ContainerStateWaiting) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ContainerStateWaiting.ProtoReflect.Descriptor instead.
 func (*ContainerStateWaiting) Descriptor() ([]byte, []int) {
-	return file_balsa_v1_pod_proto_rawDescGZIP(), []int{20}
+	return file_balsa_v1_pod_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *ContainerStateWaiting) GetReason() string {
@@ -1515,7 +4063,7 @@ type ContainerStateRunning struct {
 
 func (x *ContainerStateRunning) Reset() {
 	*x = ContainerStateRunning{}
-	mi := &file_balsa_v1_pod_proto_msgTypes[21]
+	mi := &file_balsa_v1_pod_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1527,7 +4075,7 @@ func (x *ContainerStateRunning) String() string {
 func (*ContainerStateRunning) ProtoMessage() {}
 
 func (x *ContainerStateRunning) ProtoReflect() protoreflect.Message {
-	mi := &file_balsa_v1_pod_proto_msgTypes[21]
+	mi := &file_balsa_v1_pod_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1540,7 +4088,7 @@ func (x *ContainerStateRunning) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ContainerStateRunning.ProtoReflect.Descriptor instead.
 func (*ContainerStateRunning) Descriptor() ([]byte, []int) {
-	return file_balsa_v1_pod_proto_rawDescGZIP(), []int{21}
+	return file_balsa_v1_pod_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *ContainerStateRunning) GetStartedAt() *timestamppb.Timestamp {
@@ -1566,7 +4114,7 @@ type ContainerStateTerminated struct {
 
 func (x *ContainerStateTerminated) Reset() {
 	*x = ContainerStateTerminated{}
-	mi := &file_balsa_v1_pod_proto_msgTypes[22]
+	mi := &file_balsa_v1_pod_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1578,7 +4126,7 @@ func (x *ContainerStateTerminated) String() string {
 func (*ContainerStateTerminated) ProtoMessage() {}
 
 func (x *ContainerStateTerminated) ProtoReflect() protoreflect.Message {
-	mi := &file_balsa_v1_pod_proto_msgTypes[22]
+	mi := &file_balsa_v1_pod_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1591,7 +4139,7 @@ func (x *ContainerStateTerminated) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ContainerStateTerminated.ProtoReflect.Descriptor instead.
 func (*ContainerStateTerminated) Descriptor() ([]byte, []int) {
-	return file_balsa_v1_pod_proto_rawDescGZIP(), []int{22}
+	return file_balsa_v1_pod_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *ContainerStateTerminated) GetExitCode() int32 {
@@ -1657,7 +4205,7 @@ const file_balsa_v1_pod_proto_rawDesc = "" +
 	"\x06status\x18\x05 \x01(\v2\x13.balsa.v1.PodStatusR\x06status\"j\n" +
 	"\x0fPodTemplateSpec\x120\n" +
 	"\bmetadata\x18\x01 \x01(\v2\x14.balsa.v1.ObjectMetaR\bmetadata\x12%\n" +
-	"\x04spec\x18\x02 \x01(\v2\x11.balsa.v1.PodSpecR\x04spec\"\x80\x04\n" +
+	"\x04spec\x18\x02 \x01(\v2\x11.balsa.v1.PodSpecR\x04spec\"\xcd\r\n" +
 	"\aPodSpec\x123\n" +
 	"\n" +
 	"containers\x18\x01 \x03(\v2\x13.balsa.v1.ContainerR\n" +
@@ -1667,16 +4215,115 @@ const file_balsa_v1_pod_proto_rawDesc = "" +
 	"\rnode_selector\x18\x04 \x03(\v2#.balsa.v1.PodSpec.NodeSelectorEntryR\fnodeSelector\x12\x1b\n" +
 	"\tnode_name\x18\x05 \x01(\tR\bnodeName\x12\x1a\n" +
 	"\bhostname\x18\x06 \x01(\tR\bhostname\x12b\n" +
-	"\x1btopology_spread_constraints\x18\a \x03(\v2\".balsa.v1.TopologySpreadConstraintR\x19topologySpreadConstraints\x1a?\n" +
+	"\x1btopology_spread_constraints\x18\a \x03(\v2\".balsa.v1.TopologySpreadConstraintR\x19topologySpreadConstraints\x12<\n" +
+	"\x0finit_containers\x18\b \x03(\v2\x13.balsa.v1.ContainerR\x0einitContainers\x12O\n" +
+	"\x14ephemeral_containers\x18\t \x03(\v2\x1c.balsa.v1.EphemeralContainerR\x13ephemeralContainers\x12*\n" +
+	"\avolumes\x18\n" +
+	" \x03(\v2\x10.balsa.v1.VolumeR\avolumes\x12;\n" +
+	"\x17active_deadline_seconds\x18\v \x01(\x03H\x01R\x15activeDeadlineSeconds\x88\x01\x01\x12\x1d\n" +
+	"\n" +
+	"dns_policy\x18\f \x01(\tR\tdnsPolicy\x125\n" +
+	"\n" +
+	"dns_config\x18\r \x01(\v2\x16.balsa.v1.PodDNSConfigR\tdnsConfig\x126\n" +
+	"\fhost_aliases\x18\x0e \x03(\v2\x13.balsa.v1.HostAliasR\vhostAliases\x12&\n" +
+	"\fhost_network\x18\x0f \x01(\bH\x02R\vhostNetwork\x88\x01\x01\x12\x1e\n" +
+	"\bhost_pid\x18\x10 \x01(\bH\x03R\ahostPID\x88\x01\x01\x12\x1e\n" +
+	"\bhost_ipc\x18\x11 \x01(\bH\x04R\ahostIPC\x88\x01\x01\x12\"\n" +
+	"\n" +
+	"host_users\x18\x12 \x01(\bH\x05R\thostUsers\x88\x01\x01\x12;\n" +
+	"\x17share_process_namespace\x18\x13 \x01(\bH\x06R\x15shareProcessNamespace\x88\x01\x01\x12G\n" +
+	"\x10security_context\x18\x14 \x01(\v2\x1c.balsa.v1.PodSecurityContextR\x0fsecurityContext\x12L\n" +
+	"\x12image_pull_secrets\x18\x15 \x03(\v2\x1e.balsa.v1.LocalObjectReferenceR\x10imagePullSecrets\x126\n" +
+	"\vtolerations\x18\x16 \x03(\v2\x14.balsa.v1.TolerationR\vtolerations\x12\x1f\n" +
+	"\bpriority\x18\x17 \x01(\x05H\aR\bpriority\x88\x01\x01\x125\n" +
+	"\x14enable_service_links\x18\x18 \x01(\bH\bR\x12enableServiceLinks\x88\x01\x01\x12J\n" +
+	"\x1fautomount_service_account_token\x18\x19 \x01(\bH\tR\x1cautomountServiceAccountToken\x88\x01\x01\x124\n" +
+	"\x14set_hostname_as_fqdn\x18\x1a \x01(\bH\n" +
+	"R\x11setHostnameAsFQDN\x88\x01\x01\x1a?\n" +
 	"\x11NodeSelectorEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B#\n" +
-	"!_termination_grace_period_seconds\"\xc7\x01\n" +
+	"!_termination_grace_period_secondsB\x1a\n" +
+	"\x18_active_deadline_secondsB\x0f\n" +
+	"\r_host_networkB\v\n" +
+	"\t_host_pidB\v\n" +
+	"\t_host_ipcB\r\n" +
+	"\v_host_usersB\x1a\n" +
+	"\x18_share_process_namespaceB\v\n" +
+	"\t_priorityB\x17\n" +
+	"\x15_enable_service_linksB\"\n" +
+	" _automount_service_account_tokenB\x17\n" +
+	"\x15_set_hostname_as_fqdn\"*\n" +
+	"\x14LocalObjectReference\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\"\x84\x01\n" +
+	"\fPodDNSConfig\x12 \n" +
+	"\vnameservers\x18\x01 \x03(\tR\vnameservers\x12\x1a\n" +
+	"\bsearches\x18\x02 \x03(\tR\bsearches\x126\n" +
+	"\aoptions\x18\x03 \x03(\v2\x1c.balsa.v1.PodDNSConfigOptionR\aoptions\"M\n" +
+	"\x12PodDNSConfigOption\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x19\n" +
+	"\x05value\x18\x02 \x01(\tH\x00R\x05value\x88\x01\x01B\b\n" +
+	"\x06_value\"9\n" +
+	"\tHostAlias\x12\x0e\n" +
+	"\x02ip\x18\x01 \x01(\tR\x02ip\x12\x1c\n" +
+	"\thostnames\x18\x02 \x03(\tR\thostnames\"\xb3\x01\n" +
+	"\n" +
+	"Toleration\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x1a\n" +
+	"\boperator\x18\x02 \x01(\tR\boperator\x12\x14\n" +
+	"\x05value\x18\x03 \x01(\tR\x05value\x12\x16\n" +
+	"\x06effect\x18\x04 \x01(\tR\x06effect\x122\n" +
+	"\x12toleration_seconds\x18\x05 \x01(\x03H\x00R\x11tolerationSeconds\x88\x01\x01B\x15\n" +
+	"\x13_toleration_seconds\"\x81\x04\n" +
+	"\x12PodSecurityContext\x12#\n" +
+	"\vrun_as_user\x18\x01 \x01(\x03H\x00R\trunAsUser\x88\x01\x01\x12%\n" +
+	"\frun_as_group\x18\x02 \x01(\x03H\x01R\n" +
+	"runAsGroup\x88\x01\x01\x12*\n" +
+	"\x0frun_as_non_root\x18\x03 \x01(\bH\x02R\frunAsNonRoot\x88\x01\x01\x12/\n" +
+	"\x13supplemental_groups\x18\x04 \x03(\x03R\x12supplementalGroups\x12<\n" +
+	"\x1asupplemental_groups_policy\x18\x05 \x01(\tR\x18supplementalGroupsPolicy\x12\x1e\n" +
+	"\bfs_group\x18\x06 \x01(\x03H\x03R\afsGroup\x88\x01\x01\x123\n" +
+	"\x16fs_group_change_policy\x18\a \x01(\tR\x13fsGroupChangePolicy\x12A\n" +
+	"\x0fseccomp_profile\x18\b \x01(\v2\x18.balsa.v1.SeccompProfileR\x0eseccompProfile\x12*\n" +
+	"\asysctls\x18\t \x03(\v2\x10.balsa.v1.SysctlR\asysctlsB\x0e\n" +
+	"\f_run_as_userB\x0f\n" +
+	"\r_run_as_groupB\x12\n" +
+	"\x10_run_as_non_rootB\v\n" +
+	"\t_fs_group\"Q\n" +
+	"\x0eSeccompProfile\x12\x12\n" +
+	"\x04type\x18\x01 \x01(\tR\x04type\x12+\n" +
+	"\x11localhost_profile\x18\x02 \x01(\tR\x10localhostProfile\"2\n" +
+	"\x06Sysctl\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value\"\xd0\x04\n" +
+	"\x0fSecurityContext\x12:\n" +
+	"\fcapabilities\x18\x01 \x01(\v2\x16.balsa.v1.CapabilitiesR\fcapabilities\x12#\n" +
+	"\n" +
+	"privileged\x18\x02 \x01(\bH\x00R\n" +
+	"privileged\x88\x01\x01\x12#\n" +
+	"\vrun_as_user\x18\x03 \x01(\x03H\x01R\trunAsUser\x88\x01\x01\x12%\n" +
+	"\frun_as_group\x18\x04 \x01(\x03H\x02R\n" +
+	"runAsGroup\x88\x01\x01\x12*\n" +
+	"\x0frun_as_non_root\x18\x05 \x01(\bH\x03R\frunAsNonRoot\x88\x01\x01\x12>\n" +
+	"\x19read_only_root_filesystem\x18\x06 \x01(\bH\x04R\x16readOnlyRootFilesystem\x88\x01\x01\x12A\n" +
+	"\x1aallow_privilege_escalation\x18\a \x01(\bH\x05R\x18allowPrivilegeEscalation\x88\x01\x01\x12\x1d\n" +
+	"\n" +
+	"proc_mount\x18\b \x01(\tR\tprocMount\x12A\n" +
+	"\x0fseccomp_profile\x18\t \x01(\v2\x18.balsa.v1.SeccompProfileR\x0eseccompProfileB\r\n" +
+	"\v_privilegedB\x0e\n" +
+	"\f_run_as_userB\x0f\n" +
+	"\r_run_as_groupB\x12\n" +
+	"\x10_run_as_non_rootB\x1c\n" +
+	"\x1a_read_only_root_filesystemB\x1d\n" +
+	"\x1b_allow_privilege_escalation\"4\n" +
+	"\fCapabilities\x12\x10\n" +
+	"\x03add\x18\x01 \x03(\tR\x03add\x12\x12\n" +
+	"\x04drop\x18\x02 \x03(\tR\x04drop\"\xc7\x01\n" +
 	"\x18TopologySpreadConstraint\x12\x19\n" +
 	"\bmax_skew\x18\x01 \x01(\x05R\amaxSkew\x12!\n" +
 	"\ftopology_key\x18\x02 \x01(\tR\vtopologyKey\x12-\n" +
 	"\x12when_unsatisfiable\x18\x03 \x01(\tR\x11whenUnsatisfiable\x12>\n" +
-	"\x0elabel_selector\x18\x04 \x01(\v2\x17.balsa.v1.LabelSelectorR\rlabelSelector\"\xaf\x03\n" +
+	"\x0elabel_selector\x18\x04 \x01(\v2\x17.balsa.v1.LabelSelectorR\rlabelSelector\"\xe8\a\n" +
 	"\tContainer\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05image\x18\x02 \x01(\tR\x05image\x12*\n" +
@@ -1690,7 +4337,148 @@ const file_balsa_v1_pod_proto_rawDesc = "" +
 	"\x03env\x18\t \x03(\v2\x10.balsa.v1.EnvVarR\x03env\x12<\n" +
 	"\tresources\x18\n" +
 	" \x01(\v2\x1e.balsa.v1.ResourceRequirementsR\tresources\x128\n" +
-	"\x0freadiness_probe\x18\v \x01(\v2\x0f.balsa.v1.ProbeR\x0ereadinessProbe\"f\n" +
+	"\x0freadiness_probe\x18\v \x01(\v2\x0f.balsa.v1.ProbeR\x0ereadinessProbe\x126\n" +
+	"\x0eliveness_probe\x18\f \x01(\v2\x0f.balsa.v1.ProbeR\rlivenessProbe\x124\n" +
+	"\rstartup_probe\x18\r \x01(\v2\x0f.balsa.v1.ProbeR\fstartupProbe\x121\n" +
+	"\tlifecycle\x18\x0e \x01(\v2\x13.balsa.v1.LifecycleR\tlifecycle\x12D\n" +
+	"\x10security_context\x18\x0f \x01(\v2\x19.balsa.v1.SecurityContextR\x0fsecurityContext\x12:\n" +
+	"\rvolume_mounts\x18\x10 \x03(\v2\x15.balsa.v1.VolumeMountR\fvolumeMounts\x12\x19\n" +
+	"\x05stdin\x18\x11 \x01(\bH\x00R\x05stdin\x88\x01\x01\x12\"\n" +
+	"\n" +
+	"stdin_once\x18\x12 \x01(\bH\x01R\tstdinOnce\x88\x01\x01\x12\x15\n" +
+	"\x03tty\x18\x13 \x01(\bH\x02R\x03tty\x88\x01\x01\x128\n" +
+	"\x18termination_message_path\x18\x14 \x01(\tR\x16terminationMessagePath\x12<\n" +
+	"\x1atermination_message_policy\x18\x15 \x01(\tR\x18terminationMessagePolicy\x12%\n" +
+	"\x0erestart_policy\x18\x16 \x01(\tR\rrestartPolicyB\b\n" +
+	"\x06_stdinB\r\n" +
+	"\v_stdin_onceB\x06\n" +
+	"\x04_tty\"\xb6\x05\n" +
+	"\x12EphemeralContainer\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
+	"\x05image\x18\x02 \x01(\tR\x05image\x12*\n" +
+	"\x11image_pull_policy\x18\x03 \x01(\tR\x0fimagePullPolicy\x12\x18\n" +
+	"\acommand\x18\x04 \x03(\tR\acommand\x12\x12\n" +
+	"\x04args\x18\x05 \x03(\tR\x04args\x12\x1f\n" +
+	"\vworking_dir\x18\x06 \x01(\tR\n" +
+	"workingDir\x122\n" +
+	"\benv_from\x18\a \x03(\v2\x17.balsa.v1.EnvFromSourceR\aenvFrom\x12\"\n" +
+	"\x03env\x18\b \x03(\v2\x10.balsa.v1.EnvVarR\x03env\x12D\n" +
+	"\x10security_context\x18\t \x01(\v2\x19.balsa.v1.SecurityContextR\x0fsecurityContext\x12:\n" +
+	"\rvolume_mounts\x18\n" +
+	" \x03(\v2\x15.balsa.v1.VolumeMountR\fvolumeMounts\x12\x19\n" +
+	"\x05stdin\x18\v \x01(\bH\x00R\x05stdin\x88\x01\x01\x12\"\n" +
+	"\n" +
+	"stdin_once\x18\f \x01(\bH\x01R\tstdinOnce\x88\x01\x01\x12\x15\n" +
+	"\x03tty\x18\r \x01(\bH\x02R\x03tty\x88\x01\x01\x128\n" +
+	"\x18termination_message_path\x18\x0e \x01(\tR\x16terminationMessagePath\x12<\n" +
+	"\x1atermination_message_policy\x18\x0f \x01(\tR\x18terminationMessagePolicy\x122\n" +
+	"\x15target_container_name\x18\x10 \x01(\tR\x13targetContainerNameB\b\n" +
+	"\x06_stdinB\r\n" +
+	"\v_stdin_onceB\x06\n" +
+	"\x04_tty\"\x9e\x01\n" +
+	"\tLifecycle\x129\n" +
+	"\n" +
+	"post_start\x18\x01 \x01(\v2\x1a.balsa.v1.LifecycleHandlerR\tpostStart\x125\n" +
+	"\bpre_stop\x18\x02 \x01(\v2\x1a.balsa.v1.LifecycleHandlerR\apreStop\x12\x1f\n" +
+	"\vstop_signal\x18\x03 \x01(\tR\n" +
+	"stopSignal\"\x9d\x01\n" +
+	"\x10LifecycleHandler\x12(\n" +
+	"\x04exec\x18\x01 \x01(\v2\x14.balsa.v1.ExecActionR\x04exec\x122\n" +
+	"\bhttp_get\x18\x02 \x01(\v2\x17.balsa.v1.HTTPGetActionR\ahttpGet\x12+\n" +
+	"\x05sleep\x18\x03 \x01(\v2\x15.balsa.v1.SleepActionR\x05sleep\"&\n" +
+	"\n" +
+	"ExecAction\x12\x18\n" +
+	"\acommand\x18\x01 \x03(\tR\acommand\"'\n" +
+	"\vSleepAction\x12\x18\n" +
+	"\aseconds\x18\x01 \x01(\x03R\aseconds\"\xdc\x01\n" +
+	"\vVolumeMount\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12 \n" +
+	"\tread_only\x18\x02 \x01(\bH\x00R\breadOnly\x88\x01\x01\x12\x1d\n" +
+	"\n" +
+	"mount_path\x18\x03 \x01(\tR\tmountPath\x12\x19\n" +
+	"\bsub_path\x18\x04 \x01(\tR\asubPath\x12\"\n" +
+	"\rsub_path_expr\x18\x05 \x01(\tR\vsubPathExpr\x12+\n" +
+	"\x11mount_propagation\x18\x06 \x01(\tR\x10mountPropagationB\f\n" +
+	"\n" +
+	"_read_only\"\xf6\x03\n" +
+	"\x06Volume\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12;\n" +
+	"\tempty_dir\x18\x02 \x01(\v2\x1e.balsa.v1.EmptyDirVolumeSourceR\bemptyDir\x12;\n" +
+	"\thost_path\x18\x03 \x01(\v2\x1e.balsa.v1.HostPathVolumeSourceR\bhostPath\x12>\n" +
+	"\n" +
+	"config_map\x18\x04 \x01(\v2\x1f.balsa.v1.ConfigMapVolumeSourceR\tconfigMap\x124\n" +
+	"\x06secret\x18\x05 \x01(\v2\x1c.balsa.v1.SecretVolumeSourceR\x06secret\x12D\n" +
+	"\fdownward_api\x18\x06 \x01(\v2!.balsa.v1.DownwardAPIVolumeSourceR\vdownwardAPI\x12=\n" +
+	"\tprojected\x18\a \x01(\v2\x1f.balsa.v1.ProjectedVolumeSourceR\tprojected\x12c\n" +
+	"\x17persistent_volume_claim\x18\b \x01(\v2+.balsa.v1.PersistentVolumeClaimVolumeSourceR\x15persistentVolumeClaim\"a\n" +
+	"\x14EmptyDirVolumeSource\x12\x16\n" +
+	"\x06medium\x18\x01 \x01(\tR\x06medium\x121\n" +
+	"\n" +
+	"size_limit\x18\x02 \x01(\v2\x12.balsa.v1.QuantityR\tsizeLimit\">\n" +
+	"\x14HostPathVolumeSource\x12\x12\n" +
+	"\x04path\x18\x01 \x01(\tR\x04path\x12\x12\n" +
+	"\x04type\x18\x02 \x01(\tR\x04type\"\xbd\x01\n" +
+	"\x15ConfigMapVolumeSource\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12)\n" +
+	"\x05items\x18\x02 \x03(\v2\x13.balsa.v1.KeyToPathR\x05items\x12&\n" +
+	"\fdefault_mode\x18\x03 \x01(\x05H\x00R\vdefaultMode\x88\x01\x01\x12\x1f\n" +
+	"\boptional\x18\x04 \x01(\bH\x01R\boptional\x88\x01\x01B\x0f\n" +
+	"\r_default_modeB\v\n" +
+	"\t_optional\"\xc7\x01\n" +
+	"\x12SecretVolumeSource\x12\x1f\n" +
+	"\vsecret_name\x18\x01 \x01(\tR\n" +
+	"secretName\x12)\n" +
+	"\x05items\x18\x02 \x03(\v2\x13.balsa.v1.KeyToPathR\x05items\x12&\n" +
+	"\fdefault_mode\x18\x03 \x01(\x05H\x00R\vdefaultMode\x88\x01\x01\x12\x1f\n" +
+	"\boptional\x18\x04 \x01(\bH\x01R\boptional\x88\x01\x01B\x0f\n" +
+	"\r_default_modeB\v\n" +
+	"\t_optional\"S\n" +
+	"\tKeyToPath\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x12\n" +
+	"\x04path\x18\x02 \x01(\tR\x04path\x12\x17\n" +
+	"\x04mode\x18\x03 \x01(\x05H\x00R\x04mode\x88\x01\x01B\a\n" +
+	"\x05_mode\"\x89\x01\n" +
+	"\x17DownwardAPIVolumeSource\x125\n" +
+	"\x05items\x18\x01 \x03(\v2\x1f.balsa.v1.DownwardAPIVolumeFileR\x05items\x12&\n" +
+	"\fdefault_mode\x18\x02 \x01(\x05H\x00R\vdefaultMode\x88\x01\x01B\x0f\n" +
+	"\r_default_mode\"\xd8\x01\n" +
+	"\x15DownwardAPIVolumeFile\x12\x12\n" +
+	"\x04path\x18\x01 \x01(\tR\x04path\x12:\n" +
+	"\tfield_ref\x18\x02 \x01(\v2\x1d.balsa.v1.ObjectFieldSelectorR\bfieldRef\x12M\n" +
+	"\x12resource_field_ref\x18\x03 \x01(\v2\x1f.balsa.v1.ResourceFieldSelectorR\x10resourceFieldRef\x12\x17\n" +
+	"\x04mode\x18\x04 \x01(\x05H\x00R\x04mode\x88\x01\x01B\a\n" +
+	"\x05_mode\"\x88\x01\n" +
+	"\x15ResourceFieldSelector\x12%\n" +
+	"\x0econtainer_name\x18\x01 \x01(\tR\rcontainerName\x12\x1a\n" +
+	"\bresource\x18\x02 \x01(\tR\bresource\x12,\n" +
+	"\adivisor\x18\x03 \x01(\v2\x12.balsa.v1.QuantityR\adivisor\"\x86\x01\n" +
+	"\x15ProjectedVolumeSource\x124\n" +
+	"\asources\x18\x01 \x03(\v2\x1a.balsa.v1.VolumeProjectionR\asources\x12&\n" +
+	"\fdefault_mode\x18\x02 \x01(\x05H\x00R\vdefaultMode\x88\x01\x01B\x0f\n" +
+	"\r_default_mode\"\xc8\x01\n" +
+	"\x10VolumeProjection\x12<\n" +
+	"\n" +
+	"config_map\x18\x01 \x01(\v2\x1d.balsa.v1.ConfigMapProjectionR\tconfigMap\x122\n" +
+	"\x06secret\x18\x02 \x01(\v2\x1a.balsa.v1.SecretProjectionR\x06secret\x12B\n" +
+	"\fdownward_api\x18\x03 \x01(\v2\x1f.balsa.v1.DownwardAPIProjectionR\vdownwardAPI\"\x82\x01\n" +
+	"\x13ConfigMapProjection\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12)\n" +
+	"\x05items\x18\x02 \x03(\v2\x13.balsa.v1.KeyToPathR\x05items\x12\x1f\n" +
+	"\boptional\x18\x03 \x01(\bH\x00R\boptional\x88\x01\x01B\v\n" +
+	"\t_optional\"\x7f\n" +
+	"\x10SecretProjection\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12)\n" +
+	"\x05items\x18\x02 \x03(\v2\x13.balsa.v1.KeyToPathR\x05items\x12\x1f\n" +
+	"\boptional\x18\x03 \x01(\bH\x00R\boptional\x88\x01\x01B\v\n" +
+	"\t_optional\"N\n" +
+	"\x15DownwardAPIProjection\x125\n" +
+	"\x05items\x18\x01 \x03(\v2\x1f.balsa.v1.DownwardAPIVolumeFileR\x05items\"r\n" +
+	"!PersistentVolumeClaimVolumeSource\x12\x1d\n" +
+	"\n" +
+	"claim_name\x18\x01 \x01(\tR\tclaimName\x12 \n" +
+	"\tread_only\x18\x02 \x01(\bH\x00R\breadOnly\x88\x01\x01B\f\n" +
+	"\n" +
+	"_read_only\"f\n" +
 	"\rContainerPort\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12%\n" +
 	"\x0econtainer_port\x18\x02 \x01(\x05R\rcontainerPort\x12\x1a\n" +
@@ -1699,11 +4487,12 @@ const file_balsa_v1_pod_proto_rawDesc = "" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value\x125\n" +
 	"\n" +
-	"value_from\x18\x03 \x01(\v2\x16.balsa.v1.EnvVarSourceR\tvalueFrom\"\xcb\x01\n" +
+	"value_from\x18\x03 \x01(\v2\x16.balsa.v1.EnvVarSourceR\tvalueFrom\"\x9a\x02\n" +
 	"\fEnvVarSource\x12:\n" +
 	"\tfield_ref\x18\x01 \x01(\v2\x1d.balsa.v1.ObjectFieldSelectorR\bfieldRef\x12B\n" +
 	"\x12config_map_key_ref\x18\x02 \x01(\v2\x15.balsa.v1.KeySelectorR\x0fconfigMapKeyRef\x12;\n" +
-	"\x0esecret_key_ref\x18\x03 \x01(\v2\x15.balsa.v1.KeySelectorR\fsecretKeyRef\"U\n" +
+	"\x0esecret_key_ref\x18\x03 \x01(\v2\x15.balsa.v1.KeySelectorR\fsecretKeyRef\x12M\n" +
+	"\x12resource_field_ref\x18\x04 \x01(\v2\x1f.balsa.v1.ResourceFieldSelectorR\x10resourceFieldRef\"U\n" +
 	"\x13ObjectFieldSelector\x12\x1f\n" +
 	"\vapi_version\x18\x01 \x01(\tR\n" +
 	"apiVersion\x12\x1d\n" +
@@ -1731,28 +4520,43 @@ const file_balsa_v1_pod_proto_rawDesc = "" +
 	"\x05value\x18\x02 \x01(\v2\x12.balsa.v1.QuantityR\x05value:\x028\x01\x1aO\n" +
 	"\rRequestsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12(\n" +
-	"\x05value\x18\x02 \x01(\v2\x12.balsa.v1.QuantityR\x05value:\x028\x01\"\x9f\x03\n" +
+	"\x05value\x18\x02 \x01(\v2\x12.balsa.v1.QuantityR\x05value:\x028\x01\"\xa0\x05\n" +
 	"\x05Probe\x122\n" +
 	"\bhttp_get\x18\x01 \x01(\v2\x17.balsa.v1.HTTPGetActionR\ahttpGet\x127\n" +
 	"\x15initial_delay_seconds\x18\x02 \x01(\x05H\x00R\x13initialDelaySeconds\x88\x01\x01\x12,\n" +
 	"\x0ftimeout_seconds\x18\x03 \x01(\x05H\x01R\x0etimeoutSeconds\x88\x01\x01\x12*\n" +
 	"\x0eperiod_seconds\x18\x04 \x01(\x05H\x02R\rperiodSeconds\x88\x01\x01\x120\n" +
 	"\x11success_threshold\x18\x05 \x01(\x05H\x03R\x10successThreshold\x88\x01\x01\x120\n" +
-	"\x11failure_threshold\x18\x06 \x01(\x05H\x04R\x10failureThreshold\x88\x01\x01B\x18\n" +
+	"\x11failure_threshold\x18\x06 \x01(\x05H\x04R\x10failureThreshold\x88\x01\x01\x12(\n" +
+	"\x04exec\x18\a \x01(\v2\x14.balsa.v1.ExecActionR\x04exec\x128\n" +
+	"\n" +
+	"tcp_socket\x18\b \x01(\v2\x19.balsa.v1.TCPSocketActionR\ttcpSocket\x12(\n" +
+	"\x04grpc\x18\t \x01(\v2\x14.balsa.v1.GRPCActionR\x04grpc\x12L\n" +
+	" termination_grace_period_seconds\x18\n" +
+	" \x01(\x03H\x05R\x1dterminationGracePeriodSeconds\x88\x01\x01B\x18\n" +
 	"\x16_initial_delay_secondsB\x12\n" +
 	"\x10_timeout_secondsB\x11\n" +
 	"\x0f_period_secondsB\x14\n" +
 	"\x12_success_thresholdB\x14\n" +
-	"\x12_failure_threshold\"\x9f\x01\n" +
+	"\x12_failure_thresholdB#\n" +
+	"!_termination_grace_period_seconds\"P\n" +
+	"\x0fTCPSocketAction\x12)\n" +
+	"\x04port\x18\x01 \x01(\v2\x15.balsa.v1.IntOrStringR\x04port\x12\x12\n" +
+	"\x04host\x18\x02 \x01(\tR\x04host\":\n" +
+	"\n" +
+	"GRPCAction\x12\x12\n" +
+	"\x04port\x18\x01 \x01(\x05R\x04port\x12\x18\n" +
+	"\aservice\x18\x02 \x01(\tR\aservice\"\xb3\x01\n" +
 	"\rHTTPGetAction\x12\x12\n" +
 	"\x04path\x18\x01 \x01(\tR\x04path\x12)\n" +
 	"\x04port\x18\x02 \x01(\v2\x15.balsa.v1.IntOrStringR\x04port\x12\x16\n" +
 	"\x06scheme\x18\x03 \x01(\tR\x06scheme\x127\n" +
-	"\fhttp_headers\x18\x04 \x03(\v2\x14.balsa.v1.HTTPHeaderR\vhttpHeaders\"6\n" +
+	"\fhttp_headers\x18\x04 \x03(\v2\x14.balsa.v1.HTTPHeaderR\vhttpHeaders\x12\x12\n" +
+	"\x04host\x18\x05 \x01(\tR\x04host\"6\n" +
 	"\n" +
 	"HTTPHeader\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value\"\x98\x03\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value\"\x92\x05\n" +
 	"\tPodStatus\x12\x14\n" +
 	"\x05phase\x18\x01 \x01(\tR\x05phase\x123\n" +
 	"\n" +
@@ -1767,20 +4571,30 @@ const file_balsa_v1_pod_proto_rawDesc = "" +
 	"start_time\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\tstartTime\x12H\n" +
 	"\x12container_statuses\x18\t \x03(\v2\x19.balsa.v1.ContainerStatusR\x11containerStatuses\x12/\n" +
 	"\x13observed_generation\x18\n" +
-	" \x01(\x03R\x12observedGeneration\"\x17\n" +
+	" \x01(\x03R\x12observedGeneration\x12Q\n" +
+	"\x17init_container_statuses\x18\v \x03(\v2\x19.balsa.v1.ContainerStatusR\x15initContainerStatuses\x12[\n" +
+	"\x1cephemeral_container_statuses\x18\f \x03(\v2\x19.balsa.v1.ContainerStatusR\x1aephemeralContainerStatuses\x12\x1b\n" +
+	"\tqos_class\x18\r \x01(\tR\bqosClass\x12+\n" +
+	"\bhost_ips\x18\x0e \x03(\v2\x10.balsa.v1.HostIPR\ahostIPs\"\x18\n" +
+	"\x06HostIP\x12\x0e\n" +
+	"\x02ip\x18\x01 \x01(\tR\x02ip\"\x17\n" +
 	"\x05PodIP\x12\x0e\n" +
-	"\x02ip\x18\x01 \x01(\tR\x02ip\"\xb7\x02\n" +
+	"\x02ip\x18\x01 \x01(\tR\x02ip\"\xee\x02\n" +
 	"\x0fContainerStatus\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12.\n" +
 	"\x05state\x18\x02 \x01(\v2\x18.balsa.v1.ContainerStateR\x05state\x127\n" +
 	"\n" +
-	"last_state\x18\x03 \x01(\v2\x18.balsa.v1.ContainerStateR\tlastState\x12\x14\n" +
-	"\x05ready\x18\x04 \x01(\bR\x05ready\x12#\n" +
-	"\rrestart_count\x18\x05 \x01(\x05R\frestartCount\x12\x14\n" +
+	"last_state\x18\x03 \x01(\v2\x18.balsa.v1.ContainerStateR\tlastState\x12\x19\n" +
+	"\x05ready\x18\x04 \x01(\bH\x00R\x05ready\x88\x01\x01\x12(\n" +
+	"\rrestart_count\x18\x05 \x01(\x05H\x01R\frestartCount\x88\x01\x01\x12\x14\n" +
 	"\x05image\x18\x06 \x01(\tR\x05image\x12\x19\n" +
 	"\bimage_id\x18\a \x01(\tR\aimageID\x12!\n" +
-	"\fcontainer_id\x18\b \x01(\tR\vcontainerID\x12\x18\n" +
-	"\astarted\x18\t \x01(\bR\astarted\"\xca\x01\n" +
+	"\fcontainer_id\x18\b \x01(\tR\vcontainerID\x12\x1d\n" +
+	"\astarted\x18\t \x01(\bH\x02R\astarted\x88\x01\x01B\b\n" +
+	"\x06_readyB\x10\n" +
+	"\x0e_restart_countB\n" +
+	"\n" +
+	"\b_started\"\xca\x01\n" +
 	"\x0eContainerState\x129\n" +
 	"\awaiting\x18\x01 \x01(\v2\x1f.balsa.v1.ContainerStateWaitingR\awaiting\x129\n" +
 	"\arunning\x18\x02 \x01(\v2\x1f.balsa.v1.ContainerStateRunningR\arunning\x12B\n" +
@@ -1817,86 +4631,176 @@ func file_balsa_v1_pod_proto_rawDescGZIP() []byte {
 	return file_balsa_v1_pod_proto_rawDescData
 }
 
-var file_balsa_v1_pod_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
+var file_balsa_v1_pod_proto_msgTypes = make([]protoimpl.MessageInfo, 60)
 var file_balsa_v1_pod_proto_goTypes = []any{
-	(*Pod)(nil),                      // 0: balsa.v1.Pod
-	(*PodTemplateSpec)(nil),          // 1: balsa.v1.PodTemplateSpec
-	(*PodSpec)(nil),                  // 2: balsa.v1.PodSpec
-	(*TopologySpreadConstraint)(nil), // 3: balsa.v1.TopologySpreadConstraint
-	(*Container)(nil),                // 4: balsa.v1.Container
-	(*ContainerPort)(nil),            // 5: balsa.v1.ContainerPort
-	(*EnvVar)(nil),                   // 6: balsa.v1.EnvVar
-	(*EnvVarSource)(nil),             // 7: balsa.v1.EnvVarSource
-	(*ObjectFieldSelector)(nil),      // 8: balsa.v1.ObjectFieldSelector
-	(*KeySelector)(nil),              // 9: balsa.v1.KeySelector
-	(*EnvFromSource)(nil),            // 10: balsa.v1.EnvFromSource
-	(*ObjectNameSelector)(nil),       // 11: balsa.v1.ObjectNameSelector
-	(*ResourceRequirements)(nil),     // 12: balsa.v1.ResourceRequirements
-	(*Probe)(nil),                    // 13: balsa.v1.Probe
-	(*HTTPGetAction)(nil),            // 14: balsa.v1.HTTPGetAction
-	(*HTTPHeader)(nil),               // 15: balsa.v1.HTTPHeader
-	(*PodStatus)(nil),                // 16: balsa.v1.PodStatus
-	(*PodIP)(nil),                    // 17: balsa.v1.PodIP
-	(*ContainerStatus)(nil),          // 18: balsa.v1.ContainerStatus
-	(*ContainerState)(nil),           // 19: balsa.v1.ContainerState
-	(*ContainerStateWaiting)(nil),    // 20: balsa.v1.ContainerStateWaiting
-	(*ContainerStateRunning)(nil),    // 21: balsa.v1.ContainerStateRunning
-	(*ContainerStateTerminated)(nil), // 22: balsa.v1.ContainerStateTerminated
-	nil,                              // 23: balsa.v1.PodSpec.NodeSelectorEntry
-	nil,                              // 24: balsa.v1.ResourceRequirements.LimitsEntry
-	nil,                              // 25: balsa.v1.ResourceRequirements.RequestsEntry
-	(*ObjectMeta)(nil),               // 26: balsa.v1.ObjectMeta
-	(*LabelSelector)(nil),            // 27: balsa.v1.LabelSelector
-	(*IntOrString)(nil),              // 28: balsa.v1.IntOrString
-	(*Condition)(nil),                // 29: balsa.v1.Condition
-	(*timestamppb.Timestamp)(nil),    // 30: google.protobuf.Timestamp
-	(*Quantity)(nil),                 // 31: balsa.v1.Quantity
+	(*Pod)(nil),                               // 0: balsa.v1.Pod
+	(*PodTemplateSpec)(nil),                   // 1: balsa.v1.PodTemplateSpec
+	(*PodSpec)(nil),                           // 2: balsa.v1.PodSpec
+	(*LocalObjectReference)(nil),              // 3: balsa.v1.LocalObjectReference
+	(*PodDNSConfig)(nil),                      // 4: balsa.v1.PodDNSConfig
+	(*PodDNSConfigOption)(nil),                // 5: balsa.v1.PodDNSConfigOption
+	(*HostAlias)(nil),                         // 6: balsa.v1.HostAlias
+	(*Toleration)(nil),                        // 7: balsa.v1.Toleration
+	(*PodSecurityContext)(nil),                // 8: balsa.v1.PodSecurityContext
+	(*SeccompProfile)(nil),                    // 9: balsa.v1.SeccompProfile
+	(*Sysctl)(nil),                            // 10: balsa.v1.Sysctl
+	(*SecurityContext)(nil),                   // 11: balsa.v1.SecurityContext
+	(*Capabilities)(nil),                      // 12: balsa.v1.Capabilities
+	(*TopologySpreadConstraint)(nil),          // 13: balsa.v1.TopologySpreadConstraint
+	(*Container)(nil),                         // 14: balsa.v1.Container
+	(*EphemeralContainer)(nil),                // 15: balsa.v1.EphemeralContainer
+	(*Lifecycle)(nil),                         // 16: balsa.v1.Lifecycle
+	(*LifecycleHandler)(nil),                  // 17: balsa.v1.LifecycleHandler
+	(*ExecAction)(nil),                        // 18: balsa.v1.ExecAction
+	(*SleepAction)(nil),                       // 19: balsa.v1.SleepAction
+	(*VolumeMount)(nil),                       // 20: balsa.v1.VolumeMount
+	(*Volume)(nil),                            // 21: balsa.v1.Volume
+	(*EmptyDirVolumeSource)(nil),              // 22: balsa.v1.EmptyDirVolumeSource
+	(*HostPathVolumeSource)(nil),              // 23: balsa.v1.HostPathVolumeSource
+	(*ConfigMapVolumeSource)(nil),             // 24: balsa.v1.ConfigMapVolumeSource
+	(*SecretVolumeSource)(nil),                // 25: balsa.v1.SecretVolumeSource
+	(*KeyToPath)(nil),                         // 26: balsa.v1.KeyToPath
+	(*DownwardAPIVolumeSource)(nil),           // 27: balsa.v1.DownwardAPIVolumeSource
+	(*DownwardAPIVolumeFile)(nil),             // 28: balsa.v1.DownwardAPIVolumeFile
+	(*ResourceFieldSelector)(nil),             // 29: balsa.v1.ResourceFieldSelector
+	(*ProjectedVolumeSource)(nil),             // 30: balsa.v1.ProjectedVolumeSource
+	(*VolumeProjection)(nil),                  // 31: balsa.v1.VolumeProjection
+	(*ConfigMapProjection)(nil),               // 32: balsa.v1.ConfigMapProjection
+	(*SecretProjection)(nil),                  // 33: balsa.v1.SecretProjection
+	(*DownwardAPIProjection)(nil),             // 34: balsa.v1.DownwardAPIProjection
+	(*PersistentVolumeClaimVolumeSource)(nil), // 35: balsa.v1.PersistentVolumeClaimVolumeSource
+	(*ContainerPort)(nil),                     // 36: balsa.v1.ContainerPort
+	(*EnvVar)(nil),                            // 37: balsa.v1.EnvVar
+	(*EnvVarSource)(nil),                      // 38: balsa.v1.EnvVarSource
+	(*ObjectFieldSelector)(nil),               // 39: balsa.v1.ObjectFieldSelector
+	(*KeySelector)(nil),                       // 40: balsa.v1.KeySelector
+	(*EnvFromSource)(nil),                     // 41: balsa.v1.EnvFromSource
+	(*ObjectNameSelector)(nil),                // 42: balsa.v1.ObjectNameSelector
+	(*ResourceRequirements)(nil),              // 43: balsa.v1.ResourceRequirements
+	(*Probe)(nil),                             // 44: balsa.v1.Probe
+	(*TCPSocketAction)(nil),                   // 45: balsa.v1.TCPSocketAction
+	(*GRPCAction)(nil),                        // 46: balsa.v1.GRPCAction
+	(*HTTPGetAction)(nil),                     // 47: balsa.v1.HTTPGetAction
+	(*HTTPHeader)(nil),                        // 48: balsa.v1.HTTPHeader
+	(*PodStatus)(nil),                         // 49: balsa.v1.PodStatus
+	(*HostIP)(nil),                            // 50: balsa.v1.HostIP
+	(*PodIP)(nil),                             // 51: balsa.v1.PodIP
+	(*ContainerStatus)(nil),                   // 52: balsa.v1.ContainerStatus
+	(*ContainerState)(nil),                    // 53: balsa.v1.ContainerState
+	(*ContainerStateWaiting)(nil),             // 54: balsa.v1.ContainerStateWaiting
+	(*ContainerStateRunning)(nil),             // 55: balsa.v1.ContainerStateRunning
+	(*ContainerStateTerminated)(nil),          // 56: balsa.v1.ContainerStateTerminated
+	nil,                                       // 57: balsa.v1.PodSpec.NodeSelectorEntry
+	nil,                                       // 58: balsa.v1.ResourceRequirements.LimitsEntry
+	nil,                                       // 59: balsa.v1.ResourceRequirements.RequestsEntry
+	(*ObjectMeta)(nil),                        // 60: balsa.v1.ObjectMeta
+	(*LabelSelector)(nil),                     // 61: balsa.v1.LabelSelector
+	(*Quantity)(nil),                          // 62: balsa.v1.Quantity
+	(*IntOrString)(nil),                       // 63: balsa.v1.IntOrString
+	(*Condition)(nil),                         // 64: balsa.v1.Condition
+	(*timestamppb.Timestamp)(nil),             // 65: google.protobuf.Timestamp
 }
 var file_balsa_v1_pod_proto_depIdxs = []int32{
-	26, // 0: balsa.v1.Pod.metadata:type_name -> balsa.v1.ObjectMeta
+	60, // 0: balsa.v1.Pod.metadata:type_name -> balsa.v1.ObjectMeta
 	2,  // 1: balsa.v1.Pod.spec:type_name -> balsa.v1.PodSpec
-	16, // 2: balsa.v1.Pod.status:type_name -> balsa.v1.PodStatus
-	26, // 3: balsa.v1.PodTemplateSpec.metadata:type_name -> balsa.v1.ObjectMeta
+	49, // 2: balsa.v1.Pod.status:type_name -> balsa.v1.PodStatus
+	60, // 3: balsa.v1.PodTemplateSpec.metadata:type_name -> balsa.v1.ObjectMeta
 	2,  // 4: balsa.v1.PodTemplateSpec.spec:type_name -> balsa.v1.PodSpec
-	4,  // 5: balsa.v1.PodSpec.containers:type_name -> balsa.v1.Container
-	23, // 6: balsa.v1.PodSpec.node_selector:type_name -> balsa.v1.PodSpec.NodeSelectorEntry
-	3,  // 7: balsa.v1.PodSpec.topology_spread_constraints:type_name -> balsa.v1.TopologySpreadConstraint
-	27, // 8: balsa.v1.TopologySpreadConstraint.label_selector:type_name -> balsa.v1.LabelSelector
-	5,  // 9: balsa.v1.Container.ports:type_name -> balsa.v1.ContainerPort
-	10, // 10: balsa.v1.Container.env_from:type_name -> balsa.v1.EnvFromSource
-	6,  // 11: balsa.v1.Container.env:type_name -> balsa.v1.EnvVar
-	12, // 12: balsa.v1.Container.resources:type_name -> balsa.v1.ResourceRequirements
-	13, // 13: balsa.v1.Container.readiness_probe:type_name -> balsa.v1.Probe
-	7,  // 14: balsa.v1.EnvVar.value_from:type_name -> balsa.v1.EnvVarSource
-	8,  // 15: balsa.v1.EnvVarSource.field_ref:type_name -> balsa.v1.ObjectFieldSelector
-	9,  // 16: balsa.v1.EnvVarSource.config_map_key_ref:type_name -> balsa.v1.KeySelector
-	9,  // 17: balsa.v1.EnvVarSource.secret_key_ref:type_name -> balsa.v1.KeySelector
-	11, // 18: balsa.v1.EnvFromSource.config_map_ref:type_name -> balsa.v1.ObjectNameSelector
-	11, // 19: balsa.v1.EnvFromSource.secret_ref:type_name -> balsa.v1.ObjectNameSelector
-	24, // 20: balsa.v1.ResourceRequirements.limits:type_name -> balsa.v1.ResourceRequirements.LimitsEntry
-	25, // 21: balsa.v1.ResourceRequirements.requests:type_name -> balsa.v1.ResourceRequirements.RequestsEntry
-	14, // 22: balsa.v1.Probe.http_get:type_name -> balsa.v1.HTTPGetAction
-	28, // 23: balsa.v1.HTTPGetAction.port:type_name -> balsa.v1.IntOrString
-	15, // 24: balsa.v1.HTTPGetAction.http_headers:type_name -> balsa.v1.HTTPHeader
-	29, // 25: balsa.v1.PodStatus.conditions:type_name -> balsa.v1.Condition
-	17, // 26: balsa.v1.PodStatus.pod_ips:type_name -> balsa.v1.PodIP
-	30, // 27: balsa.v1.PodStatus.start_time:type_name -> google.protobuf.Timestamp
-	18, // 28: balsa.v1.PodStatus.container_statuses:type_name -> balsa.v1.ContainerStatus
-	19, // 29: balsa.v1.ContainerStatus.state:type_name -> balsa.v1.ContainerState
-	19, // 30: balsa.v1.ContainerStatus.last_state:type_name -> balsa.v1.ContainerState
-	20, // 31: balsa.v1.ContainerState.waiting:type_name -> balsa.v1.ContainerStateWaiting
-	21, // 32: balsa.v1.ContainerState.running:type_name -> balsa.v1.ContainerStateRunning
-	22, // 33: balsa.v1.ContainerState.terminated:type_name -> balsa.v1.ContainerStateTerminated
-	30, // 34: balsa.v1.ContainerStateRunning.started_at:type_name -> google.protobuf.Timestamp
-	30, // 35: balsa.v1.ContainerStateTerminated.started_at:type_name -> google.protobuf.Timestamp
-	30, // 36: balsa.v1.ContainerStateTerminated.finished_at:type_name -> google.protobuf.Timestamp
-	31, // 37: balsa.v1.ResourceRequirements.LimitsEntry.value:type_name -> balsa.v1.Quantity
-	31, // 38: balsa.v1.ResourceRequirements.RequestsEntry.value:type_name -> balsa.v1.Quantity
-	39, // [39:39] is the sub-list for method output_type
-	39, // [39:39] is the sub-list for method input_type
-	39, // [39:39] is the sub-list for extension type_name
-	39, // [39:39] is the sub-list for extension extendee
-	0,  // [0:39] is the sub-list for field type_name
+	14, // 5: balsa.v1.PodSpec.containers:type_name -> balsa.v1.Container
+	57, // 6: balsa.v1.PodSpec.node_selector:type_name -> balsa.v1.PodSpec.NodeSelectorEntry
+	13, // 7: balsa.v1.PodSpec.topology_spread_constraints:type_name -> balsa.v1.TopologySpreadConstraint
+	14, // 8: balsa.v1.PodSpec.init_containers:type_name -> balsa.v1.Container
+	15, // 9: balsa.v1.PodSpec.ephemeral_containers:type_name -> balsa.v1.EphemeralContainer
+	21, // 10: balsa.v1.PodSpec.volumes:type_name -> balsa.v1.Volume
+	4,  // 11: balsa.v1.PodSpec.dns_config:type_name -> balsa.v1.PodDNSConfig
+	6,  // 12: balsa.v1.PodSpec.host_aliases:type_name -> balsa.v1.HostAlias
+	8,  // 13: balsa.v1.PodSpec.security_context:type_name -> balsa.v1.PodSecurityContext
+	3,  // 14: balsa.v1.PodSpec.image_pull_secrets:type_name -> balsa.v1.LocalObjectReference
+	7,  // 15: balsa.v1.PodSpec.tolerations:type_name -> balsa.v1.Toleration
+	5,  // 16: balsa.v1.PodDNSConfig.options:type_name -> balsa.v1.PodDNSConfigOption
+	9,  // 17: balsa.v1.PodSecurityContext.seccomp_profile:type_name -> balsa.v1.SeccompProfile
+	10, // 18: balsa.v1.PodSecurityContext.sysctls:type_name -> balsa.v1.Sysctl
+	12, // 19: balsa.v1.SecurityContext.capabilities:type_name -> balsa.v1.Capabilities
+	9,  // 20: balsa.v1.SecurityContext.seccomp_profile:type_name -> balsa.v1.SeccompProfile
+	61, // 21: balsa.v1.TopologySpreadConstraint.label_selector:type_name -> balsa.v1.LabelSelector
+	36, // 22: balsa.v1.Container.ports:type_name -> balsa.v1.ContainerPort
+	41, // 23: balsa.v1.Container.env_from:type_name -> balsa.v1.EnvFromSource
+	37, // 24: balsa.v1.Container.env:type_name -> balsa.v1.EnvVar
+	43, // 25: balsa.v1.Container.resources:type_name -> balsa.v1.ResourceRequirements
+	44, // 26: balsa.v1.Container.readiness_probe:type_name -> balsa.v1.Probe
+	44, // 27: balsa.v1.Container.liveness_probe:type_name -> balsa.v1.Probe
+	44, // 28: balsa.v1.Container.startup_probe:type_name -> balsa.v1.Probe
+	16, // 29: balsa.v1.Container.lifecycle:type_name -> balsa.v1.Lifecycle
+	11, // 30: balsa.v1.Container.security_context:type_name -> balsa.v1.SecurityContext
+	20, // 31: balsa.v1.Container.volume_mounts:type_name -> balsa.v1.VolumeMount
+	41, // 32: balsa.v1.EphemeralContainer.env_from:type_name -> balsa.v1.EnvFromSource
+	37, // 33: balsa.v1.EphemeralContainer.env:type_name -> balsa.v1.EnvVar
+	11, // 34: balsa.v1.EphemeralContainer.security_context:type_name -> balsa.v1.SecurityContext
+	20, // 35: balsa.v1.EphemeralContainer.volume_mounts:type_name -> balsa.v1.VolumeMount
+	17, // 36: balsa.v1.Lifecycle.post_start:type_name -> balsa.v1.LifecycleHandler
+	17, // 37: balsa.v1.Lifecycle.pre_stop:type_name -> balsa.v1.LifecycleHandler
+	18, // 38: balsa.v1.LifecycleHandler.exec:type_name -> balsa.v1.ExecAction
+	47, // 39: balsa.v1.LifecycleHandler.http_get:type_name -> balsa.v1.HTTPGetAction
+	19, // 40: balsa.v1.LifecycleHandler.sleep:type_name -> balsa.v1.SleepAction
+	22, // 41: balsa.v1.Volume.empty_dir:type_name -> balsa.v1.EmptyDirVolumeSource
+	23, // 42: balsa.v1.Volume.host_path:type_name -> balsa.v1.HostPathVolumeSource
+	24, // 43: balsa.v1.Volume.config_map:type_name -> balsa.v1.ConfigMapVolumeSource
+	25, // 44: balsa.v1.Volume.secret:type_name -> balsa.v1.SecretVolumeSource
+	27, // 45: balsa.v1.Volume.downward_api:type_name -> balsa.v1.DownwardAPIVolumeSource
+	30, // 46: balsa.v1.Volume.projected:type_name -> balsa.v1.ProjectedVolumeSource
+	35, // 47: balsa.v1.Volume.persistent_volume_claim:type_name -> balsa.v1.PersistentVolumeClaimVolumeSource
+	62, // 48: balsa.v1.EmptyDirVolumeSource.size_limit:type_name -> balsa.v1.Quantity
+	26, // 49: balsa.v1.ConfigMapVolumeSource.items:type_name -> balsa.v1.KeyToPath
+	26, // 50: balsa.v1.SecretVolumeSource.items:type_name -> balsa.v1.KeyToPath
+	28, // 51: balsa.v1.DownwardAPIVolumeSource.items:type_name -> balsa.v1.DownwardAPIVolumeFile
+	39, // 52: balsa.v1.DownwardAPIVolumeFile.field_ref:type_name -> balsa.v1.ObjectFieldSelector
+	29, // 53: balsa.v1.DownwardAPIVolumeFile.resource_field_ref:type_name -> balsa.v1.ResourceFieldSelector
+	62, // 54: balsa.v1.ResourceFieldSelector.divisor:type_name -> balsa.v1.Quantity
+	31, // 55: balsa.v1.ProjectedVolumeSource.sources:type_name -> balsa.v1.VolumeProjection
+	32, // 56: balsa.v1.VolumeProjection.config_map:type_name -> balsa.v1.ConfigMapProjection
+	33, // 57: balsa.v1.VolumeProjection.secret:type_name -> balsa.v1.SecretProjection
+	34, // 58: balsa.v1.VolumeProjection.downward_api:type_name -> balsa.v1.DownwardAPIProjection
+	26, // 59: balsa.v1.ConfigMapProjection.items:type_name -> balsa.v1.KeyToPath
+	26, // 60: balsa.v1.SecretProjection.items:type_name -> balsa.v1.KeyToPath
+	28, // 61: balsa.v1.DownwardAPIProjection.items:type_name -> balsa.v1.DownwardAPIVolumeFile
+	38, // 62: balsa.v1.EnvVar.value_from:type_name -> balsa.v1.EnvVarSource
+	39, // 63: balsa.v1.EnvVarSource.field_ref:type_name -> balsa.v1.ObjectFieldSelector
+	40, // 64: balsa.v1.EnvVarSource.config_map_key_ref:type_name -> balsa.v1.KeySelector
+	40, // 65: balsa.v1.EnvVarSource.secret_key_ref:type_name -> balsa.v1.KeySelector
+	29, // 66: balsa.v1.EnvVarSource.resource_field_ref:type_name -> balsa.v1.ResourceFieldSelector
+	42, // 67: balsa.v1.EnvFromSource.config_map_ref:type_name -> balsa.v1.ObjectNameSelector
+	42, // 68: balsa.v1.EnvFromSource.secret_ref:type_name -> balsa.v1.ObjectNameSelector
+	58, // 69: balsa.v1.ResourceRequirements.limits:type_name -> balsa.v1.ResourceRequirements.LimitsEntry
+	59, // 70: balsa.v1.ResourceRequirements.requests:type_name -> balsa.v1.ResourceRequirements.RequestsEntry
+	47, // 71: balsa.v1.Probe.http_get:type_name -> balsa.v1.HTTPGetAction
+	18, // 72: balsa.v1.Probe.exec:type_name -> balsa.v1.ExecAction
+	45, // 73: balsa.v1.Probe.tcp_socket:type_name -> balsa.v1.TCPSocketAction
+	46, // 74: balsa.v1.Probe.grpc:type_name -> balsa.v1.GRPCAction
+	63, // 75: balsa.v1.TCPSocketAction.port:type_name -> balsa.v1.IntOrString
+	63, // 76: balsa.v1.HTTPGetAction.port:type_name -> balsa.v1.IntOrString
+	48, // 77: balsa.v1.HTTPGetAction.http_headers:type_name -> balsa.v1.HTTPHeader
+	64, // 78: balsa.v1.PodStatus.conditions:type_name -> balsa.v1.Condition
+	51, // 79: balsa.v1.PodStatus.pod_ips:type_name -> balsa.v1.PodIP
+	65, // 80: balsa.v1.PodStatus.start_time:type_name -> google.protobuf.Timestamp
+	52, // 81: balsa.v1.PodStatus.container_statuses:type_name -> balsa.v1.ContainerStatus
+	52, // 82: balsa.v1.PodStatus.init_container_statuses:type_name -> balsa.v1.ContainerStatus
+	52, // 83: balsa.v1.PodStatus.ephemeral_container_statuses:type_name -> balsa.v1.ContainerStatus
+	50, // 84: balsa.v1.PodStatus.host_ips:type_name -> balsa.v1.HostIP
+	53, // 85: balsa.v1.ContainerStatus.state:type_name -> balsa.v1.ContainerState
+	53, // 86: balsa.v1.ContainerStatus.last_state:type_name -> balsa.v1.ContainerState
+	54, // 87: balsa.v1.ContainerState.waiting:type_name -> balsa.v1.ContainerStateWaiting
+	55, // 88: balsa.v1.ContainerState.running:type_name -> balsa.v1.ContainerStateRunning
+	56, // 89: balsa.v1.ContainerState.terminated:type_name -> balsa.v1.ContainerStateTerminated
+	65, // 90: balsa.v1.ContainerStateRunning.started_at:type_name -> google.protobuf.Timestamp
+	65, // 91: balsa.v1.ContainerStateTerminated.started_at:type_name -> google.protobuf.Timestamp
+	65, // 92: balsa.v1.ContainerStateTerminated.finished_at:type_name -> google.protobuf.Timestamp
+	62, // 93: balsa.v1.ResourceRequirements.LimitsEntry.value:type_name -> balsa.v1.Quantity
+	62, // 94: balsa.v1.ResourceRequirements.RequestsEntry.value:type_name -> balsa.v1.Quantity
+	95, // [95:95] is the sub-list for method output_type
+	95, // [95:95] is the sub-list for method input_type
+	95, // [95:95] is the sub-list for extension type_name
+	95, // [95:95] is the sub-list for extension extendee
+	0,  // [0:95] is the sub-list for field type_name
 }
 
 func init() { file_balsa_v1_pod_proto_init() }
@@ -1906,16 +4810,33 @@ func file_balsa_v1_pod_proto_init() {
 	}
 	file_balsa_v1_meta_proto_init()
 	file_balsa_v1_pod_proto_msgTypes[2].OneofWrappers = []any{}
-	file_balsa_v1_pod_proto_msgTypes[9].OneofWrappers = []any{}
+	file_balsa_v1_pod_proto_msgTypes[5].OneofWrappers = []any{}
+	file_balsa_v1_pod_proto_msgTypes[7].OneofWrappers = []any{}
+	file_balsa_v1_pod_proto_msgTypes[8].OneofWrappers = []any{}
 	file_balsa_v1_pod_proto_msgTypes[11].OneofWrappers = []any{}
-	file_balsa_v1_pod_proto_msgTypes[13].OneofWrappers = []any{}
+	file_balsa_v1_pod_proto_msgTypes[14].OneofWrappers = []any{}
+	file_balsa_v1_pod_proto_msgTypes[15].OneofWrappers = []any{}
+	file_balsa_v1_pod_proto_msgTypes[20].OneofWrappers = []any{}
+	file_balsa_v1_pod_proto_msgTypes[24].OneofWrappers = []any{}
+	file_balsa_v1_pod_proto_msgTypes[25].OneofWrappers = []any{}
+	file_balsa_v1_pod_proto_msgTypes[26].OneofWrappers = []any{}
+	file_balsa_v1_pod_proto_msgTypes[27].OneofWrappers = []any{}
+	file_balsa_v1_pod_proto_msgTypes[28].OneofWrappers = []any{}
+	file_balsa_v1_pod_proto_msgTypes[30].OneofWrappers = []any{}
+	file_balsa_v1_pod_proto_msgTypes[32].OneofWrappers = []any{}
+	file_balsa_v1_pod_proto_msgTypes[33].OneofWrappers = []any{}
+	file_balsa_v1_pod_proto_msgTypes[35].OneofWrappers = []any{}
+	file_balsa_v1_pod_proto_msgTypes[40].OneofWrappers = []any{}
+	file_balsa_v1_pod_proto_msgTypes[42].OneofWrappers = []any{}
+	file_balsa_v1_pod_proto_msgTypes[44].OneofWrappers = []any{}
+	file_balsa_v1_pod_proto_msgTypes[52].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_balsa_v1_pod_proto_rawDesc), len(file_balsa_v1_pod_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   26,
+			NumMessages:   60,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

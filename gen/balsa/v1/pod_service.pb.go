@@ -233,11 +233,1896 @@ func (x *LogLine) GetPartial() bool {
 	return false
 }
 
+// TerminalSize is counted in characters.
+type TerminalSize struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Width         uint32                 `protobuf:"varint,1,opt,name=width,proto3" json:"width,omitempty"`
+	Height        uint32                 `protobuf:"varint,2,opt,name=height,proto3" json:"height,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TerminalSize) Reset() {
+	*x = TerminalSize{}
+	mi := &file_balsa_v1_pod_service_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TerminalSize) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TerminalSize) ProtoMessage() {}
+
+func (x *TerminalSize) ProtoReflect() protoreflect.Message {
+	mi := &file_balsa_v1_pod_service_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TerminalSize.ProtoReflect.Descriptor instead.
+func (*TerminalSize) Descriptor() ([]byte, []int) {
+	return file_balsa_v1_pod_service_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *TerminalSize) GetWidth() uint32 {
+	if x != nil {
+		return x.Width
+	}
+	return 0
+}
+
+func (x *TerminalSize) GetHeight() uint32 {
+	if x != nil {
+		return x.Height
+	}
+	return 0
+}
+
+// StreamInput is what a client sends to a program after start.
+type StreamInput struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Types that are valid to be assigned to Input:
+	//
+	//	*StreamInput_Stdin
+	//	*StreamInput_CloseStdin
+	//	*StreamInput_Resize
+	Input         isStreamInput_Input `protobuf_oneof:"input"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StreamInput) Reset() {
+	*x = StreamInput{}
+	mi := &file_balsa_v1_pod_service_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StreamInput) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StreamInput) ProtoMessage() {}
+
+func (x *StreamInput) ProtoReflect() protoreflect.Message {
+	mi := &file_balsa_v1_pod_service_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StreamInput.ProtoReflect.Descriptor instead.
+func (*StreamInput) Descriptor() ([]byte, []int) {
+	return file_balsa_v1_pod_service_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *StreamInput) GetInput() isStreamInput_Input {
+	if x != nil {
+		return x.Input
+	}
+	return nil
+}
+
+func (x *StreamInput) GetStdin() []byte {
+	if x != nil {
+		if x, ok := x.Input.(*StreamInput_Stdin); ok {
+			return x.Stdin
+		}
+	}
+	return nil
+}
+
+func (x *StreamInput) GetCloseStdin() bool {
+	if x != nil {
+		if x, ok := x.Input.(*StreamInput_CloseStdin); ok {
+			return x.CloseStdin
+		}
+	}
+	return false
+}
+
+func (x *StreamInput) GetResize() *TerminalSize {
+	if x != nil {
+		if x, ok := x.Input.(*StreamInput_Resize); ok {
+			return x.Resize
+		}
+	}
+	return nil
+}
+
+type isStreamInput_Input interface {
+	isStreamInput_Input()
+}
+
+type StreamInput_Stdin struct {
+	Stdin []byte `protobuf:"bytes,1,opt,name=stdin,proto3,oneof"`
+}
+
+type StreamInput_CloseStdin struct {
+	// Standard input has ended.
+	CloseStdin bool `protobuf:"varint,2,opt,name=close_stdin,json=closeStdin,proto3,oneof"`
+}
+
+type StreamInput_Resize struct {
+	// Of programs with a terminal.
+	Resize *TerminalSize `protobuf:"bytes,3,opt,name=resize,proto3,oneof"`
+}
+
+func (*StreamInput_Stdin) isStreamInput_Input() {}
+
+func (*StreamInput_CloseStdin) isStreamInput_Input() {}
+
+func (*StreamInput_Resize) isStreamInput_Input() {}
+
+// StreamOutput is what a program sends.
+type StreamOutput struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Types that are valid to be assigned to Output:
+	//
+	//	*StreamOutput_Stdout
+	//	*StreamOutput_Stderr
+	//	*StreamOutput_Exit
+	Output        isStreamOutput_Output `protobuf_oneof:"output"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StreamOutput) Reset() {
+	*x = StreamOutput{}
+	mi := &file_balsa_v1_pod_service_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StreamOutput) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StreamOutput) ProtoMessage() {}
+
+func (x *StreamOutput) ProtoReflect() protoreflect.Message {
+	mi := &file_balsa_v1_pod_service_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StreamOutput.ProtoReflect.Descriptor instead.
+func (*StreamOutput) Descriptor() ([]byte, []int) {
+	return file_balsa_v1_pod_service_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *StreamOutput) GetOutput() isStreamOutput_Output {
+	if x != nil {
+		return x.Output
+	}
+	return nil
+}
+
+func (x *StreamOutput) GetStdout() []byte {
+	if x != nil {
+		if x, ok := x.Output.(*StreamOutput_Stdout); ok {
+			return x.Stdout
+		}
+	}
+	return nil
+}
+
+func (x *StreamOutput) GetStderr() []byte {
+	if x != nil {
+		if x, ok := x.Output.(*StreamOutput_Stderr); ok {
+			return x.Stderr
+		}
+	}
+	return nil
+}
+
+func (x *StreamOutput) GetExit() *ProcessExit {
+	if x != nil {
+		if x, ok := x.Output.(*StreamOutput_Exit); ok {
+			return x.Exit
+		}
+	}
+	return nil
+}
+
+type isStreamOutput_Output interface {
+	isStreamOutput_Output()
+}
+
+type StreamOutput_Stdout struct {
+	// Everything, where the program has a terminal.
+	Stdout []byte `protobuf:"bytes,1,opt,name=stdout,proto3,oneof"`
+}
+
+type StreamOutput_Stderr struct {
+	Stderr []byte `protobuf:"bytes,2,opt,name=stderr,proto3,oneof"`
+}
+
+type StreamOutput_Exit struct {
+	Exit *ProcessExit `protobuf:"bytes,3,opt,name=exit,proto3,oneof"`
+}
+
+func (*StreamOutput_Stdout) isStreamOutput_Output() {}
+
+func (*StreamOutput_Stderr) isStreamOutput_Output() {}
+
+func (*StreamOutput_Exit) isStreamOutput_Output() {}
+
+type ProcessExit struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// 0 to 255; 128 plus the signal's number when killed by one.
+	Code          int32 `protobuf:"varint,1,opt,name=code,proto3" json:"code,omitempty"`
+	Signal        int32 `protobuf:"varint,2,opt,name=signal,proto3" json:"signal,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ProcessExit) Reset() {
+	*x = ProcessExit{}
+	mi := &file_balsa_v1_pod_service_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ProcessExit) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ProcessExit) ProtoMessage() {}
+
+func (x *ProcessExit) ProtoReflect() protoreflect.Message {
+	mi := &file_balsa_v1_pod_service_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ProcessExit.ProtoReflect.Descriptor instead.
+func (*ProcessExit) Descriptor() ([]byte, []int) {
+	return file_balsa_v1_pod_service_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *ProcessExit) GetCode() int32 {
+	if x != nil {
+		return x.Code
+	}
+	return 0
+}
+
+func (x *ProcessExit) GetSignal() int32 {
+	if x != nil {
+		return x.Signal
+	}
+	return 0
+}
+
+type ExecRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Types that are valid to be assigned to Message:
+	//
+	//	*ExecRequest_Start
+	//	*ExecRequest_Input
+	Message       isExecRequest_Message `protobuf_oneof:"message"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExecRequest) Reset() {
+	*x = ExecRequest{}
+	mi := &file_balsa_v1_pod_service_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExecRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExecRequest) ProtoMessage() {}
+
+func (x *ExecRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_balsa_v1_pod_service_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExecRequest.ProtoReflect.Descriptor instead.
+func (*ExecRequest) Descriptor() ([]byte, []int) {
+	return file_balsa_v1_pod_service_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *ExecRequest) GetMessage() isExecRequest_Message {
+	if x != nil {
+		return x.Message
+	}
+	return nil
+}
+
+func (x *ExecRequest) GetStart() *ExecStart {
+	if x != nil {
+		if x, ok := x.Message.(*ExecRequest_Start); ok {
+			return x.Start
+		}
+	}
+	return nil
+}
+
+func (x *ExecRequest) GetInput() *StreamInput {
+	if x != nil {
+		if x, ok := x.Message.(*ExecRequest_Input); ok {
+			return x.Input
+		}
+	}
+	return nil
+}
+
+type isExecRequest_Message interface {
+	isExecRequest_Message()
+}
+
+type ExecRequest_Start struct {
+	Start *ExecStart `protobuf:"bytes,1,opt,name=start,proto3,oneof"`
+}
+
+type ExecRequest_Input struct {
+	Input *StreamInput `protobuf:"bytes,2,opt,name=input,proto3,oneof"`
+}
+
+func (*ExecRequest_Start) isExecRequest_Message() {}
+
+func (*ExecRequest_Input) isExecRequest_Message() {}
+
+type ExecStart struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Namespace string                 `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	Name      string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	// May be empty when the pod has one container.
+	Container string   `protobuf:"bytes,3,opt,name=container,proto3" json:"container,omitempty"`
+	Command   []string `protobuf:"bytes,4,rep,name=command,proto3" json:"command,omitempty"`
+	// Whether input will come.
+	Stdin bool `protobuf:"varint,5,opt,name=stdin,proto3" json:"stdin,omitempty"`
+	Tty   bool `protobuf:"varint,6,opt,name=tty,proto3" json:"tty,omitempty"`
+	// The terminal's first size.
+	Size          *TerminalSize `protobuf:"bytes,7,opt,name=size,proto3" json:"size,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExecStart) Reset() {
+	*x = ExecStart{}
+	mi := &file_balsa_v1_pod_service_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExecStart) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExecStart) ProtoMessage() {}
+
+func (x *ExecStart) ProtoReflect() protoreflect.Message {
+	mi := &file_balsa_v1_pod_service_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExecStart.ProtoReflect.Descriptor instead.
+func (*ExecStart) Descriptor() ([]byte, []int) {
+	return file_balsa_v1_pod_service_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *ExecStart) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *ExecStart) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ExecStart) GetContainer() string {
+	if x != nil {
+		return x.Container
+	}
+	return ""
+}
+
+func (x *ExecStart) GetCommand() []string {
+	if x != nil {
+		return x.Command
+	}
+	return nil
+}
+
+func (x *ExecStart) GetStdin() bool {
+	if x != nil {
+		return x.Stdin
+	}
+	return false
+}
+
+func (x *ExecStart) GetTty() bool {
+	if x != nil {
+		return x.Tty
+	}
+	return false
+}
+
+func (x *ExecStart) GetSize() *TerminalSize {
+	if x != nil {
+		return x.Size
+	}
+	return nil
+}
+
+type ExecResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Output        *StreamOutput          `protobuf:"bytes,1,opt,name=output,proto3" json:"output,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExecResponse) Reset() {
+	*x = ExecResponse{}
+	mi := &file_balsa_v1_pod_service_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExecResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExecResponse) ProtoMessage() {}
+
+func (x *ExecResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_balsa_v1_pod_service_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExecResponse.ProtoReflect.Descriptor instead.
+func (*ExecResponse) Descriptor() ([]byte, []int) {
+	return file_balsa_v1_pod_service_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *ExecResponse) GetOutput() *StreamOutput {
+	if x != nil {
+		return x.Output
+	}
+	return nil
+}
+
+type AttachRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Types that are valid to be assigned to Message:
+	//
+	//	*AttachRequest_Start
+	//	*AttachRequest_Input
+	Message       isAttachRequest_Message `protobuf_oneof:"message"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AttachRequest) Reset() {
+	*x = AttachRequest{}
+	mi := &file_balsa_v1_pod_service_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AttachRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AttachRequest) ProtoMessage() {}
+
+func (x *AttachRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_balsa_v1_pod_service_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AttachRequest.ProtoReflect.Descriptor instead.
+func (*AttachRequest) Descriptor() ([]byte, []int) {
+	return file_balsa_v1_pod_service_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *AttachRequest) GetMessage() isAttachRequest_Message {
+	if x != nil {
+		return x.Message
+	}
+	return nil
+}
+
+func (x *AttachRequest) GetStart() *AttachStart {
+	if x != nil {
+		if x, ok := x.Message.(*AttachRequest_Start); ok {
+			return x.Start
+		}
+	}
+	return nil
+}
+
+func (x *AttachRequest) GetInput() *StreamInput {
+	if x != nil {
+		if x, ok := x.Message.(*AttachRequest_Input); ok {
+			return x.Input
+		}
+	}
+	return nil
+}
+
+type isAttachRequest_Message interface {
+	isAttachRequest_Message()
+}
+
+type AttachRequest_Start struct {
+	Start *AttachStart `protobuf:"bytes,1,opt,name=start,proto3,oneof"`
+}
+
+type AttachRequest_Input struct {
+	Input *StreamInput `protobuf:"bytes,2,opt,name=input,proto3,oneof"`
+}
+
+func (*AttachRequest_Start) isAttachRequest_Message() {}
+
+func (*AttachRequest_Input) isAttachRequest_Message() {}
+
+type AttachStart struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Namespace string                 `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	Name      string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	Container string                 `protobuf:"bytes,3,opt,name=container,proto3" json:"container,omitempty"`
+	// Only of containers with stdin: true.
+	Stdin         bool          `protobuf:"varint,4,opt,name=stdin,proto3" json:"stdin,omitempty"`
+	Size          *TerminalSize `protobuf:"bytes,5,opt,name=size,proto3" json:"size,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AttachStart) Reset() {
+	*x = AttachStart{}
+	mi := &file_balsa_v1_pod_service_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AttachStart) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AttachStart) ProtoMessage() {}
+
+func (x *AttachStart) ProtoReflect() protoreflect.Message {
+	mi := &file_balsa_v1_pod_service_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AttachStart.ProtoReflect.Descriptor instead.
+func (*AttachStart) Descriptor() ([]byte, []int) {
+	return file_balsa_v1_pod_service_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *AttachStart) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *AttachStart) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *AttachStart) GetContainer() string {
+	if x != nil {
+		return x.Container
+	}
+	return ""
+}
+
+func (x *AttachStart) GetStdin() bool {
+	if x != nil {
+		return x.Stdin
+	}
+	return false
+}
+
+func (x *AttachStart) GetSize() *TerminalSize {
+	if x != nil {
+		return x.Size
+	}
+	return nil
+}
+
+type AttachResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Output        *StreamOutput          `protobuf:"bytes,1,opt,name=output,proto3" json:"output,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AttachResponse) Reset() {
+	*x = AttachResponse{}
+	mi := &file_balsa_v1_pod_service_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AttachResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AttachResponse) ProtoMessage() {}
+
+func (x *AttachResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_balsa_v1_pod_service_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AttachResponse.ProtoReflect.Descriptor instead.
+func (*AttachResponse) Descriptor() ([]byte, []int) {
+	return file_balsa_v1_pod_service_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *AttachResponse) GetOutput() *StreamOutput {
+	if x != nil {
+		return x.Output
+	}
+	return nil
+}
+
+type PortForwardRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Types that are valid to be assigned to Message:
+	//
+	//	*PortForwardRequest_Start
+	//	*PortForwardRequest_Data
+	//	*PortForwardRequest_Close
+	Message       isPortForwardRequest_Message `protobuf_oneof:"message"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PortForwardRequest) Reset() {
+	*x = PortForwardRequest{}
+	mi := &file_balsa_v1_pod_service_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PortForwardRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PortForwardRequest) ProtoMessage() {}
+
+func (x *PortForwardRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_balsa_v1_pod_service_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PortForwardRequest.ProtoReflect.Descriptor instead.
+func (*PortForwardRequest) Descriptor() ([]byte, []int) {
+	return file_balsa_v1_pod_service_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *PortForwardRequest) GetMessage() isPortForwardRequest_Message {
+	if x != nil {
+		return x.Message
+	}
+	return nil
+}
+
+func (x *PortForwardRequest) GetStart() *PortForwardStart {
+	if x != nil {
+		if x, ok := x.Message.(*PortForwardRequest_Start); ok {
+			return x.Start
+		}
+	}
+	return nil
+}
+
+func (x *PortForwardRequest) GetData() []byte {
+	if x != nil {
+		if x, ok := x.Message.(*PortForwardRequest_Data); ok {
+			return x.Data
+		}
+	}
+	return nil
+}
+
+func (x *PortForwardRequest) GetClose() bool {
+	if x != nil {
+		if x, ok := x.Message.(*PortForwardRequest_Close); ok {
+			return x.Close
+		}
+	}
+	return false
+}
+
+type isPortForwardRequest_Message interface {
+	isPortForwardRequest_Message()
+}
+
+type PortForwardRequest_Start struct {
+	Start *PortForwardStart `protobuf:"bytes,1,opt,name=start,proto3,oneof"`
+}
+
+type PortForwardRequest_Data struct {
+	Data []byte `protobuf:"bytes,2,opt,name=data,proto3,oneof"`
+}
+
+type PortForwardRequest_Close struct {
+	// The client will send no more.
+	Close bool `protobuf:"varint,3,opt,name=close,proto3,oneof"`
+}
+
+func (*PortForwardRequest_Start) isPortForwardRequest_Message() {}
+
+func (*PortForwardRequest_Data) isPortForwardRequest_Message() {}
+
+func (*PortForwardRequest_Close) isPortForwardRequest_Message() {}
+
+type PortForwardStart struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Namespace     string                 `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	Port          int32                  `protobuf:"varint,3,opt,name=port,proto3" json:"port,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PortForwardStart) Reset() {
+	*x = PortForwardStart{}
+	mi := &file_balsa_v1_pod_service_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PortForwardStart) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PortForwardStart) ProtoMessage() {}
+
+func (x *PortForwardStart) ProtoReflect() protoreflect.Message {
+	mi := &file_balsa_v1_pod_service_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PortForwardStart.ProtoReflect.Descriptor instead.
+func (*PortForwardStart) Descriptor() ([]byte, []int) {
+	return file_balsa_v1_pod_service_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *PortForwardStart) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *PortForwardStart) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *PortForwardStart) GetPort() int32 {
+	if x != nil {
+		return x.Port
+	}
+	return 0
+}
+
+type PortForwardResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Types that are valid to be assigned to Message:
+	//
+	//	*PortForwardResponse_Connected
+	//	*PortForwardResponse_Data
+	//	*PortForwardResponse_Close
+	Message       isPortForwardResponse_Message `protobuf_oneof:"message"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PortForwardResponse) Reset() {
+	*x = PortForwardResponse{}
+	mi := &file_balsa_v1_pod_service_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PortForwardResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PortForwardResponse) ProtoMessage() {}
+
+func (x *PortForwardResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_balsa_v1_pod_service_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PortForwardResponse.ProtoReflect.Descriptor instead.
+func (*PortForwardResponse) Descriptor() ([]byte, []int) {
+	return file_balsa_v1_pod_service_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *PortForwardResponse) GetMessage() isPortForwardResponse_Message {
+	if x != nil {
+		return x.Message
+	}
+	return nil
+}
+
+func (x *PortForwardResponse) GetConnected() bool {
+	if x != nil {
+		if x, ok := x.Message.(*PortForwardResponse_Connected); ok {
+			return x.Connected
+		}
+	}
+	return false
+}
+
+func (x *PortForwardResponse) GetData() []byte {
+	if x != nil {
+		if x, ok := x.Message.(*PortForwardResponse_Data); ok {
+			return x.Data
+		}
+	}
+	return nil
+}
+
+func (x *PortForwardResponse) GetClose() bool {
+	if x != nil {
+		if x, ok := x.Message.(*PortForwardResponse_Close); ok {
+			return x.Close
+		}
+	}
+	return false
+}
+
+type isPortForwardResponse_Message interface {
+	isPortForwardResponse_Message()
+}
+
+type PortForwardResponse_Connected struct {
+	// The pod has taken the connection.
+	Connected bool `protobuf:"varint,1,opt,name=connected,proto3,oneof"`
+}
+
+type PortForwardResponse_Data struct {
+	Data []byte `protobuf:"bytes,2,opt,name=data,proto3,oneof"`
+}
+
+type PortForwardResponse_Close struct {
+	// The pod will send no more.
+	Close bool `protobuf:"varint,3,opt,name=close,proto3,oneof"`
+}
+
+func (*PortForwardResponse_Connected) isPortForwardResponse_Message() {}
+
+func (*PortForwardResponse_Data) isPortForwardResponse_Message() {}
+
+func (*PortForwardResponse_Close) isPortForwardResponse_Message() {}
+
+type CopyOutRequest struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Namespace string                 `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	Name      string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	Container string                 `protobuf:"bytes,3,opt,name=container,proto3" json:"container,omitempty"`
+	// Absolute. Symbolic links are followed inside the container only.
+	Path          string `protobuf:"bytes,4,opt,name=path,proto3" json:"path,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CopyOutRequest) Reset() {
+	*x = CopyOutRequest{}
+	mi := &file_balsa_v1_pod_service_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CopyOutRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CopyOutRequest) ProtoMessage() {}
+
+func (x *CopyOutRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_balsa_v1_pod_service_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CopyOutRequest.ProtoReflect.Descriptor instead.
+func (*CopyOutRequest) Descriptor() ([]byte, []int) {
+	return file_balsa_v1_pod_service_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *CopyOutRequest) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *CopyOutRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *CopyOutRequest) GetContainer() string {
+	if x != nil {
+		return x.Container
+	}
+	return ""
+}
+
+func (x *CopyOutRequest) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+type CopyOutResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Tar           []byte                 `protobuf:"bytes,1,opt,name=tar,proto3" json:"tar,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CopyOutResponse) Reset() {
+	*x = CopyOutResponse{}
+	mi := &file_balsa_v1_pod_service_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CopyOutResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CopyOutResponse) ProtoMessage() {}
+
+func (x *CopyOutResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_balsa_v1_pod_service_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CopyOutResponse.ProtoReflect.Descriptor instead.
+func (*CopyOutResponse) Descriptor() ([]byte, []int) {
+	return file_balsa_v1_pod_service_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *CopyOutResponse) GetTar() []byte {
+	if x != nil {
+		return x.Tar
+	}
+	return nil
+}
+
+type CopyInRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Types that are valid to be assigned to Message:
+	//
+	//	*CopyInRequest_Start
+	//	*CopyInRequest_Tar
+	Message       isCopyInRequest_Message `protobuf_oneof:"message"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CopyInRequest) Reset() {
+	*x = CopyInRequest{}
+	mi := &file_balsa_v1_pod_service_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CopyInRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CopyInRequest) ProtoMessage() {}
+
+func (x *CopyInRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_balsa_v1_pod_service_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CopyInRequest.ProtoReflect.Descriptor instead.
+func (*CopyInRequest) Descriptor() ([]byte, []int) {
+	return file_balsa_v1_pod_service_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *CopyInRequest) GetMessage() isCopyInRequest_Message {
+	if x != nil {
+		return x.Message
+	}
+	return nil
+}
+
+func (x *CopyInRequest) GetStart() *CopyInStart {
+	if x != nil {
+		if x, ok := x.Message.(*CopyInRequest_Start); ok {
+			return x.Start
+		}
+	}
+	return nil
+}
+
+func (x *CopyInRequest) GetTar() []byte {
+	if x != nil {
+		if x, ok := x.Message.(*CopyInRequest_Tar); ok {
+			return x.Tar
+		}
+	}
+	return nil
+}
+
+type isCopyInRequest_Message interface {
+	isCopyInRequest_Message()
+}
+
+type CopyInRequest_Start struct {
+	Start *CopyInStart `protobuf:"bytes,1,opt,name=start,proto3,oneof"`
+}
+
+type CopyInRequest_Tar struct {
+	Tar []byte `protobuf:"bytes,2,opt,name=tar,proto3,oneof"`
+}
+
+func (*CopyInRequest_Start) isCopyInRequest_Message() {}
+
+func (*CopyInRequest_Tar) isCopyInRequest_Message() {}
+
+type CopyInStart struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Namespace string                 `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	Name      string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	Container string                 `protobuf:"bytes,3,opt,name=container,proto3" json:"container,omitempty"`
+	// The folder to unpack in; absolute, and it exists.
+	Path          string `protobuf:"bytes,4,opt,name=path,proto3" json:"path,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CopyInStart) Reset() {
+	*x = CopyInStart{}
+	mi := &file_balsa_v1_pod_service_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CopyInStart) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CopyInStart) ProtoMessage() {}
+
+func (x *CopyInStart) ProtoReflect() protoreflect.Message {
+	mi := &file_balsa_v1_pod_service_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CopyInStart.ProtoReflect.Descriptor instead.
+func (*CopyInStart) Descriptor() ([]byte, []int) {
+	return file_balsa_v1_pod_service_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *CopyInStart) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *CopyInStart) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *CopyInStart) GetContainer() string {
+	if x != nil {
+		return x.Container
+	}
+	return ""
+}
+
+func (x *CopyInStart) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+type CopyInResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Entries       int64                  `protobuf:"varint,1,opt,name=entries,proto3" json:"entries,omitempty"`
+	Bytes         int64                  `protobuf:"varint,2,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CopyInResponse) Reset() {
+	*x = CopyInResponse{}
+	mi := &file_balsa_v1_pod_service_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CopyInResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CopyInResponse) ProtoMessage() {}
+
+func (x *CopyInResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_balsa_v1_pod_service_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CopyInResponse.ProtoReflect.Descriptor instead.
+func (*CopyInResponse) Descriptor() ([]byte, []int) {
+	return file_balsa_v1_pod_service_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *CopyInResponse) GetEntries() int64 {
+	if x != nil {
+		return x.Entries
+	}
+	return 0
+}
+
+func (x *CopyInResponse) GetBytes() int64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+type StatsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Empty: all namespaces.
+	Namespace string `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	// Empty: all pods of the namespace.
+	Name          string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	LabelSelector string `protobuf:"bytes,3,opt,name=label_selector,json=labelSelector,proto3" json:"label_selector,omitempty"`
+	// Only this node.
+	Node string `protobuf:"bytes,4,opt,name=node,proto3" json:"node,omitempty"`
+	// No pods, only what nodes use as a whole.
+	NodesOnly     bool `protobuf:"varint,5,opt,name=nodes_only,json=nodesOnly,proto3" json:"nodes_only,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StatsRequest) Reset() {
+	*x = StatsRequest{}
+	mi := &file_balsa_v1_pod_service_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StatsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StatsRequest) ProtoMessage() {}
+
+func (x *StatsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_balsa_v1_pod_service_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StatsRequest.ProtoReflect.Descriptor instead.
+func (*StatsRequest) Descriptor() ([]byte, []int) {
+	return file_balsa_v1_pod_service_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *StatsRequest) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *StatsRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *StatsRequest) GetLabelSelector() string {
+	if x != nil {
+		return x.LabelSelector
+	}
+	return ""
+}
+
+func (x *StatsRequest) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *StatsRequest) GetNodesOnly() bool {
+	if x != nil {
+		return x.NodesOnly
+	}
+	return false
+}
+
+type StatsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Nodes []*NodeStats           `protobuf:"bytes,1,rep,name=nodes,proto3" json:"nodes,omitempty"`
+	// Nodes that did not answer in time, and why.
+	Unavailable   []*NodeUnavailable `protobuf:"bytes,2,rep,name=unavailable,proto3" json:"unavailable,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StatsResponse) Reset() {
+	*x = StatsResponse{}
+	mi := &file_balsa_v1_pod_service_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StatsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StatsResponse) ProtoMessage() {}
+
+func (x *StatsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_balsa_v1_pod_service_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StatsResponse.ProtoReflect.Descriptor instead.
+func (*StatsResponse) Descriptor() ([]byte, []int) {
+	return file_balsa_v1_pod_service_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *StatsResponse) GetNodes() []*NodeStats {
+	if x != nil {
+		return x.Nodes
+	}
+	return nil
+}
+
+func (x *StatsResponse) GetUnavailable() []*NodeUnavailable {
+	if x != nil {
+		return x.Unavailable
+	}
+	return nil
+}
+
+type NodeUnavailable struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Node          string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	Reason        string                 `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NodeUnavailable) Reset() {
+	*x = NodeUnavailable{}
+	mi := &file_balsa_v1_pod_service_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NodeUnavailable) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NodeUnavailable) ProtoMessage() {}
+
+func (x *NodeUnavailable) ProtoReflect() protoreflect.Message {
+	mi := &file_balsa_v1_pod_service_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NodeUnavailable.ProtoReflect.Descriptor instead.
+func (*NodeUnavailable) Descriptor() ([]byte, []int) {
+	return file_balsa_v1_pod_service_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *NodeUnavailable) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *NodeUnavailable) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+type NodeStats struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Node  string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	Time  *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=time,proto3" json:"time,omitempty"`
+	// Billionths of a core, over the last seconds.
+	CpuNanoCores int64 `protobuf:"varint,3,opt,name=cpu_nano_cores,json=cpuNanoCores,proto3" json:"cpu_nano_cores,omitempty"`
+	// Memory that cannot be reclaimed at once.
+	MemoryWorkingSetBytes int64 `protobuf:"varint,4,opt,name=memory_working_set_bytes,json=memoryWorkingSetBytes,proto3" json:"memory_working_set_bytes,omitempty"`
+	MemoryAvailableBytes  int64 `protobuf:"varint,5,opt,name=memory_available_bytes,json=memoryAvailableBytes,proto3" json:"memory_available_bytes,omitempty"`
+	// The file system of images, logs and volumes.
+	DiskUsedBytes      int64       `protobuf:"varint,6,opt,name=disk_used_bytes,json=diskUsedBytes,proto3" json:"disk_used_bytes,omitempty"`
+	DiskAvailableBytes int64       `protobuf:"varint,7,opt,name=disk_available_bytes,json=diskAvailableBytes,proto3" json:"disk_available_bytes,omitempty"`
+	Pods               []*PodStats `protobuf:"bytes,8,rep,name=pods,proto3" json:"pods,omitempty"`
+	unknownFields      protoimpl.UnknownFields
+	sizeCache          protoimpl.SizeCache
+}
+
+func (x *NodeStats) Reset() {
+	*x = NodeStats{}
+	mi := &file_balsa_v1_pod_service_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NodeStats) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NodeStats) ProtoMessage() {}
+
+func (x *NodeStats) ProtoReflect() protoreflect.Message {
+	mi := &file_balsa_v1_pod_service_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NodeStats.ProtoReflect.Descriptor instead.
+func (*NodeStats) Descriptor() ([]byte, []int) {
+	return file_balsa_v1_pod_service_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *NodeStats) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *NodeStats) GetTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Time
+	}
+	return nil
+}
+
+func (x *NodeStats) GetCpuNanoCores() int64 {
+	if x != nil {
+		return x.CpuNanoCores
+	}
+	return 0
+}
+
+func (x *NodeStats) GetMemoryWorkingSetBytes() int64 {
+	if x != nil {
+		return x.MemoryWorkingSetBytes
+	}
+	return 0
+}
+
+func (x *NodeStats) GetMemoryAvailableBytes() int64 {
+	if x != nil {
+		return x.MemoryAvailableBytes
+	}
+	return 0
+}
+
+func (x *NodeStats) GetDiskUsedBytes() int64 {
+	if x != nil {
+		return x.DiskUsedBytes
+	}
+	return 0
+}
+
+func (x *NodeStats) GetDiskAvailableBytes() int64 {
+	if x != nil {
+		return x.DiskAvailableBytes
+	}
+	return 0
+}
+
+func (x *NodeStats) GetPods() []*PodStats {
+	if x != nil {
+		return x.Pods
+	}
+	return nil
+}
+
+type PodStats struct {
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	Namespace  string                 `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	Name       string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	Uid        string                 `protobuf:"bytes,3,opt,name=uid,proto3" json:"uid,omitempty"`
+	Containers []*ContainerStats      `protobuf:"bytes,4,rep,name=containers,proto3" json:"containers,omitempty"`
+	// Writable layers, logs and emptyDir volumes on disk.
+	EphemeralStorageBytes int64 `protobuf:"varint,5,opt,name=ephemeral_storage_bytes,json=ephemeralStorageBytes,proto3" json:"ephemeral_storage_bytes,omitempty"`
+	unknownFields         protoimpl.UnknownFields
+	sizeCache             protoimpl.SizeCache
+}
+
+func (x *PodStats) Reset() {
+	*x = PodStats{}
+	mi := &file_balsa_v1_pod_service_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PodStats) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PodStats) ProtoMessage() {}
+
+func (x *PodStats) ProtoReflect() protoreflect.Message {
+	mi := &file_balsa_v1_pod_service_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PodStats.ProtoReflect.Descriptor instead.
+func (*PodStats) Descriptor() ([]byte, []int) {
+	return file_balsa_v1_pod_service_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *PodStats) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *PodStats) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *PodStats) GetUid() string {
+	if x != nil {
+		return x.Uid
+	}
+	return ""
+}
+
+func (x *PodStats) GetContainers() []*ContainerStats {
+	if x != nil {
+		return x.Containers
+	}
+	return nil
+}
+
+func (x *PodStats) GetEphemeralStorageBytes() int64 {
+	if x != nil {
+		return x.EphemeralStorageBytes
+	}
+	return 0
+}
+
+type ContainerStats struct {
+	state        protoimpl.MessageState `protogen:"open.v1"`
+	Name         string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	CpuNanoCores int64                  `protobuf:"varint,2,opt,name=cpu_nano_cores,json=cpuNanoCores,proto3" json:"cpu_nano_cores,omitempty"`
+	// CPU time since the start, in nanoseconds.
+	CpuUsageCoreNanos     int64 `protobuf:"varint,3,opt,name=cpu_usage_core_nanos,json=cpuUsageCoreNanos,proto3" json:"cpu_usage_core_nanos,omitempty"`
+	MemoryWorkingSetBytes int64 `protobuf:"varint,4,opt,name=memory_working_set_bytes,json=memoryWorkingSetBytes,proto3" json:"memory_working_set_bytes,omitempty"`
+	MemoryUsageBytes      int64 `protobuf:"varint,5,opt,name=memory_usage_bytes,json=memoryUsageBytes,proto3" json:"memory_usage_bytes,omitempty"`
+	// 0: no limit.
+	MemoryLimitBytes   int64 `protobuf:"varint,6,opt,name=memory_limit_bytes,json=memoryLimitBytes,proto3" json:"memory_limit_bytes,omitempty"`
+	Pids               int64 `protobuf:"varint,7,opt,name=pids,proto3" json:"pids,omitempty"`
+	WritableLayerBytes int64 `protobuf:"varint,8,opt,name=writable_layer_bytes,json=writableLayerBytes,proto3" json:"writable_layer_bytes,omitempty"`
+	LogBytes           int64 `protobuf:"varint,9,opt,name=log_bytes,json=logBytes,proto3" json:"log_bytes,omitempty"`
+	unknownFields      protoimpl.UnknownFields
+	sizeCache          protoimpl.SizeCache
+}
+
+func (x *ContainerStats) Reset() {
+	*x = ContainerStats{}
+	mi := &file_balsa_v1_pod_service_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ContainerStats) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ContainerStats) ProtoMessage() {}
+
+func (x *ContainerStats) ProtoReflect() protoreflect.Message {
+	mi := &file_balsa_v1_pod_service_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ContainerStats.ProtoReflect.Descriptor instead.
+func (*ContainerStats) Descriptor() ([]byte, []int) {
+	return file_balsa_v1_pod_service_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *ContainerStats) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ContainerStats) GetCpuNanoCores() int64 {
+	if x != nil {
+		return x.CpuNanoCores
+	}
+	return 0
+}
+
+func (x *ContainerStats) GetCpuUsageCoreNanos() int64 {
+	if x != nil {
+		return x.CpuUsageCoreNanos
+	}
+	return 0
+}
+
+func (x *ContainerStats) GetMemoryWorkingSetBytes() int64 {
+	if x != nil {
+		return x.MemoryWorkingSetBytes
+	}
+	return 0
+}
+
+func (x *ContainerStats) GetMemoryUsageBytes() int64 {
+	if x != nil {
+		return x.MemoryUsageBytes
+	}
+	return 0
+}
+
+func (x *ContainerStats) GetMemoryLimitBytes() int64 {
+	if x != nil {
+		return x.MemoryLimitBytes
+	}
+	return 0
+}
+
+func (x *ContainerStats) GetPids() int64 {
+	if x != nil {
+		return x.Pids
+	}
+	return 0
+}
+
+func (x *ContainerStats) GetWritableLayerBytes() int64 {
+	if x != nil {
+		return x.WritableLayerBytes
+	}
+	return 0
+}
+
+func (x *ContainerStats) GetLogBytes() int64 {
+	if x != nil {
+		return x.LogBytes
+	}
+	return 0
+}
+
+type DebugRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Namespace     string                 `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	Container     *EphemeralContainer    `protobuf:"bytes,3,opt,name=container,proto3" json:"container,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DebugRequest) Reset() {
+	*x = DebugRequest{}
+	mi := &file_balsa_v1_pod_service_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DebugRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DebugRequest) ProtoMessage() {}
+
+func (x *DebugRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_balsa_v1_pod_service_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DebugRequest.ProtoReflect.Descriptor instead.
+func (*DebugRequest) Descriptor() ([]byte, []int) {
+	return file_balsa_v1_pod_service_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *DebugRequest) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *DebugRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *DebugRequest) GetContainer() *EphemeralContainer {
+	if x != nil {
+		return x.Container
+	}
+	return nil
+}
+
+type DebugResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Pod           *Pod                   `protobuf:"bytes,1,opt,name=pod,proto3" json:"pod,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DebugResponse) Reset() {
+	*x = DebugResponse{}
+	mi := &file_balsa_v1_pod_service_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DebugResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DebugResponse) ProtoMessage() {}
+
+func (x *DebugResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_balsa_v1_pod_service_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DebugResponse.ProtoReflect.Descriptor instead.
+func (*DebugResponse) Descriptor() ([]byte, []int) {
+	return file_balsa_v1_pod_service_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *DebugResponse) GetPod() *Pod {
+	if x != nil {
+		return x.Pod
+	}
+	return nil
+}
+
 var File_balsa_v1_pod_service_proto protoreflect.FileDescriptor
 
 const file_balsa_v1_pod_service_proto_rawDesc = "" +
 	"\n" +
-	"\x1abalsa/v1/pod_service.proto\x12\bbalsa.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xff\x01\n" +
+	"\x1abalsa/v1/pod_service.proto\x12\bbalsa.v1\x1a\x12balsa/v1/pod.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xff\x01\n" +
 	"\vLogsRequest\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1c\n" +
@@ -255,10 +2140,139 @@ const file_balsa_v1_pod_service_proto_rawDesc = "" +
 	"\x04time\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12\x16\n" +
 	"\x06stream\x18\x02 \x01(\tR\x06stream\x12\x12\n" +
 	"\x04line\x18\x03 \x01(\fR\x04line\x12\x18\n" +
-	"\apartial\x18\x04 \x01(\bR\apartial2E\n" +
+	"\apartial\x18\x04 \x01(\bR\apartial\"<\n" +
+	"\fTerminalSize\x12\x14\n" +
+	"\x05width\x18\x01 \x01(\rR\x05width\x12\x16\n" +
+	"\x06height\x18\x02 \x01(\rR\x06height\"\x83\x01\n" +
+	"\vStreamInput\x12\x16\n" +
+	"\x05stdin\x18\x01 \x01(\fH\x00R\x05stdin\x12!\n" +
+	"\vclose_stdin\x18\x02 \x01(\bH\x00R\n" +
+	"closeStdin\x120\n" +
+	"\x06resize\x18\x03 \x01(\v2\x16.balsa.v1.TerminalSizeH\x00R\x06resizeB\a\n" +
+	"\x05input\"y\n" +
+	"\fStreamOutput\x12\x18\n" +
+	"\x06stdout\x18\x01 \x01(\fH\x00R\x06stdout\x12\x18\n" +
+	"\x06stderr\x18\x02 \x01(\fH\x00R\x06stderr\x12+\n" +
+	"\x04exit\x18\x03 \x01(\v2\x15.balsa.v1.ProcessExitH\x00R\x04exitB\b\n" +
+	"\x06output\"9\n" +
+	"\vProcessExit\x12\x12\n" +
+	"\x04code\x18\x01 \x01(\x05R\x04code\x12\x16\n" +
+	"\x06signal\x18\x02 \x01(\x05R\x06signal\"t\n" +
+	"\vExecRequest\x12+\n" +
+	"\x05start\x18\x01 \x01(\v2\x13.balsa.v1.ExecStartH\x00R\x05start\x12-\n" +
+	"\x05input\x18\x02 \x01(\v2\x15.balsa.v1.StreamInputH\x00R\x05inputB\t\n" +
+	"\amessage\"\xc9\x01\n" +
+	"\tExecStart\x12\x1c\n" +
+	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1c\n" +
+	"\tcontainer\x18\x03 \x01(\tR\tcontainer\x12\x18\n" +
+	"\acommand\x18\x04 \x03(\tR\acommand\x12\x14\n" +
+	"\x05stdin\x18\x05 \x01(\bR\x05stdin\x12\x10\n" +
+	"\x03tty\x18\x06 \x01(\bR\x03tty\x12*\n" +
+	"\x04size\x18\a \x01(\v2\x16.balsa.v1.TerminalSizeR\x04size\">\n" +
+	"\fExecResponse\x12.\n" +
+	"\x06output\x18\x01 \x01(\v2\x16.balsa.v1.StreamOutputR\x06output\"x\n" +
+	"\rAttachRequest\x12-\n" +
+	"\x05start\x18\x01 \x01(\v2\x15.balsa.v1.AttachStartH\x00R\x05start\x12-\n" +
+	"\x05input\x18\x02 \x01(\v2\x15.balsa.v1.StreamInputH\x00R\x05inputB\t\n" +
+	"\amessage\"\x9f\x01\n" +
+	"\vAttachStart\x12\x1c\n" +
+	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1c\n" +
+	"\tcontainer\x18\x03 \x01(\tR\tcontainer\x12\x14\n" +
+	"\x05stdin\x18\x04 \x01(\bR\x05stdin\x12*\n" +
+	"\x04size\x18\x05 \x01(\v2\x16.balsa.v1.TerminalSizeR\x04size\"@\n" +
+	"\x0eAttachResponse\x12.\n" +
+	"\x06output\x18\x01 \x01(\v2\x16.balsa.v1.StreamOutputR\x06output\"\x81\x01\n" +
+	"\x12PortForwardRequest\x122\n" +
+	"\x05start\x18\x01 \x01(\v2\x1a.balsa.v1.PortForwardStartH\x00R\x05start\x12\x14\n" +
+	"\x04data\x18\x02 \x01(\fH\x00R\x04data\x12\x16\n" +
+	"\x05close\x18\x03 \x01(\bH\x00R\x05closeB\t\n" +
+	"\amessage\"X\n" +
+	"\x10PortForwardStart\x12\x1c\n" +
+	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x12\n" +
+	"\x04port\x18\x03 \x01(\x05R\x04port\"n\n" +
+	"\x13PortForwardResponse\x12\x1e\n" +
+	"\tconnected\x18\x01 \x01(\bH\x00R\tconnected\x12\x14\n" +
+	"\x04data\x18\x02 \x01(\fH\x00R\x04data\x12\x16\n" +
+	"\x05close\x18\x03 \x01(\bH\x00R\x05closeB\t\n" +
+	"\amessage\"t\n" +
+	"\x0eCopyOutRequest\x12\x1c\n" +
+	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1c\n" +
+	"\tcontainer\x18\x03 \x01(\tR\tcontainer\x12\x12\n" +
+	"\x04path\x18\x04 \x01(\tR\x04path\"#\n" +
+	"\x0fCopyOutResponse\x12\x10\n" +
+	"\x03tar\x18\x01 \x01(\fR\x03tar\"]\n" +
+	"\rCopyInRequest\x12-\n" +
+	"\x05start\x18\x01 \x01(\v2\x15.balsa.v1.CopyInStartH\x00R\x05start\x12\x12\n" +
+	"\x03tar\x18\x02 \x01(\fH\x00R\x03tarB\t\n" +
+	"\amessage\"q\n" +
+	"\vCopyInStart\x12\x1c\n" +
+	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1c\n" +
+	"\tcontainer\x18\x03 \x01(\tR\tcontainer\x12\x12\n" +
+	"\x04path\x18\x04 \x01(\tR\x04path\"@\n" +
+	"\x0eCopyInResponse\x12\x18\n" +
+	"\aentries\x18\x01 \x01(\x03R\aentries\x12\x14\n" +
+	"\x05bytes\x18\x02 \x01(\x03R\x05bytes\"\x9a\x01\n" +
+	"\fStatsRequest\x12\x1c\n" +
+	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12%\n" +
+	"\x0elabel_selector\x18\x03 \x01(\tR\rlabelSelector\x12\x12\n" +
+	"\x04node\x18\x04 \x01(\tR\x04node\x12\x1d\n" +
+	"\n" +
+	"nodes_only\x18\x05 \x01(\bR\tnodesOnly\"w\n" +
+	"\rStatsResponse\x12)\n" +
+	"\x05nodes\x18\x01 \x03(\v2\x13.balsa.v1.NodeStatsR\x05nodes\x12;\n" +
+	"\vunavailable\x18\x02 \x03(\v2\x19.balsa.v1.NodeUnavailableR\vunavailable\"=\n" +
+	"\x0fNodeUnavailable\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\tR\x04node\x12\x16\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\"\xe6\x02\n" +
+	"\tNodeStats\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\tR\x04node\x12.\n" +
+	"\x04time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12$\n" +
+	"\x0ecpu_nano_cores\x18\x03 \x01(\x03R\fcpuNanoCores\x127\n" +
+	"\x18memory_working_set_bytes\x18\x04 \x01(\x03R\x15memoryWorkingSetBytes\x124\n" +
+	"\x16memory_available_bytes\x18\x05 \x01(\x03R\x14memoryAvailableBytes\x12&\n" +
+	"\x0fdisk_used_bytes\x18\x06 \x01(\x03R\rdiskUsedBytes\x120\n" +
+	"\x14disk_available_bytes\x18\a \x01(\x03R\x12diskAvailableBytes\x12&\n" +
+	"\x04pods\x18\b \x03(\v2\x12.balsa.v1.PodStatsR\x04pods\"\xc0\x01\n" +
+	"\bPodStats\x12\x1c\n" +
+	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x10\n" +
+	"\x03uid\x18\x03 \x01(\tR\x03uid\x128\n" +
+	"\n" +
+	"containers\x18\x04 \x03(\v2\x18.balsa.v1.ContainerStatsR\n" +
+	"containers\x126\n" +
+	"\x17ephemeral_storage_bytes\x18\x05 \x01(\x03R\x15ephemeralStorageBytes\"\xf3\x02\n" +
+	"\x0eContainerStats\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12$\n" +
+	"\x0ecpu_nano_cores\x18\x02 \x01(\x03R\fcpuNanoCores\x12/\n" +
+	"\x14cpu_usage_core_nanos\x18\x03 \x01(\x03R\x11cpuUsageCoreNanos\x127\n" +
+	"\x18memory_working_set_bytes\x18\x04 \x01(\x03R\x15memoryWorkingSetBytes\x12,\n" +
+	"\x12memory_usage_bytes\x18\x05 \x01(\x03R\x10memoryUsageBytes\x12,\n" +
+	"\x12memory_limit_bytes\x18\x06 \x01(\x03R\x10memoryLimitBytes\x12\x12\n" +
+	"\x04pids\x18\a \x01(\x03R\x04pids\x120\n" +
+	"\x14writable_layer_bytes\x18\b \x01(\x03R\x12writableLayerBytes\x12\x1b\n" +
+	"\tlog_bytes\x18\t \x01(\x03R\blogBytes\"|\n" +
+	"\fDebugRequest\x12\x1c\n" +
+	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12:\n" +
+	"\tcontainer\x18\x03 \x01(\v2\x1c.balsa.v1.EphemeralContainerR\tcontainer\"0\n" +
+	"\rDebugResponse\x12\x1f\n" +
+	"\x03pod\x18\x01 \x01(\v2\r.balsa.v1.PodR\x03pod2\x8b\x04\n" +
 	"\n" +
 	"PodService\x127\n" +
-	"\x04Logs\x12\x15.balsa.v1.LogsRequest\x1a\x16.balsa.v1.LogsResponse0\x01B\x91\x01\n" +
+	"\x04Logs\x12\x15.balsa.v1.LogsRequest\x1a\x16.balsa.v1.LogsResponse0\x01\x129\n" +
+	"\x04Exec\x12\x15.balsa.v1.ExecRequest\x1a\x16.balsa.v1.ExecResponse(\x010\x01\x12?\n" +
+	"\x06Attach\x12\x17.balsa.v1.AttachRequest\x1a\x18.balsa.v1.AttachResponse(\x010\x01\x12N\n" +
+	"\vPortForward\x12\x1c.balsa.v1.PortForwardRequest\x1a\x1d.balsa.v1.PortForwardResponse(\x010\x01\x12@\n" +
+	"\aCopyOut\x12\x18.balsa.v1.CopyOutRequest\x1a\x19.balsa.v1.CopyOutResponse0\x01\x12=\n" +
+	"\x06CopyIn\x12\x17.balsa.v1.CopyInRequest\x1a\x18.balsa.v1.CopyInResponse(\x01\x12=\n" +
+	"\x05Stats\x12\x16.balsa.v1.StatsRequest\x1a\x17.balsa.v1.StatsResponse\"\x03\x90\x02\x01\x128\n" +
+	"\x05Debug\x12\x16.balsa.v1.DebugRequest\x1a\x17.balsa.v1.DebugResponseB\x91\x01\n" +
 	"\fcom.balsa.v1B\x0fPodServiceProtoP\x01Z/github.com/balsa-run/balsa/gen/balsa/v1;balsav1\xa2\x02\x03BXX\xaa\x02\bBalsa.V1\xca\x02\bBalsa\\V1\xe2\x02\x14Balsa\\V1\\GPBMetadata\xea\x02\tBalsa::V1b\x06proto3"
 
 var (
@@ -273,24 +2287,85 @@ func file_balsa_v1_pod_service_proto_rawDescGZIP() []byte {
 	return file_balsa_v1_pod_service_proto_rawDescData
 }
 
-var file_balsa_v1_pod_service_proto_msgTypes = make([]protoimpl.MessageInfo, 3)
+var file_balsa_v1_pod_service_proto_msgTypes = make([]protoimpl.MessageInfo, 29)
 var file_balsa_v1_pod_service_proto_goTypes = []any{
 	(*LogsRequest)(nil),           // 0: balsa.v1.LogsRequest
 	(*LogsResponse)(nil),          // 1: balsa.v1.LogsResponse
 	(*LogLine)(nil),               // 2: balsa.v1.LogLine
-	(*timestamppb.Timestamp)(nil), // 3: google.protobuf.Timestamp
+	(*TerminalSize)(nil),          // 3: balsa.v1.TerminalSize
+	(*StreamInput)(nil),           // 4: balsa.v1.StreamInput
+	(*StreamOutput)(nil),          // 5: balsa.v1.StreamOutput
+	(*ProcessExit)(nil),           // 6: balsa.v1.ProcessExit
+	(*ExecRequest)(nil),           // 7: balsa.v1.ExecRequest
+	(*ExecStart)(nil),             // 8: balsa.v1.ExecStart
+	(*ExecResponse)(nil),          // 9: balsa.v1.ExecResponse
+	(*AttachRequest)(nil),         // 10: balsa.v1.AttachRequest
+	(*AttachStart)(nil),           // 11: balsa.v1.AttachStart
+	(*AttachResponse)(nil),        // 12: balsa.v1.AttachResponse
+	(*PortForwardRequest)(nil),    // 13: balsa.v1.PortForwardRequest
+	(*PortForwardStart)(nil),      // 14: balsa.v1.PortForwardStart
+	(*PortForwardResponse)(nil),   // 15: balsa.v1.PortForwardResponse
+	(*CopyOutRequest)(nil),        // 16: balsa.v1.CopyOutRequest
+	(*CopyOutResponse)(nil),       // 17: balsa.v1.CopyOutResponse
+	(*CopyInRequest)(nil),         // 18: balsa.v1.CopyInRequest
+	(*CopyInStart)(nil),           // 19: balsa.v1.CopyInStart
+	(*CopyInResponse)(nil),        // 20: balsa.v1.CopyInResponse
+	(*StatsRequest)(nil),          // 21: balsa.v1.StatsRequest
+	(*StatsResponse)(nil),         // 22: balsa.v1.StatsResponse
+	(*NodeUnavailable)(nil),       // 23: balsa.v1.NodeUnavailable
+	(*NodeStats)(nil),             // 24: balsa.v1.NodeStats
+	(*PodStats)(nil),              // 25: balsa.v1.PodStats
+	(*ContainerStats)(nil),        // 26: balsa.v1.ContainerStats
+	(*DebugRequest)(nil),          // 27: balsa.v1.DebugRequest
+	(*DebugResponse)(nil),         // 28: balsa.v1.DebugResponse
+	(*timestamppb.Timestamp)(nil), // 29: google.protobuf.Timestamp
+	(*EphemeralContainer)(nil),    // 30: balsa.v1.EphemeralContainer
+	(*Pod)(nil),                   // 31: balsa.v1.Pod
 }
 var file_balsa_v1_pod_service_proto_depIdxs = []int32{
-	3, // 0: balsa.v1.LogsRequest.since_time:type_name -> google.protobuf.Timestamp
-	2, // 1: balsa.v1.LogsResponse.lines:type_name -> balsa.v1.LogLine
-	3, // 2: balsa.v1.LogLine.time:type_name -> google.protobuf.Timestamp
-	0, // 3: balsa.v1.PodService.Logs:input_type -> balsa.v1.LogsRequest
-	1, // 4: balsa.v1.PodService.Logs:output_type -> balsa.v1.LogsResponse
-	4, // [4:5] is the sub-list for method output_type
-	3, // [3:4] is the sub-list for method input_type
-	3, // [3:3] is the sub-list for extension type_name
-	3, // [3:3] is the sub-list for extension extendee
-	0, // [0:3] is the sub-list for field type_name
+	29, // 0: balsa.v1.LogsRequest.since_time:type_name -> google.protobuf.Timestamp
+	2,  // 1: balsa.v1.LogsResponse.lines:type_name -> balsa.v1.LogLine
+	29, // 2: balsa.v1.LogLine.time:type_name -> google.protobuf.Timestamp
+	3,  // 3: balsa.v1.StreamInput.resize:type_name -> balsa.v1.TerminalSize
+	6,  // 4: balsa.v1.StreamOutput.exit:type_name -> balsa.v1.ProcessExit
+	8,  // 5: balsa.v1.ExecRequest.start:type_name -> balsa.v1.ExecStart
+	4,  // 6: balsa.v1.ExecRequest.input:type_name -> balsa.v1.StreamInput
+	3,  // 7: balsa.v1.ExecStart.size:type_name -> balsa.v1.TerminalSize
+	5,  // 8: balsa.v1.ExecResponse.output:type_name -> balsa.v1.StreamOutput
+	11, // 9: balsa.v1.AttachRequest.start:type_name -> balsa.v1.AttachStart
+	4,  // 10: balsa.v1.AttachRequest.input:type_name -> balsa.v1.StreamInput
+	3,  // 11: balsa.v1.AttachStart.size:type_name -> balsa.v1.TerminalSize
+	5,  // 12: balsa.v1.AttachResponse.output:type_name -> balsa.v1.StreamOutput
+	14, // 13: balsa.v1.PortForwardRequest.start:type_name -> balsa.v1.PortForwardStart
+	19, // 14: balsa.v1.CopyInRequest.start:type_name -> balsa.v1.CopyInStart
+	24, // 15: balsa.v1.StatsResponse.nodes:type_name -> balsa.v1.NodeStats
+	23, // 16: balsa.v1.StatsResponse.unavailable:type_name -> balsa.v1.NodeUnavailable
+	29, // 17: balsa.v1.NodeStats.time:type_name -> google.protobuf.Timestamp
+	25, // 18: balsa.v1.NodeStats.pods:type_name -> balsa.v1.PodStats
+	26, // 19: balsa.v1.PodStats.containers:type_name -> balsa.v1.ContainerStats
+	30, // 20: balsa.v1.DebugRequest.container:type_name -> balsa.v1.EphemeralContainer
+	31, // 21: balsa.v1.DebugResponse.pod:type_name -> balsa.v1.Pod
+	0,  // 22: balsa.v1.PodService.Logs:input_type -> balsa.v1.LogsRequest
+	7,  // 23: balsa.v1.PodService.Exec:input_type -> balsa.v1.ExecRequest
+	10, // 24: balsa.v1.PodService.Attach:input_type -> balsa.v1.AttachRequest
+	13, // 25: balsa.v1.PodService.PortForward:input_type -> balsa.v1.PortForwardRequest
+	16, // 26: balsa.v1.PodService.CopyOut:input_type -> balsa.v1.CopyOutRequest
+	18, // 27: balsa.v1.PodService.CopyIn:input_type -> balsa.v1.CopyInRequest
+	21, // 28: balsa.v1.PodService.Stats:input_type -> balsa.v1.StatsRequest
+	27, // 29: balsa.v1.PodService.Debug:input_type -> balsa.v1.DebugRequest
+	1,  // 30: balsa.v1.PodService.Logs:output_type -> balsa.v1.LogsResponse
+	9,  // 31: balsa.v1.PodService.Exec:output_type -> balsa.v1.ExecResponse
+	12, // 32: balsa.v1.PodService.Attach:output_type -> balsa.v1.AttachResponse
+	15, // 33: balsa.v1.PodService.PortForward:output_type -> balsa.v1.PortForwardResponse
+	17, // 34: balsa.v1.PodService.CopyOut:output_type -> balsa.v1.CopyOutResponse
+	20, // 35: balsa.v1.PodService.CopyIn:output_type -> balsa.v1.CopyInResponse
+	22, // 36: balsa.v1.PodService.Stats:output_type -> balsa.v1.StatsResponse
+	28, // 37: balsa.v1.PodService.Debug:output_type -> balsa.v1.DebugResponse
+	30, // [30:38] is the sub-list for method output_type
+	22, // [22:30] is the sub-list for method input_type
+	22, // [22:22] is the sub-list for extension type_name
+	22, // [22:22] is the sub-list for extension extendee
+	0,  // [0:22] is the sub-list for field type_name
 }
 
 func init() { file_balsa_v1_pod_service_proto_init() }
@@ -298,14 +2373,47 @@ func file_balsa_v1_pod_service_proto_init() {
 	if File_balsa_v1_pod_service_proto != nil {
 		return
 	}
+	file_balsa_v1_pod_proto_init()
 	file_balsa_v1_pod_service_proto_msgTypes[0].OneofWrappers = []any{}
+	file_balsa_v1_pod_service_proto_msgTypes[4].OneofWrappers = []any{
+		(*StreamInput_Stdin)(nil),
+		(*StreamInput_CloseStdin)(nil),
+		(*StreamInput_Resize)(nil),
+	}
+	file_balsa_v1_pod_service_proto_msgTypes[5].OneofWrappers = []any{
+		(*StreamOutput_Stdout)(nil),
+		(*StreamOutput_Stderr)(nil),
+		(*StreamOutput_Exit)(nil),
+	}
+	file_balsa_v1_pod_service_proto_msgTypes[7].OneofWrappers = []any{
+		(*ExecRequest_Start)(nil),
+		(*ExecRequest_Input)(nil),
+	}
+	file_balsa_v1_pod_service_proto_msgTypes[10].OneofWrappers = []any{
+		(*AttachRequest_Start)(nil),
+		(*AttachRequest_Input)(nil),
+	}
+	file_balsa_v1_pod_service_proto_msgTypes[13].OneofWrappers = []any{
+		(*PortForwardRequest_Start)(nil),
+		(*PortForwardRequest_Data)(nil),
+		(*PortForwardRequest_Close)(nil),
+	}
+	file_balsa_v1_pod_service_proto_msgTypes[15].OneofWrappers = []any{
+		(*PortForwardResponse_Connected)(nil),
+		(*PortForwardResponse_Data)(nil),
+		(*PortForwardResponse_Close)(nil),
+	}
+	file_balsa_v1_pod_service_proto_msgTypes[18].OneofWrappers = []any{
+		(*CopyInRequest_Start)(nil),
+		(*CopyInRequest_Tar)(nil),
+	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_balsa_v1_pod_service_proto_rawDesc), len(file_balsa_v1_pod_service_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   3,
+			NumMessages:   29,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

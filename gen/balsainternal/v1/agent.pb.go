@@ -7,6 +7,7 @@
 package internalv1
 
 import (
+	v1 "github.com/balsa-run/balsa/gen/balsa/v1"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	reflect "reflect"
@@ -224,11 +225,1251 @@ func (x *LogLine) GetPartial() bool {
 	return false
 }
 
+type ExecRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Types that are valid to be assigned to Message:
+	//
+	//	*ExecRequest_Start
+	//	*ExecRequest_Input
+	Message       isExecRequest_Message `protobuf_oneof:"message"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExecRequest) Reset() {
+	*x = ExecRequest{}
+	mi := &file_balsa_internal_v1_agent_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExecRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExecRequest) ProtoMessage() {}
+
+func (x *ExecRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_balsa_internal_v1_agent_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExecRequest.ProtoReflect.Descriptor instead.
+func (*ExecRequest) Descriptor() ([]byte, []int) {
+	return file_balsa_internal_v1_agent_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *ExecRequest) GetMessage() isExecRequest_Message {
+	if x != nil {
+		return x.Message
+	}
+	return nil
+}
+
+func (x *ExecRequest) GetStart() *ExecStart {
+	if x != nil {
+		if x, ok := x.Message.(*ExecRequest_Start); ok {
+			return x.Start
+		}
+	}
+	return nil
+}
+
+func (x *ExecRequest) GetInput() *v1.StreamInput {
+	if x != nil {
+		if x, ok := x.Message.(*ExecRequest_Input); ok {
+			return x.Input
+		}
+	}
+	return nil
+}
+
+type isExecRequest_Message interface {
+	isExecRequest_Message()
+}
+
+type ExecRequest_Start struct {
+	Start *ExecStart `protobuf:"bytes,1,opt,name=start,proto3,oneof"`
+}
+
+type ExecRequest_Input struct {
+	Input *v1.StreamInput `protobuf:"bytes,2,opt,name=input,proto3,oneof"`
+}
+
+func (*ExecRequest_Start) isExecRequest_Message() {}
+
+func (*ExecRequest_Input) isExecRequest_Message() {}
+
+type ExecStart struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	PodUid        string                 `protobuf:"bytes,1,opt,name=pod_uid,json=podUid,proto3" json:"pod_uid,omitempty"`
+	Container     string                 `protobuf:"bytes,2,opt,name=container,proto3" json:"container,omitempty"`
+	Command       []string               `protobuf:"bytes,3,rep,name=command,proto3" json:"command,omitempty"`
+	Stdin         bool                   `protobuf:"varint,4,opt,name=stdin,proto3" json:"stdin,omitempty"`
+	Tty           bool                   `protobuf:"varint,5,opt,name=tty,proto3" json:"tty,omitempty"`
+	Size          *v1.TerminalSize       `protobuf:"bytes,6,opt,name=size,proto3" json:"size,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExecStart) Reset() {
+	*x = ExecStart{}
+	mi := &file_balsa_internal_v1_agent_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExecStart) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExecStart) ProtoMessage() {}
+
+func (x *ExecStart) ProtoReflect() protoreflect.Message {
+	mi := &file_balsa_internal_v1_agent_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExecStart.ProtoReflect.Descriptor instead.
+func (*ExecStart) Descriptor() ([]byte, []int) {
+	return file_balsa_internal_v1_agent_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *ExecStart) GetPodUid() string {
+	if x != nil {
+		return x.PodUid
+	}
+	return ""
+}
+
+func (x *ExecStart) GetContainer() string {
+	if x != nil {
+		return x.Container
+	}
+	return ""
+}
+
+func (x *ExecStart) GetCommand() []string {
+	if x != nil {
+		return x.Command
+	}
+	return nil
+}
+
+func (x *ExecStart) GetStdin() bool {
+	if x != nil {
+		return x.Stdin
+	}
+	return false
+}
+
+func (x *ExecStart) GetTty() bool {
+	if x != nil {
+		return x.Tty
+	}
+	return false
+}
+
+func (x *ExecStart) GetSize() *v1.TerminalSize {
+	if x != nil {
+		return x.Size
+	}
+	return nil
+}
+
+type ExecResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Output        *v1.StreamOutput       `protobuf:"bytes,1,opt,name=output,proto3" json:"output,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExecResponse) Reset() {
+	*x = ExecResponse{}
+	mi := &file_balsa_internal_v1_agent_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExecResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExecResponse) ProtoMessage() {}
+
+func (x *ExecResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_balsa_internal_v1_agent_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExecResponse.ProtoReflect.Descriptor instead.
+func (*ExecResponse) Descriptor() ([]byte, []int) {
+	return file_balsa_internal_v1_agent_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *ExecResponse) GetOutput() *v1.StreamOutput {
+	if x != nil {
+		return x.Output
+	}
+	return nil
+}
+
+type AttachRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Types that are valid to be assigned to Message:
+	//
+	//	*AttachRequest_Start
+	//	*AttachRequest_Input
+	Message       isAttachRequest_Message `protobuf_oneof:"message"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AttachRequest) Reset() {
+	*x = AttachRequest{}
+	mi := &file_balsa_internal_v1_agent_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AttachRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AttachRequest) ProtoMessage() {}
+
+func (x *AttachRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_balsa_internal_v1_agent_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AttachRequest.ProtoReflect.Descriptor instead.
+func (*AttachRequest) Descriptor() ([]byte, []int) {
+	return file_balsa_internal_v1_agent_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *AttachRequest) GetMessage() isAttachRequest_Message {
+	if x != nil {
+		return x.Message
+	}
+	return nil
+}
+
+func (x *AttachRequest) GetStart() *AttachStart {
+	if x != nil {
+		if x, ok := x.Message.(*AttachRequest_Start); ok {
+			return x.Start
+		}
+	}
+	return nil
+}
+
+func (x *AttachRequest) GetInput() *v1.StreamInput {
+	if x != nil {
+		if x, ok := x.Message.(*AttachRequest_Input); ok {
+			return x.Input
+		}
+	}
+	return nil
+}
+
+type isAttachRequest_Message interface {
+	isAttachRequest_Message()
+}
+
+type AttachRequest_Start struct {
+	Start *AttachStart `protobuf:"bytes,1,opt,name=start,proto3,oneof"`
+}
+
+type AttachRequest_Input struct {
+	Input *v1.StreamInput `protobuf:"bytes,2,opt,name=input,proto3,oneof"`
+}
+
+func (*AttachRequest_Start) isAttachRequest_Message() {}
+
+func (*AttachRequest_Input) isAttachRequest_Message() {}
+
+type AttachStart struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	PodUid        string                 `protobuf:"bytes,1,opt,name=pod_uid,json=podUid,proto3" json:"pod_uid,omitempty"`
+	Container     string                 `protobuf:"bytes,2,opt,name=container,proto3" json:"container,omitempty"`
+	Stdin         bool                   `protobuf:"varint,3,opt,name=stdin,proto3" json:"stdin,omitempty"`
+	Size          *v1.TerminalSize       `protobuf:"bytes,4,opt,name=size,proto3" json:"size,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AttachStart) Reset() {
+	*x = AttachStart{}
+	mi := &file_balsa_internal_v1_agent_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AttachStart) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AttachStart) ProtoMessage() {}
+
+func (x *AttachStart) ProtoReflect() protoreflect.Message {
+	mi := &file_balsa_internal_v1_agent_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AttachStart.ProtoReflect.Descriptor instead.
+func (*AttachStart) Descriptor() ([]byte, []int) {
+	return file_balsa_internal_v1_agent_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *AttachStart) GetPodUid() string {
+	if x != nil {
+		return x.PodUid
+	}
+	return ""
+}
+
+func (x *AttachStart) GetContainer() string {
+	if x != nil {
+		return x.Container
+	}
+	return ""
+}
+
+func (x *AttachStart) GetStdin() bool {
+	if x != nil {
+		return x.Stdin
+	}
+	return false
+}
+
+func (x *AttachStart) GetSize() *v1.TerminalSize {
+	if x != nil {
+		return x.Size
+	}
+	return nil
+}
+
+type AttachResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Output        *v1.StreamOutput       `protobuf:"bytes,1,opt,name=output,proto3" json:"output,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AttachResponse) Reset() {
+	*x = AttachResponse{}
+	mi := &file_balsa_internal_v1_agent_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AttachResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AttachResponse) ProtoMessage() {}
+
+func (x *AttachResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_balsa_internal_v1_agent_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AttachResponse.ProtoReflect.Descriptor instead.
+func (*AttachResponse) Descriptor() ([]byte, []int) {
+	return file_balsa_internal_v1_agent_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *AttachResponse) GetOutput() *v1.StreamOutput {
+	if x != nil {
+		return x.Output
+	}
+	return nil
+}
+
+type PortForwardRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Types that are valid to be assigned to Message:
+	//
+	//	*PortForwardRequest_Start
+	//	*PortForwardRequest_Data
+	//	*PortForwardRequest_Close
+	Message       isPortForwardRequest_Message `protobuf_oneof:"message"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PortForwardRequest) Reset() {
+	*x = PortForwardRequest{}
+	mi := &file_balsa_internal_v1_agent_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PortForwardRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PortForwardRequest) ProtoMessage() {}
+
+func (x *PortForwardRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_balsa_internal_v1_agent_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PortForwardRequest.ProtoReflect.Descriptor instead.
+func (*PortForwardRequest) Descriptor() ([]byte, []int) {
+	return file_balsa_internal_v1_agent_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *PortForwardRequest) GetMessage() isPortForwardRequest_Message {
+	if x != nil {
+		return x.Message
+	}
+	return nil
+}
+
+func (x *PortForwardRequest) GetStart() *PortForwardStart {
+	if x != nil {
+		if x, ok := x.Message.(*PortForwardRequest_Start); ok {
+			return x.Start
+		}
+	}
+	return nil
+}
+
+func (x *PortForwardRequest) GetData() []byte {
+	if x != nil {
+		if x, ok := x.Message.(*PortForwardRequest_Data); ok {
+			return x.Data
+		}
+	}
+	return nil
+}
+
+func (x *PortForwardRequest) GetClose() bool {
+	if x != nil {
+		if x, ok := x.Message.(*PortForwardRequest_Close); ok {
+			return x.Close
+		}
+	}
+	return false
+}
+
+type isPortForwardRequest_Message interface {
+	isPortForwardRequest_Message()
+}
+
+type PortForwardRequest_Start struct {
+	Start *PortForwardStart `protobuf:"bytes,1,opt,name=start,proto3,oneof"`
+}
+
+type PortForwardRequest_Data struct {
+	Data []byte `protobuf:"bytes,2,opt,name=data,proto3,oneof"`
+}
+
+type PortForwardRequest_Close struct {
+	Close bool `protobuf:"varint,3,opt,name=close,proto3,oneof"`
+}
+
+func (*PortForwardRequest_Start) isPortForwardRequest_Message() {}
+
+func (*PortForwardRequest_Data) isPortForwardRequest_Message() {}
+
+func (*PortForwardRequest_Close) isPortForwardRequest_Message() {}
+
+type PortForwardStart struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	PodUid        string                 `protobuf:"bytes,1,opt,name=pod_uid,json=podUid,proto3" json:"pod_uid,omitempty"`
+	Port          int32                  `protobuf:"varint,2,opt,name=port,proto3" json:"port,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PortForwardStart) Reset() {
+	*x = PortForwardStart{}
+	mi := &file_balsa_internal_v1_agent_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PortForwardStart) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PortForwardStart) ProtoMessage() {}
+
+func (x *PortForwardStart) ProtoReflect() protoreflect.Message {
+	mi := &file_balsa_internal_v1_agent_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PortForwardStart.ProtoReflect.Descriptor instead.
+func (*PortForwardStart) Descriptor() ([]byte, []int) {
+	return file_balsa_internal_v1_agent_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *PortForwardStart) GetPodUid() string {
+	if x != nil {
+		return x.PodUid
+	}
+	return ""
+}
+
+func (x *PortForwardStart) GetPort() int32 {
+	if x != nil {
+		return x.Port
+	}
+	return 0
+}
+
+type PortForwardResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Types that are valid to be assigned to Message:
+	//
+	//	*PortForwardResponse_Connected
+	//	*PortForwardResponse_Data
+	//	*PortForwardResponse_Close
+	Message       isPortForwardResponse_Message `protobuf_oneof:"message"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PortForwardResponse) Reset() {
+	*x = PortForwardResponse{}
+	mi := &file_balsa_internal_v1_agent_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PortForwardResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PortForwardResponse) ProtoMessage() {}
+
+func (x *PortForwardResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_balsa_internal_v1_agent_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PortForwardResponse.ProtoReflect.Descriptor instead.
+func (*PortForwardResponse) Descriptor() ([]byte, []int) {
+	return file_balsa_internal_v1_agent_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *PortForwardResponse) GetMessage() isPortForwardResponse_Message {
+	if x != nil {
+		return x.Message
+	}
+	return nil
+}
+
+func (x *PortForwardResponse) GetConnected() bool {
+	if x != nil {
+		if x, ok := x.Message.(*PortForwardResponse_Connected); ok {
+			return x.Connected
+		}
+	}
+	return false
+}
+
+func (x *PortForwardResponse) GetData() []byte {
+	if x != nil {
+		if x, ok := x.Message.(*PortForwardResponse_Data); ok {
+			return x.Data
+		}
+	}
+	return nil
+}
+
+func (x *PortForwardResponse) GetClose() bool {
+	if x != nil {
+		if x, ok := x.Message.(*PortForwardResponse_Close); ok {
+			return x.Close
+		}
+	}
+	return false
+}
+
+type isPortForwardResponse_Message interface {
+	isPortForwardResponse_Message()
+}
+
+type PortForwardResponse_Connected struct {
+	Connected bool `protobuf:"varint,1,opt,name=connected,proto3,oneof"`
+}
+
+type PortForwardResponse_Data struct {
+	Data []byte `protobuf:"bytes,2,opt,name=data,proto3,oneof"`
+}
+
+type PortForwardResponse_Close struct {
+	Close bool `protobuf:"varint,3,opt,name=close,proto3,oneof"`
+}
+
+func (*PortForwardResponse_Connected) isPortForwardResponse_Message() {}
+
+func (*PortForwardResponse_Data) isPortForwardResponse_Message() {}
+
+func (*PortForwardResponse_Close) isPortForwardResponse_Message() {}
+
+type CopyOutRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	PodUid        string                 `protobuf:"bytes,1,opt,name=pod_uid,json=podUid,proto3" json:"pod_uid,omitempty"`
+	Container     string                 `protobuf:"bytes,2,opt,name=container,proto3" json:"container,omitempty"`
+	Path          string                 `protobuf:"bytes,3,opt,name=path,proto3" json:"path,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CopyOutRequest) Reset() {
+	*x = CopyOutRequest{}
+	mi := &file_balsa_internal_v1_agent_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CopyOutRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CopyOutRequest) ProtoMessage() {}
+
+func (x *CopyOutRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_balsa_internal_v1_agent_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CopyOutRequest.ProtoReflect.Descriptor instead.
+func (*CopyOutRequest) Descriptor() ([]byte, []int) {
+	return file_balsa_internal_v1_agent_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *CopyOutRequest) GetPodUid() string {
+	if x != nil {
+		return x.PodUid
+	}
+	return ""
+}
+
+func (x *CopyOutRequest) GetContainer() string {
+	if x != nil {
+		return x.Container
+	}
+	return ""
+}
+
+func (x *CopyOutRequest) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+type CopyOutResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Tar           []byte                 `protobuf:"bytes,1,opt,name=tar,proto3" json:"tar,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CopyOutResponse) Reset() {
+	*x = CopyOutResponse{}
+	mi := &file_balsa_internal_v1_agent_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CopyOutResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CopyOutResponse) ProtoMessage() {}
+
+func (x *CopyOutResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_balsa_internal_v1_agent_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CopyOutResponse.ProtoReflect.Descriptor instead.
+func (*CopyOutResponse) Descriptor() ([]byte, []int) {
+	return file_balsa_internal_v1_agent_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *CopyOutResponse) GetTar() []byte {
+	if x != nil {
+		return x.Tar
+	}
+	return nil
+}
+
+type CopyInRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Types that are valid to be assigned to Message:
+	//
+	//	*CopyInRequest_Start
+	//	*CopyInRequest_Tar
+	Message       isCopyInRequest_Message `protobuf_oneof:"message"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CopyInRequest) Reset() {
+	*x = CopyInRequest{}
+	mi := &file_balsa_internal_v1_agent_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CopyInRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CopyInRequest) ProtoMessage() {}
+
+func (x *CopyInRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_balsa_internal_v1_agent_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CopyInRequest.ProtoReflect.Descriptor instead.
+func (*CopyInRequest) Descriptor() ([]byte, []int) {
+	return file_balsa_internal_v1_agent_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *CopyInRequest) GetMessage() isCopyInRequest_Message {
+	if x != nil {
+		return x.Message
+	}
+	return nil
+}
+
+func (x *CopyInRequest) GetStart() *CopyInStart {
+	if x != nil {
+		if x, ok := x.Message.(*CopyInRequest_Start); ok {
+			return x.Start
+		}
+	}
+	return nil
+}
+
+func (x *CopyInRequest) GetTar() []byte {
+	if x != nil {
+		if x, ok := x.Message.(*CopyInRequest_Tar); ok {
+			return x.Tar
+		}
+	}
+	return nil
+}
+
+type isCopyInRequest_Message interface {
+	isCopyInRequest_Message()
+}
+
+type CopyInRequest_Start struct {
+	Start *CopyInStart `protobuf:"bytes,1,opt,name=start,proto3,oneof"`
+}
+
+type CopyInRequest_Tar struct {
+	Tar []byte `protobuf:"bytes,2,opt,name=tar,proto3,oneof"`
+}
+
+func (*CopyInRequest_Start) isCopyInRequest_Message() {}
+
+func (*CopyInRequest_Tar) isCopyInRequest_Message() {}
+
+type CopyInStart struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	PodUid        string                 `protobuf:"bytes,1,opt,name=pod_uid,json=podUid,proto3" json:"pod_uid,omitempty"`
+	Container     string                 `protobuf:"bytes,2,opt,name=container,proto3" json:"container,omitempty"`
+	Path          string                 `protobuf:"bytes,3,opt,name=path,proto3" json:"path,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CopyInStart) Reset() {
+	*x = CopyInStart{}
+	mi := &file_balsa_internal_v1_agent_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CopyInStart) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CopyInStart) ProtoMessage() {}
+
+func (x *CopyInStart) ProtoReflect() protoreflect.Message {
+	mi := &file_balsa_internal_v1_agent_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CopyInStart.ProtoReflect.Descriptor instead.
+func (*CopyInStart) Descriptor() ([]byte, []int) {
+	return file_balsa_internal_v1_agent_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *CopyInStart) GetPodUid() string {
+	if x != nil {
+		return x.PodUid
+	}
+	return ""
+}
+
+func (x *CopyInStart) GetContainer() string {
+	if x != nil {
+		return x.Container
+	}
+	return ""
+}
+
+func (x *CopyInStart) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+type CopyInResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Entries       int64                  `protobuf:"varint,1,opt,name=entries,proto3" json:"entries,omitempty"`
+	Bytes         int64                  `protobuf:"varint,2,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CopyInResponse) Reset() {
+	*x = CopyInResponse{}
+	mi := &file_balsa_internal_v1_agent_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CopyInResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CopyInResponse) ProtoMessage() {}
+
+func (x *CopyInResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_balsa_internal_v1_agent_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CopyInResponse.ProtoReflect.Descriptor instead.
+func (*CopyInResponse) Descriptor() ([]byte, []int) {
+	return file_balsa_internal_v1_agent_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *CopyInResponse) GetEntries() int64 {
+	if x != nil {
+		return x.Entries
+	}
+	return 0
+}
+
+func (x *CopyInResponse) GetBytes() int64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+type StatsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Empty: all pods.
+	PodUids       []string `protobuf:"bytes,1,rep,name=pod_uids,json=podUids,proto3" json:"pod_uids,omitempty"`
+	NodeOnly      bool     `protobuf:"varint,2,opt,name=node_only,json=nodeOnly,proto3" json:"node_only,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StatsRequest) Reset() {
+	*x = StatsRequest{}
+	mi := &file_balsa_internal_v1_agent_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StatsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StatsRequest) ProtoMessage() {}
+
+func (x *StatsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_balsa_internal_v1_agent_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StatsRequest.ProtoReflect.Descriptor instead.
+func (*StatsRequest) Descriptor() ([]byte, []int) {
+	return file_balsa_internal_v1_agent_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *StatsRequest) GetPodUids() []string {
+	if x != nil {
+		return x.PodUids
+	}
+	return nil
+}
+
+func (x *StatsRequest) GetNodeOnly() bool {
+	if x != nil {
+		return x.NodeOnly
+	}
+	return false
+}
+
+type StatsResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Node          *v1.NodeStats          `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StatsResponse) Reset() {
+	*x = StatsResponse{}
+	mi := &file_balsa_internal_v1_agent_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StatsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StatsResponse) ProtoMessage() {}
+
+func (x *StatsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_balsa_internal_v1_agent_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StatsResponse.ProtoReflect.Descriptor instead.
+func (*StatsResponse) Descriptor() ([]byte, []int) {
+	return file_balsa_internal_v1_agent_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *StatsResponse) GetNode() *v1.NodeStats {
+	if x != nil {
+		return x.Node
+	}
+	return nil
+}
+
+type PruneImagesRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	DryRun        bool                   `protobuf:"varint,1,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PruneImagesRequest) Reset() {
+	*x = PruneImagesRequest{}
+	mi := &file_balsa_internal_v1_agent_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PruneImagesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PruneImagesRequest) ProtoMessage() {}
+
+func (x *PruneImagesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_balsa_internal_v1_agent_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PruneImagesRequest.ProtoReflect.Descriptor instead.
+func (*PruneImagesRequest) Descriptor() ([]byte, []int) {
+	return file_balsa_internal_v1_agent_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *PruneImagesRequest) GetDryRun() bool {
+	if x != nil {
+		return x.DryRun
+	}
+	return false
+}
+
+type PruneImagesResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Images        []string               `protobuf:"bytes,1,rep,name=images,proto3" json:"images,omitempty"`
+	Bytes         int64                  `protobuf:"varint,2,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PruneImagesResponse) Reset() {
+	*x = PruneImagesResponse{}
+	mi := &file_balsa_internal_v1_agent_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PruneImagesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PruneImagesResponse) ProtoMessage() {}
+
+func (x *PruneImagesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_balsa_internal_v1_agent_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PruneImagesResponse.ProtoReflect.Descriptor instead.
+func (*PruneImagesResponse) Descriptor() ([]byte, []int) {
+	return file_balsa_internal_v1_agent_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *PruneImagesResponse) GetImages() []string {
+	if x != nil {
+		return x.Images
+	}
+	return nil
+}
+
+func (x *PruneImagesResponse) GetBytes() int64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+type FetchBlobRequest struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Digest string                 `protobuf:"bytes,1,opt,name=digest,proto3" json:"digest,omitempty"`
+	// Where to go on after a stream that broke.
+	Offset        int64 `protobuf:"varint,2,opt,name=offset,proto3" json:"offset,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FetchBlobRequest) Reset() {
+	*x = FetchBlobRequest{}
+	mi := &file_balsa_internal_v1_agent_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FetchBlobRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FetchBlobRequest) ProtoMessage() {}
+
+func (x *FetchBlobRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_balsa_internal_v1_agent_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FetchBlobRequest.ProtoReflect.Descriptor instead.
+func (*FetchBlobRequest) Descriptor() ([]byte, []int) {
+	return file_balsa_internal_v1_agent_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *FetchBlobRequest) GetDigest() string {
+	if x != nil {
+		return x.Digest
+	}
+	return ""
+}
+
+func (x *FetchBlobRequest) GetOffset() int64 {
+	if x != nil {
+		return x.Offset
+	}
+	return 0
+}
+
+type FetchBlobResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Data          []byte                 `protobuf:"bytes,1,opt,name=data,proto3" json:"data,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FetchBlobResponse) Reset() {
+	*x = FetchBlobResponse{}
+	mi := &file_balsa_internal_v1_agent_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FetchBlobResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FetchBlobResponse) ProtoMessage() {}
+
+func (x *FetchBlobResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_balsa_internal_v1_agent_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FetchBlobResponse.ProtoReflect.Descriptor instead.
+func (*FetchBlobResponse) Descriptor() ([]byte, []int) {
+	return file_balsa_internal_v1_agent_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *FetchBlobResponse) GetData() []byte {
+	if x != nil {
+		return x.Data
+	}
+	return nil
+}
+
 var File_balsa_internal_v1_agent_proto protoreflect.FileDescriptor
 
 const file_balsa_internal_v1_agent_proto_rawDesc = "" +
 	"\n" +
-	"\x1dbalsa/internal/v1/agent.proto\x12\x11balsa.internal.v1\"\xc6\x01\n" +
+	"\x1dbalsa/internal/v1/agent.proto\x12\x11balsa.internal.v1\x1a\x1abalsa/v1/pod_service.proto\"\xc6\x01\n" +
 	"\vLogsRequest\x12\x17\n" +
 	"\apod_uid\x18\x01 \x01(\tR\x06podUid\x12\x1c\n" +
 	"\tcontainer\x18\x02 \x01(\tR\tcontainer\x12\x16\n" +
@@ -244,9 +1485,87 @@ const file_balsa_internal_v1_agent_proto_rawDesc = "" +
 	"\atime_ns\x18\x01 \x01(\x03R\x06timeNs\x12\x16\n" +
 	"\x06stream\x18\x02 \x01(\tR\x06stream\x12\x12\n" +
 	"\x04line\x18\x03 \x01(\fR\x04line\x12\x18\n" +
-	"\apartial\x18\x04 \x01(\bR\apartial2Y\n" +
+	"\apartial\x18\x04 \x01(\bR\apartial\"}\n" +
+	"\vExecRequest\x124\n" +
+	"\x05start\x18\x01 \x01(\v2\x1c.balsa.internal.v1.ExecStartH\x00R\x05start\x12-\n" +
+	"\x05input\x18\x02 \x01(\v2\x15.balsa.v1.StreamInputH\x00R\x05inputB\t\n" +
+	"\amessage\"\xb0\x01\n" +
+	"\tExecStart\x12\x17\n" +
+	"\apod_uid\x18\x01 \x01(\tR\x06podUid\x12\x1c\n" +
+	"\tcontainer\x18\x02 \x01(\tR\tcontainer\x12\x18\n" +
+	"\acommand\x18\x03 \x03(\tR\acommand\x12\x14\n" +
+	"\x05stdin\x18\x04 \x01(\bR\x05stdin\x12\x10\n" +
+	"\x03tty\x18\x05 \x01(\bR\x03tty\x12*\n" +
+	"\x04size\x18\x06 \x01(\v2\x16.balsa.v1.TerminalSizeR\x04size\">\n" +
+	"\fExecResponse\x12.\n" +
+	"\x06output\x18\x01 \x01(\v2\x16.balsa.v1.StreamOutputR\x06output\"\x81\x01\n" +
+	"\rAttachRequest\x126\n" +
+	"\x05start\x18\x01 \x01(\v2\x1e.balsa.internal.v1.AttachStartH\x00R\x05start\x12-\n" +
+	"\x05input\x18\x02 \x01(\v2\x15.balsa.v1.StreamInputH\x00R\x05inputB\t\n" +
+	"\amessage\"\x86\x01\n" +
+	"\vAttachStart\x12\x17\n" +
+	"\apod_uid\x18\x01 \x01(\tR\x06podUid\x12\x1c\n" +
+	"\tcontainer\x18\x02 \x01(\tR\tcontainer\x12\x14\n" +
+	"\x05stdin\x18\x03 \x01(\bR\x05stdin\x12*\n" +
+	"\x04size\x18\x04 \x01(\v2\x16.balsa.v1.TerminalSizeR\x04size\"@\n" +
+	"\x0eAttachResponse\x12.\n" +
+	"\x06output\x18\x01 \x01(\v2\x16.balsa.v1.StreamOutputR\x06output\"\x8a\x01\n" +
+	"\x12PortForwardRequest\x12;\n" +
+	"\x05start\x18\x01 \x01(\v2#.balsa.internal.v1.PortForwardStartH\x00R\x05start\x12\x14\n" +
+	"\x04data\x18\x02 \x01(\fH\x00R\x04data\x12\x16\n" +
+	"\x05close\x18\x03 \x01(\bH\x00R\x05closeB\t\n" +
+	"\amessage\"?\n" +
+	"\x10PortForwardStart\x12\x17\n" +
+	"\apod_uid\x18\x01 \x01(\tR\x06podUid\x12\x12\n" +
+	"\x04port\x18\x02 \x01(\x05R\x04port\"n\n" +
+	"\x13PortForwardResponse\x12\x1e\n" +
+	"\tconnected\x18\x01 \x01(\bH\x00R\tconnected\x12\x14\n" +
+	"\x04data\x18\x02 \x01(\fH\x00R\x04data\x12\x16\n" +
+	"\x05close\x18\x03 \x01(\bH\x00R\x05closeB\t\n" +
+	"\amessage\"[\n" +
+	"\x0eCopyOutRequest\x12\x17\n" +
+	"\apod_uid\x18\x01 \x01(\tR\x06podUid\x12\x1c\n" +
+	"\tcontainer\x18\x02 \x01(\tR\tcontainer\x12\x12\n" +
+	"\x04path\x18\x03 \x01(\tR\x04path\"#\n" +
+	"\x0fCopyOutResponse\x12\x10\n" +
+	"\x03tar\x18\x01 \x01(\fR\x03tar\"f\n" +
+	"\rCopyInRequest\x126\n" +
+	"\x05start\x18\x01 \x01(\v2\x1e.balsa.internal.v1.CopyInStartH\x00R\x05start\x12\x12\n" +
+	"\x03tar\x18\x02 \x01(\fH\x00R\x03tarB\t\n" +
+	"\amessage\"X\n" +
+	"\vCopyInStart\x12\x17\n" +
+	"\apod_uid\x18\x01 \x01(\tR\x06podUid\x12\x1c\n" +
+	"\tcontainer\x18\x02 \x01(\tR\tcontainer\x12\x12\n" +
+	"\x04path\x18\x03 \x01(\tR\x04path\"@\n" +
+	"\x0eCopyInResponse\x12\x18\n" +
+	"\aentries\x18\x01 \x01(\x03R\aentries\x12\x14\n" +
+	"\x05bytes\x18\x02 \x01(\x03R\x05bytes\"F\n" +
+	"\fStatsRequest\x12\x19\n" +
+	"\bpod_uids\x18\x01 \x03(\tR\apodUids\x12\x1b\n" +
+	"\tnode_only\x18\x02 \x01(\bR\bnodeOnly\"8\n" +
+	"\rStatsResponse\x12'\n" +
+	"\x04node\x18\x01 \x01(\v2\x13.balsa.v1.NodeStatsR\x04node\"-\n" +
+	"\x12PruneImagesRequest\x12\x17\n" +
+	"\adry_run\x18\x01 \x01(\bR\x06dryRun\"C\n" +
+	"\x13PruneImagesResponse\x12\x16\n" +
+	"\x06images\x18\x01 \x03(\tR\x06images\x12\x14\n" +
+	"\x05bytes\x18\x02 \x01(\x03R\x05bytes\"B\n" +
+	"\x10FetchBlobRequest\x12\x16\n" +
+	"\x06digest\x18\x01 \x01(\tR\x06digest\x12\x16\n" +
+	"\x06offset\x18\x02 \x01(\x03R\x06offset\"'\n" +
+	"\x11FetchBlobResponse\x12\x12\n" +
+	"\x04data\x18\x01 \x01(\fR\x04data2\xaa\x05\n" +
 	"\fAgentService\x12I\n" +
-	"\x04Logs\x12\x1e.balsa.internal.v1.LogsRequest\x1a\x1f.balsa.internal.v1.LogsResponse0\x01B\xc5\x01\n" +
+	"\x04Logs\x12\x1e.balsa.internal.v1.LogsRequest\x1a\x1f.balsa.internal.v1.LogsResponse0\x01\x12K\n" +
+	"\x04Exec\x12\x1e.balsa.internal.v1.ExecRequest\x1a\x1f.balsa.internal.v1.ExecResponse(\x010\x01\x12Q\n" +
+	"\x06Attach\x12 .balsa.internal.v1.AttachRequest\x1a!.balsa.internal.v1.AttachResponse(\x010\x01\x12`\n" +
+	"\vPortForward\x12%.balsa.internal.v1.PortForwardRequest\x1a&.balsa.internal.v1.PortForwardResponse(\x010\x01\x12R\n" +
+	"\aCopyOut\x12!.balsa.internal.v1.CopyOutRequest\x1a\".balsa.internal.v1.CopyOutResponse0\x01\x12O\n" +
+	"\x06CopyIn\x12 .balsa.internal.v1.CopyInRequest\x1a!.balsa.internal.v1.CopyInResponse(\x01\x12J\n" +
+	"\x05Stats\x12\x1f.balsa.internal.v1.StatsRequest\x1a .balsa.internal.v1.StatsResponse\x12\\\n" +
+	"\vPruneImages\x12%.balsa.internal.v1.PruneImagesRequest\x1a&.balsa.internal.v1.PruneImagesResponse2g\n" +
+	"\vBlobService\x12X\n" +
+	"\tFetchBlob\x12#.balsa.internal.v1.FetchBlobRequest\x1a$.balsa.internal.v1.FetchBlobResponse0\x01B\xc5\x01\n" +
 	"\x15com.balsa.internal.v1B\n" +
 	"AgentProtoP\x01Z:github.com/balsa-run/balsa/gen/balsainternal/v1;internalv1\xa2\x02\x03BIX\xaa\x02\x11Balsa.Internal.V1\xca\x02\x11Balsa\\Internal\\V1\xe2\x02\x1dBalsa\\Internal\\V1\\GPBMetadata\xea\x02\x13Balsa::Internal::V1b\x06proto3"
 
@@ -262,21 +1581,72 @@ func file_balsa_internal_v1_agent_proto_rawDescGZIP() []byte {
 	return file_balsa_internal_v1_agent_proto_rawDescData
 }
 
-var file_balsa_internal_v1_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 3)
+var file_balsa_internal_v1_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
 var file_balsa_internal_v1_agent_proto_goTypes = []any{
-	(*LogsRequest)(nil),  // 0: balsa.internal.v1.LogsRequest
-	(*LogsResponse)(nil), // 1: balsa.internal.v1.LogsResponse
-	(*LogLine)(nil),      // 2: balsa.internal.v1.LogLine
+	(*LogsRequest)(nil),         // 0: balsa.internal.v1.LogsRequest
+	(*LogsResponse)(nil),        // 1: balsa.internal.v1.LogsResponse
+	(*LogLine)(nil),             // 2: balsa.internal.v1.LogLine
+	(*ExecRequest)(nil),         // 3: balsa.internal.v1.ExecRequest
+	(*ExecStart)(nil),           // 4: balsa.internal.v1.ExecStart
+	(*ExecResponse)(nil),        // 5: balsa.internal.v1.ExecResponse
+	(*AttachRequest)(nil),       // 6: balsa.internal.v1.AttachRequest
+	(*AttachStart)(nil),         // 7: balsa.internal.v1.AttachStart
+	(*AttachResponse)(nil),      // 8: balsa.internal.v1.AttachResponse
+	(*PortForwardRequest)(nil),  // 9: balsa.internal.v1.PortForwardRequest
+	(*PortForwardStart)(nil),    // 10: balsa.internal.v1.PortForwardStart
+	(*PortForwardResponse)(nil), // 11: balsa.internal.v1.PortForwardResponse
+	(*CopyOutRequest)(nil),      // 12: balsa.internal.v1.CopyOutRequest
+	(*CopyOutResponse)(nil),     // 13: balsa.internal.v1.CopyOutResponse
+	(*CopyInRequest)(nil),       // 14: balsa.internal.v1.CopyInRequest
+	(*CopyInStart)(nil),         // 15: balsa.internal.v1.CopyInStart
+	(*CopyInResponse)(nil),      // 16: balsa.internal.v1.CopyInResponse
+	(*StatsRequest)(nil),        // 17: balsa.internal.v1.StatsRequest
+	(*StatsResponse)(nil),       // 18: balsa.internal.v1.StatsResponse
+	(*PruneImagesRequest)(nil),  // 19: balsa.internal.v1.PruneImagesRequest
+	(*PruneImagesResponse)(nil), // 20: balsa.internal.v1.PruneImagesResponse
+	(*FetchBlobRequest)(nil),    // 21: balsa.internal.v1.FetchBlobRequest
+	(*FetchBlobResponse)(nil),   // 22: balsa.internal.v1.FetchBlobResponse
+	(*v1.StreamInput)(nil),      // 23: balsa.v1.StreamInput
+	(*v1.TerminalSize)(nil),     // 24: balsa.v1.TerminalSize
+	(*v1.StreamOutput)(nil),     // 25: balsa.v1.StreamOutput
+	(*v1.NodeStats)(nil),        // 26: balsa.v1.NodeStats
 }
 var file_balsa_internal_v1_agent_proto_depIdxs = []int32{
-	2, // 0: balsa.internal.v1.LogsResponse.lines:type_name -> balsa.internal.v1.LogLine
-	0, // 1: balsa.internal.v1.AgentService.Logs:input_type -> balsa.internal.v1.LogsRequest
-	1, // 2: balsa.internal.v1.AgentService.Logs:output_type -> balsa.internal.v1.LogsResponse
-	2, // [2:3] is the sub-list for method output_type
-	1, // [1:2] is the sub-list for method input_type
-	1, // [1:1] is the sub-list for extension type_name
-	1, // [1:1] is the sub-list for extension extendee
-	0, // [0:1] is the sub-list for field type_name
+	2,  // 0: balsa.internal.v1.LogsResponse.lines:type_name -> balsa.internal.v1.LogLine
+	4,  // 1: balsa.internal.v1.ExecRequest.start:type_name -> balsa.internal.v1.ExecStart
+	23, // 2: balsa.internal.v1.ExecRequest.input:type_name -> balsa.v1.StreamInput
+	24, // 3: balsa.internal.v1.ExecStart.size:type_name -> balsa.v1.TerminalSize
+	25, // 4: balsa.internal.v1.ExecResponse.output:type_name -> balsa.v1.StreamOutput
+	7,  // 5: balsa.internal.v1.AttachRequest.start:type_name -> balsa.internal.v1.AttachStart
+	23, // 6: balsa.internal.v1.AttachRequest.input:type_name -> balsa.v1.StreamInput
+	24, // 7: balsa.internal.v1.AttachStart.size:type_name -> balsa.v1.TerminalSize
+	25, // 8: balsa.internal.v1.AttachResponse.output:type_name -> balsa.v1.StreamOutput
+	10, // 9: balsa.internal.v1.PortForwardRequest.start:type_name -> balsa.internal.v1.PortForwardStart
+	15, // 10: balsa.internal.v1.CopyInRequest.start:type_name -> balsa.internal.v1.CopyInStart
+	26, // 11: balsa.internal.v1.StatsResponse.node:type_name -> balsa.v1.NodeStats
+	0,  // 12: balsa.internal.v1.AgentService.Logs:input_type -> balsa.internal.v1.LogsRequest
+	3,  // 13: balsa.internal.v1.AgentService.Exec:input_type -> balsa.internal.v1.ExecRequest
+	6,  // 14: balsa.internal.v1.AgentService.Attach:input_type -> balsa.internal.v1.AttachRequest
+	9,  // 15: balsa.internal.v1.AgentService.PortForward:input_type -> balsa.internal.v1.PortForwardRequest
+	12, // 16: balsa.internal.v1.AgentService.CopyOut:input_type -> balsa.internal.v1.CopyOutRequest
+	14, // 17: balsa.internal.v1.AgentService.CopyIn:input_type -> balsa.internal.v1.CopyInRequest
+	17, // 18: balsa.internal.v1.AgentService.Stats:input_type -> balsa.internal.v1.StatsRequest
+	19, // 19: balsa.internal.v1.AgentService.PruneImages:input_type -> balsa.internal.v1.PruneImagesRequest
+	21, // 20: balsa.internal.v1.BlobService.FetchBlob:input_type -> balsa.internal.v1.FetchBlobRequest
+	1,  // 21: balsa.internal.v1.AgentService.Logs:output_type -> balsa.internal.v1.LogsResponse
+	5,  // 22: balsa.internal.v1.AgentService.Exec:output_type -> balsa.internal.v1.ExecResponse
+	8,  // 23: balsa.internal.v1.AgentService.Attach:output_type -> balsa.internal.v1.AttachResponse
+	11, // 24: balsa.internal.v1.AgentService.PortForward:output_type -> balsa.internal.v1.PortForwardResponse
+	13, // 25: balsa.internal.v1.AgentService.CopyOut:output_type -> balsa.internal.v1.CopyOutResponse
+	16, // 26: balsa.internal.v1.AgentService.CopyIn:output_type -> balsa.internal.v1.CopyInResponse
+	18, // 27: balsa.internal.v1.AgentService.Stats:output_type -> balsa.internal.v1.StatsResponse
+	20, // 28: balsa.internal.v1.AgentService.PruneImages:output_type -> balsa.internal.v1.PruneImagesResponse
+	22, // 29: balsa.internal.v1.BlobService.FetchBlob:output_type -> balsa.internal.v1.FetchBlobResponse
+	21, // [21:30] is the sub-list for method output_type
+	12, // [12:21] is the sub-list for method input_type
+	12, // [12:12] is the sub-list for extension type_name
+	12, // [12:12] is the sub-list for extension extendee
+	0,  // [0:12] is the sub-list for field type_name
 }
 
 func init() { file_balsa_internal_v1_agent_proto_init() }
@@ -285,15 +1655,37 @@ func file_balsa_internal_v1_agent_proto_init() {
 		return
 	}
 	file_balsa_internal_v1_agent_proto_msgTypes[0].OneofWrappers = []any{}
+	file_balsa_internal_v1_agent_proto_msgTypes[3].OneofWrappers = []any{
+		(*ExecRequest_Start)(nil),
+		(*ExecRequest_Input)(nil),
+	}
+	file_balsa_internal_v1_agent_proto_msgTypes[6].OneofWrappers = []any{
+		(*AttachRequest_Start)(nil),
+		(*AttachRequest_Input)(nil),
+	}
+	file_balsa_internal_v1_agent_proto_msgTypes[9].OneofWrappers = []any{
+		(*PortForwardRequest_Start)(nil),
+		(*PortForwardRequest_Data)(nil),
+		(*PortForwardRequest_Close)(nil),
+	}
+	file_balsa_internal_v1_agent_proto_msgTypes[11].OneofWrappers = []any{
+		(*PortForwardResponse_Connected)(nil),
+		(*PortForwardResponse_Data)(nil),
+		(*PortForwardResponse_Close)(nil),
+	}
+	file_balsa_internal_v1_agent_proto_msgTypes[14].OneofWrappers = []any{
+		(*CopyInRequest_Start)(nil),
+		(*CopyInRequest_Tar)(nil),
+	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_balsa_internal_v1_agent_proto_rawDesc), len(file_balsa_internal_v1_agent_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   3,
+			NumMessages:   23,
 			NumExtensions: 0,
-			NumServices:   1,
+			NumServices:   2,
 		},
 		GoTypes:           file_balsa_internal_v1_agent_proto_goTypes,
 		DependencyIndexes: file_balsa_internal_v1_agent_proto_depIdxs,

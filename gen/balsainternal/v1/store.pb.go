@@ -138,6 +138,113 @@ func (Compare_Result) EnumDescriptor() ([]byte, []int) {
 	return file_balsa_internal_v1_store_proto_rawDescGZIP(), []int{3, 1}
 }
 
+type Range_SortOrder int32
+
+const (
+	// In the order of keys; with a target other than the key, ascending among the
+	// first keys that the limit lets through, as etcd has it.
+	Range_SORT_ORDER_UNSPECIFIED Range_SortOrder = 0
+	Range_SORT_ORDER_ASCEND      Range_SortOrder = 1
+	Range_SORT_ORDER_DESCEND     Range_SortOrder = 2
+)
+
+// Enum value maps for Range_SortOrder.
+var (
+	Range_SortOrder_name = map[int32]string{
+		0: "SORT_ORDER_UNSPECIFIED",
+		1: "SORT_ORDER_ASCEND",
+		2: "SORT_ORDER_DESCEND",
+	}
+	Range_SortOrder_value = map[string]int32{
+		"SORT_ORDER_UNSPECIFIED": 0,
+		"SORT_ORDER_ASCEND":      1,
+		"SORT_ORDER_DESCEND":     2,
+	}
+)
+
+func (x Range_SortOrder) Enum() *Range_SortOrder {
+	p := new(Range_SortOrder)
+	*p = x
+	return p
+}
+
+func (x Range_SortOrder) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Range_SortOrder) Descriptor() protoreflect.EnumDescriptor {
+	return file_balsa_internal_v1_store_proto_enumTypes[2].Descriptor()
+}
+
+func (Range_SortOrder) Type() protoreflect.EnumType {
+	return &file_balsa_internal_v1_store_proto_enumTypes[2]
+}
+
+func (x Range_SortOrder) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Range_SortOrder.Descriptor instead.
+func (Range_SortOrder) EnumDescriptor() ([]byte, []int) {
+	return file_balsa_internal_v1_store_proto_rawDescGZIP(), []int{7, 0}
+}
+
+type Range_SortTarget int32
+
+const (
+	// The key.
+	Range_SORT_TARGET_UNSPECIFIED Range_SortTarget = 0
+	Range_SORT_TARGET_VERSION     Range_SortTarget = 1
+	Range_SORT_TARGET_CREATE      Range_SortTarget = 2
+	Range_SORT_TARGET_MOD         Range_SortTarget = 3
+	Range_SORT_TARGET_VALUE       Range_SortTarget = 4
+)
+
+// Enum value maps for Range_SortTarget.
+var (
+	Range_SortTarget_name = map[int32]string{
+		0: "SORT_TARGET_UNSPECIFIED",
+		1: "SORT_TARGET_VERSION",
+		2: "SORT_TARGET_CREATE",
+		3: "SORT_TARGET_MOD",
+		4: "SORT_TARGET_VALUE",
+	}
+	Range_SortTarget_value = map[string]int32{
+		"SORT_TARGET_UNSPECIFIED": 0,
+		"SORT_TARGET_VERSION":     1,
+		"SORT_TARGET_CREATE":      2,
+		"SORT_TARGET_MOD":         3,
+		"SORT_TARGET_VALUE":       4,
+	}
+)
+
+func (x Range_SortTarget) Enum() *Range_SortTarget {
+	p := new(Range_SortTarget)
+	*p = x
+	return p
+}
+
+func (x Range_SortTarget) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Range_SortTarget) Descriptor() protoreflect.EnumDescriptor {
+	return file_balsa_internal_v1_store_proto_enumTypes[3].Descriptor()
+}
+
+func (Range_SortTarget) Type() protoreflect.EnumType {
+	return &file_balsa_internal_v1_store_proto_enumTypes[3]
+}
+
+func (x Range_SortTarget) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Range_SortTarget.Descriptor instead.
+func (Range_SortTarget) EnumDescriptor() ([]byte, []int) {
+	return file_balsa_internal_v1_store_proto_rawDescGZIP(), []int{7, 1}
+}
+
 type CommandResult_Outcome int32
 
 const (
@@ -205,11 +312,11 @@ func (x CommandResult_Outcome) String() string {
 }
 
 func (CommandResult_Outcome) Descriptor() protoreflect.EnumDescriptor {
-	return file_balsa_internal_v1_store_proto_enumTypes[2].Descriptor()
+	return file_balsa_internal_v1_store_proto_enumTypes[4].Descriptor()
 }
 
 func (CommandResult_Outcome) Type() protoreflect.EnumType {
-	return &file_balsa_internal_v1_store_proto_enumTypes[2]
+	return &file_balsa_internal_v1_store_proto_enumTypes[4]
 }
 
 func (x CommandResult_Outcome) Number() protoreflect.EnumNumber {
@@ -513,10 +620,11 @@ func (x *Txn) GetFailure() []*Op {
 // that does not exist compares as revision, version and lease 0 and no value.
 type Compare struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	Key   string                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	// A key is any bytes, as etcd's are: it need not be text.
+	Key []byte `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
 	// Empty: the one key. Otherwise every key of [key, range_end); "\x00" means
 	// no upper end.
-	RangeEnd string         `protobuf:"bytes,2,opt,name=range_end,json=rangeEnd,proto3" json:"range_end,omitempty"`
+	RangeEnd []byte         `protobuf:"bytes,2,opt,name=range_end,json=rangeEnd,proto3" json:"range_end,omitempty"`
 	Target   Compare_Target `protobuf:"varint,3,opt,name=target,proto3,enum=balsa.internal.v1.Compare_Target" json:"target,omitempty"`
 	Result   Compare_Result `protobuf:"varint,4,opt,name=result,proto3,enum=balsa.internal.v1.Compare_Result" json:"result,omitempty"`
 	// What version, revisions and lease are compared with.
@@ -557,18 +665,18 @@ func (*Compare) Descriptor() ([]byte, []int) {
 	return file_balsa_internal_v1_store_proto_rawDescGZIP(), []int{3}
 }
 
-func (x *Compare) GetKey() string {
+func (x *Compare) GetKey() []byte {
 	if x != nil {
 		return x.Key
 	}
-	return ""
+	return nil
 }
 
-func (x *Compare) GetRangeEnd() string {
+func (x *Compare) GetRangeEnd() []byte {
 	if x != nil {
 		return x.RangeEnd
 	}
-	return ""
+	return nil
 }
 
 func (x *Compare) GetTarget() Compare_Target {
@@ -715,7 +823,7 @@ func (*Op_Txn) isOp_Op() {}
 
 type Put struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	Key   string                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	Key   []byte                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
 	Value []byte                 `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
 	// 0: no lease.
 	Lease  int64 `protobuf:"varint,3,opt,name=lease,proto3" json:"lease,omitempty"`
@@ -757,11 +865,11 @@ func (*Put) Descriptor() ([]byte, []int) {
 	return file_balsa_internal_v1_store_proto_rawDescGZIP(), []int{5}
 }
 
-func (x *Put) GetKey() string {
+func (x *Put) GetKey() []byte {
 	if x != nil {
 		return x.Key
 	}
-	return ""
+	return nil
 }
 
 func (x *Put) GetValue() []byte {
@@ -801,8 +909,8 @@ func (x *Put) GetIgnoreLease() bool {
 
 type DeleteRange struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Key           string                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
-	RangeEnd      string                 `protobuf:"bytes,2,opt,name=range_end,json=rangeEnd,proto3" json:"range_end,omitempty"`
+	Key           []byte                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	RangeEnd      []byte                 `protobuf:"bytes,2,opt,name=range_end,json=rangeEnd,proto3" json:"range_end,omitempty"`
 	PrevKv        bool                   `protobuf:"varint,3,opt,name=prev_kv,json=prevKv,proto3" json:"prev_kv,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -838,18 +946,18 @@ func (*DeleteRange) Descriptor() ([]byte, []int) {
 	return file_balsa_internal_v1_store_proto_rawDescGZIP(), []int{6}
 }
 
-func (x *DeleteRange) GetKey() string {
+func (x *DeleteRange) GetKey() []byte {
 	if x != nil {
 		return x.Key
 	}
-	return ""
+	return nil
 }
 
-func (x *DeleteRange) GetRangeEnd() string {
+func (x *DeleteRange) GetRangeEnd() []byte {
 	if x != nil {
 		return x.RangeEnd
 	}
-	return ""
+	return nil
 }
 
 func (x *DeleteRange) GetPrevKv() bool {
@@ -859,17 +967,30 @@ func (x *DeleteRange) GetPrevKv() bool {
 	return false
 }
 
-// Range reads inside a transaction, at the state its earlier ops have made.
+// Range reads inside a transaction, at the state its earlier ops have made, or
+// at an earlier revision.
 type Range struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
-	Key      string                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
-	RangeEnd string                 `protobuf:"bytes,2,opt,name=range_end,json=rangeEnd,proto3" json:"range_end,omitempty"`
+	Key      []byte                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	RangeEnd []byte                 `protobuf:"bytes,2,opt,name=range_end,json=rangeEnd,proto3" json:"range_end,omitempty"`
 	// 0: no limit.
-	Limit         int64 `protobuf:"varint,3,opt,name=limit,proto3" json:"limit,omitempty"`
-	KeysOnly      bool  `protobuf:"varint,4,opt,name=keys_only,json=keysOnly,proto3" json:"keys_only,omitempty"`
-	CountOnly     bool  `protobuf:"varint,5,opt,name=count_only,json=countOnly,proto3" json:"count_only,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Limit     int64 `protobuf:"varint,3,opt,name=limit,proto3" json:"limit,omitempty"`
+	KeysOnly  bool  `protobuf:"varint,4,opt,name=keys_only,json=keysOnly,proto3" json:"keys_only,omitempty"`
+	CountOnly bool  `protobuf:"varint,5,opt,name=count_only,json=countOnly,proto3" json:"count_only,omitempty"`
+	// 0: what the transaction sees at this op. Otherwise the space as it was at that
+	// revision, none of the transaction's own writes among it.
+	Revision int64 `protobuf:"varint,6,opt,name=revision,proto3" json:"revision,omitempty"`
+	// What is equal in the target stays in the order of keys.
+	SortOrder  Range_SortOrder  `protobuf:"varint,7,opt,name=sort_order,json=sortOrder,proto3,enum=balsa.internal.v1.Range_SortOrder" json:"sort_order,omitempty"`
+	SortTarget Range_SortTarget `protobuf:"varint,8,opt,name=sort_target,json=sortTarget,proto3,enum=balsa.internal.v1.Range_SortTarget" json:"sort_target,omitempty"`
+	// Keys outside of these bounds, each of which counts in itself, are left out
+	// before the limit, but still counted. 0: no bound.
+	MinModRevision    int64 `protobuf:"varint,9,opt,name=min_mod_revision,json=minModRevision,proto3" json:"min_mod_revision,omitempty"`
+	MaxModRevision    int64 `protobuf:"varint,10,opt,name=max_mod_revision,json=maxModRevision,proto3" json:"max_mod_revision,omitempty"`
+	MinCreateRevision int64 `protobuf:"varint,11,opt,name=min_create_revision,json=minCreateRevision,proto3" json:"min_create_revision,omitempty"`
+	MaxCreateRevision int64 `protobuf:"varint,12,opt,name=max_create_revision,json=maxCreateRevision,proto3" json:"max_create_revision,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
 }
 
 func (x *Range) Reset() {
@@ -902,18 +1023,18 @@ func (*Range) Descriptor() ([]byte, []int) {
 	return file_balsa_internal_v1_store_proto_rawDescGZIP(), []int{7}
 }
 
-func (x *Range) GetKey() string {
+func (x *Range) GetKey() []byte {
 	if x != nil {
 		return x.Key
 	}
-	return ""
+	return nil
 }
 
-func (x *Range) GetRangeEnd() string {
+func (x *Range) GetRangeEnd() []byte {
 	if x != nil {
 		return x.RangeEnd
 	}
-	return ""
+	return nil
 }
 
 func (x *Range) GetLimit() int64 {
@@ -935,6 +1056,55 @@ func (x *Range) GetCountOnly() bool {
 		return x.CountOnly
 	}
 	return false
+}
+
+func (x *Range) GetRevision() int64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+func (x *Range) GetSortOrder() Range_SortOrder {
+	if x != nil {
+		return x.SortOrder
+	}
+	return Range_SORT_ORDER_UNSPECIFIED
+}
+
+func (x *Range) GetSortTarget() Range_SortTarget {
+	if x != nil {
+		return x.SortTarget
+	}
+	return Range_SORT_TARGET_UNSPECIFIED
+}
+
+func (x *Range) GetMinModRevision() int64 {
+	if x != nil {
+		return x.MinModRevision
+	}
+	return 0
+}
+
+func (x *Range) GetMaxModRevision() int64 {
+	if x != nil {
+		return x.MaxModRevision
+	}
+	return 0
+}
+
+func (x *Range) GetMinCreateRevision() int64 {
+	if x != nil {
+		return x.MinCreateRevision
+	}
+	return 0
+}
+
+func (x *Range) GetMaxCreateRevision() int64 {
+	if x != nil {
+		return x.MaxCreateRevision
+	}
+	return 0
 }
 
 // Compact forgets what happened before `revision`; it stays readable itself.
@@ -1497,10 +1667,11 @@ func (x *DeleteRangeResult) GetPrev() []*StoredKey {
 }
 
 type RangeResult struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Keys          []*StoredKey           `protobuf:"bytes,1,rep,name=keys,proto3" json:"keys,omitempty"`
-	Count         int64                  `protobuf:"varint,2,opt,name=count,proto3" json:"count,omitempty"`
-	More          bool                   `protobuf:"varint,3,opt,name=more,proto3" json:"more,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Keys  []*StoredKey           `protobuf:"bytes,1,rep,name=keys,proto3" json:"keys,omitempty"`
+	// The keys of the range, whatever the limit and the bounds leave of them.
+	Count         int64 `protobuf:"varint,2,opt,name=count,proto3" json:"count,omitempty"`
+	More          bool  `protobuf:"varint,3,opt,name=more,proto3" json:"more,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1559,7 +1730,7 @@ func (x *RangeResult) GetMore() bool {
 // StoredKey is a key as the store holds it. An absent key has mod_revision 0.
 type StoredKey struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
-	Key            string                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	Key            []byte                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
 	Value          []byte                 `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
 	CreateRevision int64                  `protobuf:"varint,3,opt,name=create_revision,json=createRevision,proto3" json:"create_revision,omitempty"`
 	ModRevision    int64                  `protobuf:"varint,4,opt,name=mod_revision,json=modRevision,proto3" json:"mod_revision,omitempty"`
@@ -1599,11 +1770,11 @@ func (*StoredKey) Descriptor() ([]byte, []int) {
 	return file_balsa_internal_v1_store_proto_rawDescGZIP(), []int{18}
 }
 
-func (x *StoredKey) GetKey() string {
+func (x *StoredKey) GetKey() []byte {
 	if x != nil {
 		return x.Key
 	}
-	return ""
+	return nil
 }
 
 func (x *StoredKey) GetValue() []byte {
@@ -1667,8 +1838,8 @@ const file_balsa_internal_v1_store_proto_rawDesc = "" +
 	"\asuccess\x18\x02 \x03(\v2\x15.balsa.internal.v1.OpR\asuccess\x12/\n" +
 	"\afailure\x18\x03 \x03(\v2\x15.balsa.internal.v1.OpR\afailure\"\xc8\x03\n" +
 	"\aCompare\x12\x10\n" +
-	"\x03key\x18\x01 \x01(\tR\x03key\x12\x1b\n" +
-	"\trange_end\x18\x02 \x01(\tR\brangeEnd\x129\n" +
+	"\x03key\x18\x01 \x01(\fR\x03key\x12\x1b\n" +
+	"\trange_end\x18\x02 \x01(\fR\brangeEnd\x129\n" +
 	"\x06target\x18\x03 \x01(\x0e2!.balsa.internal.v1.Compare.TargetR\x06target\x129\n" +
 	"\x06result\x18\x04 \x01(\x0e2!.balsa.internal.v1.Compare.ResultR\x06result\x12\x16\n" +
 	"\x06number\x18\x05 \x01(\x03R\x06number\x12\x14\n" +
@@ -1694,23 +1865,44 @@ const file_balsa_internal_v1_store_proto_rawDesc = "" +
 	"\x03txn\x18\x04 \x01(\v2\x16.balsa.internal.v1.TxnH\x00R\x03txnB\x04\n" +
 	"\x02op\"\xa2\x01\n" +
 	"\x03Put\x12\x10\n" +
-	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x03key\x18\x01 \x01(\fR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\fR\x05value\x12\x14\n" +
 	"\x05lease\x18\x03 \x01(\x03R\x05lease\x12\x17\n" +
 	"\aprev_kv\x18\x04 \x01(\bR\x06prevKv\x12!\n" +
 	"\fignore_value\x18\x05 \x01(\bR\vignoreValue\x12!\n" +
 	"\fignore_lease\x18\x06 \x01(\bR\vignoreLease\"U\n" +
 	"\vDeleteRange\x12\x10\n" +
-	"\x03key\x18\x01 \x01(\tR\x03key\x12\x1b\n" +
-	"\trange_end\x18\x02 \x01(\tR\brangeEnd\x12\x17\n" +
-	"\aprev_kv\x18\x03 \x01(\bR\x06prevKv\"\x88\x01\n" +
+	"\x03key\x18\x01 \x01(\fR\x03key\x12\x1b\n" +
+	"\trange_end\x18\x02 \x01(\fR\brangeEnd\x12\x17\n" +
+	"\aprev_kv\x18\x03 \x01(\bR\x06prevKv\"\xc2\x05\n" +
 	"\x05Range\x12\x10\n" +
-	"\x03key\x18\x01 \x01(\tR\x03key\x12\x1b\n" +
-	"\trange_end\x18\x02 \x01(\tR\brangeEnd\x12\x14\n" +
+	"\x03key\x18\x01 \x01(\fR\x03key\x12\x1b\n" +
+	"\trange_end\x18\x02 \x01(\fR\brangeEnd\x12\x14\n" +
 	"\x05limit\x18\x03 \x01(\x03R\x05limit\x12\x1b\n" +
 	"\tkeys_only\x18\x04 \x01(\bR\bkeysOnly\x12\x1d\n" +
 	"\n" +
-	"count_only\x18\x05 \x01(\bR\tcountOnly\"%\n" +
+	"count_only\x18\x05 \x01(\bR\tcountOnly\x12\x1a\n" +
+	"\brevision\x18\x06 \x01(\x03R\brevision\x12A\n" +
+	"\n" +
+	"sort_order\x18\a \x01(\x0e2\".balsa.internal.v1.Range.SortOrderR\tsortOrder\x12D\n" +
+	"\vsort_target\x18\b \x01(\x0e2#.balsa.internal.v1.Range.SortTargetR\n" +
+	"sortTarget\x12(\n" +
+	"\x10min_mod_revision\x18\t \x01(\x03R\x0eminModRevision\x12(\n" +
+	"\x10max_mod_revision\x18\n" +
+	" \x01(\x03R\x0emaxModRevision\x12.\n" +
+	"\x13min_create_revision\x18\v \x01(\x03R\x11minCreateRevision\x12.\n" +
+	"\x13max_create_revision\x18\f \x01(\x03R\x11maxCreateRevision\"V\n" +
+	"\tSortOrder\x12\x1a\n" +
+	"\x16SORT_ORDER_UNSPECIFIED\x10\x00\x12\x15\n" +
+	"\x11SORT_ORDER_ASCEND\x10\x01\x12\x16\n" +
+	"\x12SORT_ORDER_DESCEND\x10\x02\"\x86\x01\n" +
+	"\n" +
+	"SortTarget\x12\x1b\n" +
+	"\x17SORT_TARGET_UNSPECIFIED\x10\x00\x12\x17\n" +
+	"\x13SORT_TARGET_VERSION\x10\x01\x12\x16\n" +
+	"\x12SORT_TARGET_CREATE\x10\x02\x12\x13\n" +
+	"\x0fSORT_TARGET_MOD\x10\x03\x12\x15\n" +
+	"\x11SORT_TARGET_VALUE\x10\x04\"%\n" +
 	"\aCompact\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x03R\brevision\"=\n" +
 	"\n" +
@@ -1765,7 +1957,7 @@ const file_balsa_internal_v1_store_proto_rawDesc = "" +
 	"\x05count\x18\x02 \x01(\x03R\x05count\x12\x12\n" +
 	"\x04more\x18\x03 \x01(\bR\x04more\"\xaf\x01\n" +
 	"\tStoredKey\x12\x10\n" +
-	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x03key\x18\x01 \x01(\fR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\fR\x05value\x12'\n" +
 	"\x0fcreate_revision\x18\x03 \x01(\x03R\x0ecreateRevision\x12!\n" +
 	"\fmod_revision\x18\x04 \x01(\x03R\vmodRevision\x12\x18\n" +
@@ -1786,64 +1978,68 @@ func file_balsa_internal_v1_store_proto_rawDescGZIP() []byte {
 	return file_balsa_internal_v1_store_proto_rawDescData
 }
 
-var file_balsa_internal_v1_store_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
+var file_balsa_internal_v1_store_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
 var file_balsa_internal_v1_store_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
 var file_balsa_internal_v1_store_proto_goTypes = []any{
 	(Compare_Target)(0),        // 0: balsa.internal.v1.Compare.Target
 	(Compare_Result)(0),        // 1: balsa.internal.v1.Compare.Result
-	(CommandResult_Outcome)(0), // 2: balsa.internal.v1.CommandResult.Outcome
-	(*Batch)(nil),              // 3: balsa.internal.v1.Batch
-	(*Command)(nil),            // 4: balsa.internal.v1.Command
-	(*Txn)(nil),                // 5: balsa.internal.v1.Txn
-	(*Compare)(nil),            // 6: balsa.internal.v1.Compare
-	(*Op)(nil),                 // 7: balsa.internal.v1.Op
-	(*Put)(nil),                // 8: balsa.internal.v1.Put
-	(*DeleteRange)(nil),        // 9: balsa.internal.v1.DeleteRange
-	(*Range)(nil),              // 10: balsa.internal.v1.Range
-	(*Compact)(nil),            // 11: balsa.internal.v1.Compact
-	(*LeaseGrant)(nil),         // 12: balsa.internal.v1.LeaseGrant
-	(*LeaseRevoke)(nil),        // 13: balsa.internal.v1.LeaseRevoke
-	(*SetFeatureLevel)(nil),    // 14: balsa.internal.v1.SetFeatureLevel
-	(*CommandResult)(nil),      // 15: balsa.internal.v1.CommandResult
-	(*TxnResult)(nil),          // 16: balsa.internal.v1.TxnResult
-	(*OpResult)(nil),           // 17: balsa.internal.v1.OpResult
-	(*PutResult)(nil),          // 18: balsa.internal.v1.PutResult
-	(*DeleteRangeResult)(nil),  // 19: balsa.internal.v1.DeleteRangeResult
-	(*RangeResult)(nil),        // 20: balsa.internal.v1.RangeResult
-	(*StoredKey)(nil),          // 21: balsa.internal.v1.StoredKey
+	(Range_SortOrder)(0),       // 2: balsa.internal.v1.Range.SortOrder
+	(Range_SortTarget)(0),      // 3: balsa.internal.v1.Range.SortTarget
+	(CommandResult_Outcome)(0), // 4: balsa.internal.v1.CommandResult.Outcome
+	(*Batch)(nil),              // 5: balsa.internal.v1.Batch
+	(*Command)(nil),            // 6: balsa.internal.v1.Command
+	(*Txn)(nil),                // 7: balsa.internal.v1.Txn
+	(*Compare)(nil),            // 8: balsa.internal.v1.Compare
+	(*Op)(nil),                 // 9: balsa.internal.v1.Op
+	(*Put)(nil),                // 10: balsa.internal.v1.Put
+	(*DeleteRange)(nil),        // 11: balsa.internal.v1.DeleteRange
+	(*Range)(nil),              // 12: balsa.internal.v1.Range
+	(*Compact)(nil),            // 13: balsa.internal.v1.Compact
+	(*LeaseGrant)(nil),         // 14: balsa.internal.v1.LeaseGrant
+	(*LeaseRevoke)(nil),        // 15: balsa.internal.v1.LeaseRevoke
+	(*SetFeatureLevel)(nil),    // 16: balsa.internal.v1.SetFeatureLevel
+	(*CommandResult)(nil),      // 17: balsa.internal.v1.CommandResult
+	(*TxnResult)(nil),          // 18: balsa.internal.v1.TxnResult
+	(*OpResult)(nil),           // 19: balsa.internal.v1.OpResult
+	(*PutResult)(nil),          // 20: balsa.internal.v1.PutResult
+	(*DeleteRangeResult)(nil),  // 21: balsa.internal.v1.DeleteRangeResult
+	(*RangeResult)(nil),        // 22: balsa.internal.v1.RangeResult
+	(*StoredKey)(nil),          // 23: balsa.internal.v1.StoredKey
 }
 var file_balsa_internal_v1_store_proto_depIdxs = []int32{
-	4,  // 0: balsa.internal.v1.Batch.commands:type_name -> balsa.internal.v1.Command
-	5,  // 1: balsa.internal.v1.Command.txn:type_name -> balsa.internal.v1.Txn
-	11, // 2: balsa.internal.v1.Command.compact:type_name -> balsa.internal.v1.Compact
-	12, // 3: balsa.internal.v1.Command.lease_grant:type_name -> balsa.internal.v1.LeaseGrant
-	13, // 4: balsa.internal.v1.Command.lease_revoke:type_name -> balsa.internal.v1.LeaseRevoke
-	14, // 5: balsa.internal.v1.Command.set_feature_level:type_name -> balsa.internal.v1.SetFeatureLevel
-	6,  // 6: balsa.internal.v1.Txn.compares:type_name -> balsa.internal.v1.Compare
-	7,  // 7: balsa.internal.v1.Txn.success:type_name -> balsa.internal.v1.Op
-	7,  // 8: balsa.internal.v1.Txn.failure:type_name -> balsa.internal.v1.Op
+	6,  // 0: balsa.internal.v1.Batch.commands:type_name -> balsa.internal.v1.Command
+	7,  // 1: balsa.internal.v1.Command.txn:type_name -> balsa.internal.v1.Txn
+	13, // 2: balsa.internal.v1.Command.compact:type_name -> balsa.internal.v1.Compact
+	14, // 3: balsa.internal.v1.Command.lease_grant:type_name -> balsa.internal.v1.LeaseGrant
+	15, // 4: balsa.internal.v1.Command.lease_revoke:type_name -> balsa.internal.v1.LeaseRevoke
+	16, // 5: balsa.internal.v1.Command.set_feature_level:type_name -> balsa.internal.v1.SetFeatureLevel
+	8,  // 6: balsa.internal.v1.Txn.compares:type_name -> balsa.internal.v1.Compare
+	9,  // 7: balsa.internal.v1.Txn.success:type_name -> balsa.internal.v1.Op
+	9,  // 8: balsa.internal.v1.Txn.failure:type_name -> balsa.internal.v1.Op
 	0,  // 9: balsa.internal.v1.Compare.target:type_name -> balsa.internal.v1.Compare.Target
 	1,  // 10: balsa.internal.v1.Compare.result:type_name -> balsa.internal.v1.Compare.Result
-	8,  // 11: balsa.internal.v1.Op.put:type_name -> balsa.internal.v1.Put
-	9,  // 12: balsa.internal.v1.Op.delete_range:type_name -> balsa.internal.v1.DeleteRange
-	10, // 13: balsa.internal.v1.Op.range:type_name -> balsa.internal.v1.Range
-	5,  // 14: balsa.internal.v1.Op.txn:type_name -> balsa.internal.v1.Txn
-	2,  // 15: balsa.internal.v1.CommandResult.outcome:type_name -> balsa.internal.v1.CommandResult.Outcome
-	16, // 16: balsa.internal.v1.CommandResult.txn:type_name -> balsa.internal.v1.TxnResult
-	17, // 17: balsa.internal.v1.TxnResult.results:type_name -> balsa.internal.v1.OpResult
-	21, // 18: balsa.internal.v1.TxnResult.found:type_name -> balsa.internal.v1.StoredKey
-	18, // 19: balsa.internal.v1.OpResult.put:type_name -> balsa.internal.v1.PutResult
-	19, // 20: balsa.internal.v1.OpResult.delete_range:type_name -> balsa.internal.v1.DeleteRangeResult
-	20, // 21: balsa.internal.v1.OpResult.range:type_name -> balsa.internal.v1.RangeResult
-	16, // 22: balsa.internal.v1.OpResult.txn:type_name -> balsa.internal.v1.TxnResult
-	21, // 23: balsa.internal.v1.PutResult.prev:type_name -> balsa.internal.v1.StoredKey
-	21, // 24: balsa.internal.v1.DeleteRangeResult.prev:type_name -> balsa.internal.v1.StoredKey
-	21, // 25: balsa.internal.v1.RangeResult.keys:type_name -> balsa.internal.v1.StoredKey
-	26, // [26:26] is the sub-list for method output_type
-	26, // [26:26] is the sub-list for method input_type
-	26, // [26:26] is the sub-list for extension type_name
-	26, // [26:26] is the sub-list for extension extendee
-	0,  // [0:26] is the sub-list for field type_name
+	10, // 11: balsa.internal.v1.Op.put:type_name -> balsa.internal.v1.Put
+	11, // 12: balsa.internal.v1.Op.delete_range:type_name -> balsa.internal.v1.DeleteRange
+	12, // 13: balsa.internal.v1.Op.range:type_name -> balsa.internal.v1.Range
+	7,  // 14: balsa.internal.v1.Op.txn:type_name -> balsa.internal.v1.Txn
+	2,  // 15: balsa.internal.v1.Range.sort_order:type_name -> balsa.internal.v1.Range.SortOrder
+	3,  // 16: balsa.internal.v1.Range.sort_target:type_name -> balsa.internal.v1.Range.SortTarget
+	4,  // 17: balsa.internal.v1.CommandResult.outcome:type_name -> balsa.internal.v1.CommandResult.Outcome
+	18, // 18: balsa.internal.v1.CommandResult.txn:type_name -> balsa.internal.v1.TxnResult
+	19, // 19: balsa.internal.v1.TxnResult.results:type_name -> balsa.internal.v1.OpResult
+	23, // 20: balsa.internal.v1.TxnResult.found:type_name -> balsa.internal.v1.StoredKey
+	20, // 21: balsa.internal.v1.OpResult.put:type_name -> balsa.internal.v1.PutResult
+	21, // 22: balsa.internal.v1.OpResult.delete_range:type_name -> balsa.internal.v1.DeleteRangeResult
+	22, // 23: balsa.internal.v1.OpResult.range:type_name -> balsa.internal.v1.RangeResult
+	18, // 24: balsa.internal.v1.OpResult.txn:type_name -> balsa.internal.v1.TxnResult
+	23, // 25: balsa.internal.v1.PutResult.prev:type_name -> balsa.internal.v1.StoredKey
+	23, // 26: balsa.internal.v1.DeleteRangeResult.prev:type_name -> balsa.internal.v1.StoredKey
+	23, // 27: balsa.internal.v1.RangeResult.keys:type_name -> balsa.internal.v1.StoredKey
+	28, // [28:28] is the sub-list for method output_type
+	28, // [28:28] is the sub-list for method input_type
+	28, // [28:28] is the sub-list for extension type_name
+	28, // [28:28] is the sub-list for extension extendee
+	0,  // [0:28] is the sub-list for field type_name
 }
 
 func init() { file_balsa_internal_v1_store_proto_init() }
@@ -1875,7 +2071,7 @@ func file_balsa_internal_v1_store_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_balsa_internal_v1_store_proto_rawDesc), len(file_balsa_internal_v1_store_proto_rawDesc)),
-			NumEnums:      3,
+			NumEnums:      5,
 			NumMessages:   19,
 			NumExtensions: 0,
 			NumServices:   0,

@@ -18,10 +18,16 @@ type container struct {
 	env    []string
 	state  runtime.ContainerState
 	ready  bool
-	gone   bool // the process does not exist any more
-	term   int  // exit code on SIGTERM, or simprog.TermIgnored
+	gone   bool  // the process does not exist any more
+	term   int   // exit code on SIGTERM, or simprog.TermIgnored
+	ooms   int64 // children that were killed for want of memory
 	log    *logBuffer
 	halted chan struct{} // closed when the process ends
+
+	input    *input
+	attached []*attached
+	files    files
+	ports    map[int]bool
 }
 
 // startLocked starts an attempt, or records that it could not be started.
@@ -29,6 +35,7 @@ func (m *Machine) startLocked(uid runtime.PodUID, p *pod, cfg runtime.ContainerC
 	c := &container{
 		m: m, uid: uid, pod: p, cfg: cfg, env: process.Env, term: simprog.DefaultTermCode,
 		log: newLogBuffer(cfg.Log.WithDefaults()), halted: make(chan struct{}),
+		input: newInput(cfg), files: newFiles(), ports: map[int]bool{},
 		state: runtime.ContainerState{Name: cfg.Name, Attempt: cfg.Attempt, ImageDigest: cfg.Image.Digest},
 	}
 	p.containers[key(cfg.Name, cfg.Attempt)] = c
@@ -64,6 +71,10 @@ func (c *container) step(s simprog.Step) bool {
 	case simprog.Forever:
 		<-c.halted
 		return false
+	case simprog.Echo:
+		return c.echo()
+	case simprog.WinSize:
+		return c.winSize()
 	case simprog.Exit:
 		c.end(runtime.ExitStatus{Code: s.Number}, 0)
 		return false
@@ -85,23 +96,30 @@ func (c *container) step(s simprog.Step) bool {
 
 // effectLocked does the steps that take no time.
 func (c *container) effectLocked(s simprog.Step) {
-	now := c.m.opt.Clock.Now()
 	switch s.Kind {
 	case simprog.Out:
-		c.log.add(now, runtime.Stdout, s.Text)
+		c.printLocked(runtime.Stdout, s.Text)
 	case simprog.Err:
-		c.log.add(now, runtime.Stderr, s.Text)
+		c.printLocked(runtime.Stderr, s.Text)
 	case simprog.Env:
-		c.log.add(now, runtime.Stdout, s.Text+"="+lookup(c.env, s.Text))
+		c.printLocked(runtime.Stdout, s.Text+"="+lookup(c.env, s.Text))
 	case simprog.Lines:
 		for i := range s.Number {
-			c.log.add(now, runtime.Stdout, fmt.Sprint("line ", i))
+			c.printLocked(runtime.Stdout, fmt.Sprint("line ", i))
 		}
+	case simprog.Cat:
+		c.printLocked(runtime.Stdout, c.files.content(s.Text))
+	case simprog.Listen:
+		c.ports[s.Number] = true
 	case simprog.Ready, simprog.Unready:
 		c.ready = s.Kind == simprog.Ready
 		c.m.changedLocked(c.uid)
 	case simprog.Term:
 		c.term = s.Number
+	case simprog.OOMChild:
+		if c.cfg.Resources.MemoryLimitBytes > 0 {
+			c.ooms++
+		}
 	}
 	c.wakeLocked()
 }
@@ -145,7 +163,7 @@ func (c *container) endLocked(exit runtime.ExitStatus, oomKills int64) {
 	if c.pod.shimDead {
 		return
 	}
-	c.exitedLocked(c.m.opt.Clock.Now(), exit, runtime.ReasonFor(exit, oomKills), "")
+	c.exitedLocked(c.m.opt.Clock.Now(), exit, runtime.ReasonFor(exit, oomKills+c.ooms), "")
 	c.m.changedLocked(c.uid)
 }
 

@@ -117,6 +117,14 @@ func (r *Runtime) RunContainer(ctx context.Context, uid runtime.PodUID, cfg runt
 	if err != nil {
 		return err
 	}
+	if err := cfg.CheckPod(p.config); err != nil {
+		return err
+	}
+	if cfg.TargetContainer != "" {
+		if _, err := cfg.CheckTarget(p.state(uid)); err != nil {
+			return fmt.Errorf("pod %s: %w", uid, err)
+		}
+	}
 	p.discardOldAttempts(cfg)
 	r.changes.Add(uid)
 	return r.m.startLocked(uid, p, cfg, process)

@@ -1,6 +1,7 @@
 package fake
 
 import (
+	"bufio"
 	"context"
 	"fmt"
 	"io"
@@ -197,18 +198,10 @@ func (r *Runtime) execTarget(ctx context.Context, uid runtime.PodUID, name strin
 		return nil, nil, err
 	}
 	defer r.m.mu.Unlock()
-	p, ok := r.m.pods[uid]
-	if !ok {
-		return nil, nil, fmt.Errorf("pod %s: %w", uid, runtime.ErrPodNotFound)
+	c, err := r.runningLocked(uid, name)
+	if err != nil {
+		return nil, nil, err
 	}
-	newest, ok := p.state(uid).Container(name)
-	if !ok {
-		return nil, nil, fmt.Errorf("pod %s: container %s: %w", uid, name, runtime.ErrContainerNotFound)
-	}
-	if newest.Status != runtime.ContainerRunning {
-		return nil, nil, fmt.Errorf("pod %s: container %s is %s: %w", uid, name, newest.Status, runtime.ErrNotRunning)
-	}
-	c := p.containers[key(name, newest.Attempt)]
 	env, err := runtime.MergeEnv(c.env, cfg.Env)
 	if err != nil {
 		return nil, nil, fmt.Errorf("exec: %w: %w", err, runtime.ErrInvalid)
@@ -245,6 +238,15 @@ func (x *execution) step(ctx context.Context, s simprog.Step) (over bool, exit r
 		}
 	case simprog.Sleep, simprog.Forever:
 		return x.wait(ctx, s)
+	case simprog.Echo:
+		return x.echo(ctx)
+	case simprog.WinSize:
+		return x.winSize(ctx)
+	case simprog.Cat:
+		x.c.m.mu.Lock()
+		text := x.c.files.content(s.Text)
+		x.c.m.mu.Unlock()
+		err = writeLine(x.cfg.Stdout, text)
 	}
 	return false, exit, err
 }
@@ -261,6 +263,44 @@ func (x *execution) wait(ctx context.Context, s simprog.Step) (bool, runtime.Exi
 	select {
 	case <-due:
 		return false, runtime.ExitStatus{}, nil
+	case <-x.c.halted:
+		return true, killed(runtime.SIGKILL), nil
+	case <-ctx.Done():
+		return true, runtime.ExitStatus{}, context.Cause(ctx)
+	}
+}
+
+// echo gives back the input, line by line.
+func (x *execution) echo(ctx context.Context) (bool, runtime.ExitStatus, error) {
+	if x.cfg.Stdin == nil {
+		return false, runtime.ExitStatus{}, nil
+	}
+	over := make(chan error, 1)
+	go func() {
+		lines := bufio.NewScanner(x.cfg.Stdin)
+		for lines.Scan() {
+			if err := writeLine(x.cfg.Stdout, lines.Text()); err != nil {
+				over <- err
+				return
+			}
+		}
+		over <- nil
+	}()
+	select {
+	case err := <-over:
+		return false, runtime.ExitStatus{}, err
+	case <-x.c.halted:
+		return true, killed(runtime.SIGKILL), nil
+	case <-ctx.Done():
+		return true, runtime.ExitStatus{}, context.Cause(ctx)
+	}
+}
+
+// winSize waits for the terminal to have a size.
+func (x *execution) winSize(ctx context.Context) (bool, runtime.ExitStatus, error) {
+	select {
+	case size := <-x.cfg.Resize:
+		return false, runtime.ExitStatus{}, writeLine(x.cfg.Stdout, fmt.Sprintf("%dx%d", size.Width, size.Height))
 	case <-x.c.halted:
 		return true, killed(runtime.SIGKILL), nil
 	case <-ctx.Done():

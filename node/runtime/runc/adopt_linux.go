@@ -118,7 +118,11 @@ func (p *pod) adoptLiving(ctx context.Context) error {
 		p.rt.opt.Log.Error("a living shim does not answer", "pod", p.uid, "error", err)
 		return nil
 	}
-	return p.settleUnstarted(ctx)
+	// An agent that died during a start has left the pod without its quota.
+	p.mu.Lock()
+	cfg := p.record.Config
+	p.mu.Unlock()
+	return errors.Join(p.settleUnstarted(ctx), p.throttle(cfg))
 }
 
 // loadContainers reads every attempt from disk.

@@ -371,7 +371,7 @@ func TestOpenRemovesOrphans(t *testing.T) {
 		}
 	}
 	pin := filepath.Join(dir, nsDir, "net")
-	if err := errors.Join(touch(pin), hostmount.Namespaces{Net: pin}.Pin(), hostmount.Tmpfs(filepath.Join(dir, shmDir), 1<<20)); err != nil {
+	if err := errors.Join(touch(pin), hostmount.Namespaces{Net: pin}.Pin(), hostmount.Tmpfs(filepath.Join(dir, shmDir), 1<<20, 0)); err != nil {
 		t.Fatal(err)
 	}
 	m.open()

@@ -71,6 +71,17 @@ func (p *pod) runContainer(ctx context.Context, c runtime.ContainerConfig) error
 	if shim == nil {
 		return runtime.ErrPodLost
 	}
+	streams, err := p.streamKeys(c)
+	if err != nil {
+		return err
+	}
+	if err := c.CheckPod(cfg); err != nil {
+		return err
+	}
+	if err := p.checkPause(cfg); err != nil {
+		return err
+	}
+	defer p.rt.warm()()
 	if err := p.removeOldAttempts(ctx, c); err != nil {
 		return err
 	}
@@ -85,8 +96,11 @@ func (p *pod) runContainer(ctx context.Context, c runtime.ContainerConfig) error
 	p.containers[id] = a
 	p.mu.Unlock()
 	oomFile := p.rt.cgroups.OOMFile(filepath.Join(p.cgroup, id))
-	line, err := shim.call(ctx, "start", startKeys(a.record, oomFile, c.Log.WithDefaults()))
-	if err := p.started(ctx, id, line, err); err != nil {
+	err = p.unthrottled(cfg, func() error {
+		line, err := shim.call(ctx, "start", append(startKeys(a.record, oomFile, c.Log.WithDefaults()), streams...))
+		return p.started(ctx, id, line, err)
+	})
+	if err != nil {
 		return err
 	}
 	return p.weigh()
@@ -95,11 +109,15 @@ func (p *pod) runContainer(ctx context.Context, c runtime.ContainerConfig) error
 // defaultCPUShares is the kernel's.
 const defaultCPUShares = 1024
 
-// weigh gives the pod the sum of its containers' shares: among its siblings a
-// container counts only through its pod.
+// weigh gives the pod its own shares, or the sum of its containers': among its
+// siblings a container counts only through its pod.
 func (p *pod) weigh() error {
 	sum := uint64(0)
 	p.mu.Lock()
+	if own := p.record.Config.Resources.CPUShares; own > 0 {
+		p.mu.Unlock()
+		return p.rt.cgroups.SetCPUShares(p.cgroup, own)
+	}
 	for _, a := range p.containers {
 		if a.state.Status == runtime.ContainerExited {
 			continue
@@ -161,25 +179,35 @@ func (p *pod) prepare(id string, cfg runtime.PodConfig, c runtime.ContainerConfi
 	if err := writeJSON(filepath.Join(dir, containerFile), record); err != nil {
 		return err
 	}
-	rootFS, err := mountRootFS(dir, c.Image)
-	if err != nil {
+	in := specInput{container: c, process: process, pod: cfg, podDir: p.dir, cgroupPath: filepath.Join(p.cgroup, id), unified: p.rt.cgroups.Unified()}
+	if in.pidNS, err = p.pidNamespace(id, cfg, c); err != nil {
 		return err
 	}
-	user, err := resolveUser(rootFS, process, c.Security)
-	if err != nil {
+	if in.rootFS, err = p.mountRootFS(dir, cfg, c.Image); err != nil {
 		return err
 	}
-	spec, err := buildSpec(specInput{
-		container: c, process: process, user: user, podDir: p.dir, rootFS: rootFS,
-		cgroupPath: filepath.Join(p.cgroup, id), hostNet: cfg.HostNetwork,
-	})
+	if in.user, err = resolveUser(in.rootFS, process, c.Security); err != nil {
+		return err
+	}
+	if err := checkIDs(cfg, append([]uint32{in.user.UID, in.user.GID}, in.user.AdditionalGids...)...); err != nil {
+		return err
+	}
+	if in.mounts, err = p.stageVolumes(id, c.Mounts); err != nil {
+		return err
+	}
+	if c.Security.Privileged {
+		if in.devices, err = hostDevices(); err != nil {
+			return err
+		}
+	}
+	spec, err := buildSpec(in)
 	if err != nil {
 		return fmt.Errorf("%w: %w", err, runtime.ErrInvalid)
 	}
 	return writeJSON(filepath.Join(dir, runcwire.SpecFile), spec)
 }
 
-func mountRootFS(dir string, image runtime.Image) (string, error) {
+func (p *pod) mountRootFS(dir string, cfg runtime.PodConfig, image runtime.Image) (string, error) {
 	paths := map[string]string{}
 	for _, name := range []string{upperDir, workDir, rootFSDir} {
 		paths[name] = filepath.Join(dir, name)
@@ -187,9 +215,17 @@ func mountRootFS(dir string, image runtime.Image) (string, error) {
 			return "", err
 		}
 	}
-	overlay := hostmount.Overlay{Layers: image.Layers, Upper: paths[upperDir], Work: paths[workDir], Target: paths[rootFSDir]}
+	overlay := hostmount.Overlay{
+		Layers: image.Layers, Upper: paths[upperDir], Work: paths[workDir], Target: paths[rootFSDir], Stage: filepath.Join(dir, layersDir),
+	}
 	if len(overlay.Layers) == 0 {
 		return "", fmt.Errorf("image %s has no layers: %w", image.Digest, runtime.ErrInvalid)
+	}
+	if cfg.Users != nil {
+		overlay.UserNS = p.nsFile("user")
+		if err := os.Lchown(overlay.Upper, int(rootID(cfg)), int(rootID(cfg))); err != nil {
+			return "", err
+		}
 	}
 	return paths[rootFSDir], overlay.Mount()
 }
@@ -243,6 +279,7 @@ func (p *pod) discard(ctx context.Context, id string) error {
 			return err
 		}
 	}
+	p.disk.forget(id)
 	p.mu.Lock()
 	delete(p.containers, id)
 	p.mu.Unlock()
@@ -295,7 +332,7 @@ func (p *pod) clean(ctx context.Context, id string) error {
 		return err
 	}
 	gone := []string{filepath.Join(p.dir, runcwire.StateRoot, id)}
-	for _, name := range []string{upperDir, workDir, rootFSDir} {
+	for _, name := range []string{upperDir, workDir, rootFSDir, volumesDir, layersDir, targetFile} {
 		gone = append(gone, filepath.Join(dir, name))
 	}
 	for _, path := range gone {

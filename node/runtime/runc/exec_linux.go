@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"sync/atomic"
 	"time"
 
 	"github.com/balsa-run/balsa/internal/runcwire"
@@ -27,16 +28,9 @@ const (
 // end of the control pipe kills it.
 func (r *Runtime) Exec(ctx context.Context, uid runtime.PodUID, name string, cfg runtime.ExecConfig) (runtime.ExitStatus, error) {
 	var none runtime.ExitStatus
-	state, err := r.Pod(ctx, uid)
+	newest, _, err := r.newest(uid, name)
 	if err != nil {
 		return none, err
-	}
-	newest, ok := state.Container(name)
-	if !ok {
-		return none, fmt.Errorf("pod %s: container %s: %w", uid, name, runtime.ErrContainerNotFound)
-	}
-	if newest.Status != runtime.ContainerRunning {
-		return none, fmt.Errorf("pod %s: container %s is %s: %w", uid, name, newest.Status, runtime.ErrNotRunning)
 	}
 	request, err := execRequest(cfg)
 	if err != nil {
@@ -58,7 +52,13 @@ func execRequest(cfg runtime.ExecConfig) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("exec: %w: %w", err, runtime.ErrInvalid)
 	}
-	line, err := runcwire.Line(runcwire.ExecRequest{Args: cfg.Args, Env: env, Cwd: cfg.WorkingDir, TTY: cfg.TTY})
+	request := runcwire.ExecRequest{Args: cfg.Args, Env: env, Cwd: cfg.WorkingDir, TTY: cfg.TTY}
+	select {
+	case size := <-cfg.Resize: // the terminal's first size, if it is known
+		request.Width, request.Height = size.Width, size.Height
+	default:
+	}
+	line, err := runcwire.Line(request)
 	if err != nil {
 		return nil, err
 	}
@@ -83,7 +83,11 @@ func (x *execution) run(ctx context.Context, request []byte) (runtime.ExitStatus
 		return none, err
 	}
 	defer func() { _ = x.report.Close() }()
-	stdin, err := stdinPipe(cmd, x.cfg.Stdin)
+	outputs, err := x.pipes(cmd, &children)
+	var stdin io.WriteCloser
+	if err == nil {
+		stdin, err = stdinPipe(cmd, x.cfg.Stdin)
+	}
 	if err == nil {
 		err = cmd.Start()
 	}
@@ -91,8 +95,12 @@ func (x *execution) run(ctx context.Context, request []byte) (runtime.ExitStatus
 		_ = f.Close()
 	}
 	if err != nil {
+		closeOutputs(outputs)
 		_ = x.control.Close()
 		return none, err
+	}
+	for _, o := range outputs {
+		go o.copy()
 	}
 	done := make(chan struct{})
 	go x.direct(request, done)
@@ -100,12 +108,16 @@ func (x *execution) run(ctx context.Context, request []byte) (runtime.ExitStatus
 	report, readErr := io.ReadAll(io.LimitReader(x.report, maxExecReportBytes))
 	waitErr := cmd.Wait()
 	close(done)
+	outputErr := drain(ctx, outputs)
 	if ctx.Err() != nil {
 		return none, context.Cause(ctx)
 	}
 	code, signal, err := runcwire.ParseExecReport(string(report))
 	if err != nil {
 		return none, fmt.Errorf("%w: %w", errors.Join(err, readErr, ignoreExit(waitErr)), runtime.ErrStartFailed)
+	}
+	if outputErr != nil {
+		return none, fmt.Errorf("hand out its output: %w", outputErr)
 	}
 	return runtime.ExitStatus{Code: code, Signal: runtime.Signal(signal)}, nil
 }
@@ -122,11 +134,97 @@ func (x *execution) command(ctx context.Context) (*exec.Cmd, []*os.File, error) 
 	x.control, x.report = control, report
 	cmd := exec.CommandContext(ctx, x.helper, "exec", filepath.Join(containersDir, x.id))
 	cmd.Dir, cmd.Env = x.dir, []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin"}
-	cmd.Stdout, cmd.Stderr = x.cfg.Stdout, x.cfg.Stderr
 	cmd.ExtraFiles = []*os.File{controlIn, reportOut}
 	cmd.Cancel = control.Close
 	cmd.WaitDelay = execKillDelay
-	return cmd, cmd.ExtraFiles, nil
+	return cmd, []*os.File{controlIn, reportOut}, nil
+}
+
+// pipes gives the program's output pipes of ours instead of the command's own,
+// which are cut a moment after the program has ended however much is in them.
+func (x *execution) pipes(cmd *exec.Cmd, children *[]*os.File) ([]*output, error) {
+	var outputs []*output
+	for _, to := range []struct {
+		w    io.Writer
+		file *io.Writer
+	}{{x.cfg.Stdout, &cmd.Stdout}, {x.cfg.Stderr, &cmd.Stderr}} {
+		if to.w == nil {
+			continue
+		}
+		r, w, err := os.Pipe()
+		if err != nil {
+			closeOutputs(outputs)
+			return nil, err
+		}
+		*to.file = w
+		*children = append(*children, w)
+		outputs = append(outputs, &output{from: r, to: to.w, over: make(chan error, 1)})
+	}
+	return outputs, nil
+}
+
+// output is one stream of the program on its way to the caller.
+type output struct {
+	from *os.File
+	to   io.Writer
+	over chan error
+	// ended: the program is over, and only what is on its way still counts.
+	ended atomic.Bool
+}
+
+// execLinger is how long, once the program is over, a silent pipe is still held
+// open for processes that it left behind.
+const execLinger = 500 * time.Millisecond
+
+func (o *output) copy() {
+	buf := make([]byte, 32<<10)
+	for {
+		n, err := o.from.Read(buf)
+		if n > 0 {
+			if _, werr := o.to.Write(buf[:n]); werr != nil {
+				_ = o.from.Close() // the program gets SIGPIPE, as in a shell
+				o.over <- werr
+				return
+			}
+		}
+		if err != nil {
+			_ = o.from.Close()
+			if errors.Is(err, io.EOF) || errors.Is(err, os.ErrDeadlineExceeded) {
+				err = nil
+			}
+			o.over <- err
+			return
+		}
+		if o.ended.Load() {
+			_ = o.from.SetReadDeadline(time.Now().Add(execLinger))
+		}
+	}
+}
+
+// drain waits until everything that the program printed is handed out, however
+// slowly it is taken.
+func drain(ctx context.Context, outputs []*output) error {
+	var errs []error
+	for _, o := range outputs {
+		o.ended.Store(true)
+		_ = o.from.SetReadDeadline(time.Now().Add(execLinger))
+	}
+	for _, o := range outputs {
+		select {
+		case err := <-o.over:
+			errs = append(errs, err)
+		case <-ctx.Done():
+			_ = o.from.SetReadDeadline(time.Now())
+			return context.Cause(ctx)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func closeOutputs(outputs []*output) {
+	for _, o := range outputs {
+		_ = o.from.Close()
+	}
 }
 
 // stdinPipe makes a pipe that Wait does not wait for: a terminal's reader

@@ -20,7 +20,8 @@ import (
 //	removing          exists once RemovePod has begun
 //	shim.lock         locked as long as the shim lives
 //	shim.sock shim.log
-//	ns/{net,uts,ipc}  pinned namespaces
+//	pause.lock        locked as long as the pod's process namespace lives
+//	ns/{net,uts,ipc,user,pid}  pinned namespaces
 //	etc/{hosts,resolv.conf,hostname}  shm/ (tmpfs)
 //	runc/<id>/        libcontainer's state
 //	logs/<id>.log[.n]
@@ -28,12 +29,16 @@ import (
 //	    container.json  containerRecord
 //	    config.json     the OCI configuration, for balsa-runc
 //	    started exit    the shim's records (exit also the agent's, of lost ones)
+//	    target-pid      the process namespace of another container, pinned
+//	    volumes/<n>     mounts of sub paths and with mapped ids
+//	    layers/         for a moment, while the overlay is mounted
 //	    upper/ work/ rootfs/  the overlay; gone once the exit was tidied up
 const (
 	podsDir       = "pods"
 	podFile       = "pod.json"
 	removingFile  = "removing"
 	lockFile      = "shim.lock"
+	pauseLockFile = "pause.lock"
 	shimLogFile   = "shim.log"
 	nsDir         = "ns"
 	etcDir        = "etc"
@@ -46,9 +51,14 @@ const (
 	upperDir      = "upper"
 	workDir       = "work"
 	rootFSDir     = "rootfs"
+	targetFile    = "target-pid"
+	volumesDir    = "volumes"
+	layersDir     = "layers"
 	// shimCgroup is the shim's cgroup below the pod's. No container id equals
 	// it: they end in a number.
 	shimCgroup = "shim"
+	// pauseCgroup is that of the process that holds the process namespace.
+	pauseCgroup = "pause"
 	// podsCgroup is below the node's prefix; everything in it is a pod.
 	podsCgroup = "pods"
 

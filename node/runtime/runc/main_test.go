@@ -32,12 +32,19 @@ func TestMain(m *testing.M) {
 	if spec := os.Getenv(agentEnv); spec != "" {
 		beAgent(spec)
 	}
+	_, before := os.Stat(userRoot)
 	code := m.Run()
+	if before != nil {
+		_ = os.Remove(userRoot) // made by balsa-runc for the first user namespace
+	}
 	if dir := builtAt.Load(); dir != nil {
 		_ = os.RemoveAll(*dir)
 	}
 	os.Exit(code)
 }
+
+// userRoot is where balsa-runc shows root file systems to user namespaces.
+const userRoot = "/run/balsa-rootfs"
 
 // builtAt is where builtDir has built, for TestMain to remove.
 var builtAt atomic.Pointer[string]

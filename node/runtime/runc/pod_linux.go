@@ -24,6 +24,7 @@ type pod struct {
 	cgroup string
 	// turn holds one token: whoever takes it may change the pod.
 	turn chan struct{}
+	disk diskCache
 
 	mu         sync.Mutex
 	exists     bool                  // guarded by mu; pod.json is written
@@ -155,19 +156,36 @@ func (p *pod) makeSandbox(ctx context.Context, cfg runtime.PodConfig, existed bo
 	if err := p.makeFiles(record); err != nil {
 		return err
 	}
-	if err := p.makeMounts(record.Config); err != nil {
-		return err
+	// A pod that is made is not seen before it is complete, so its two halves
+	// can be made at once; one that is revived must not read ready too early.
+	mounted := make(chan error, 1)
+	mount := func() { mounted <- p.makeMounts(ctx, record.Config) }
+	if existed {
+		mount()
+		if err := <-mounted; err != nil {
+			return err
+		}
+		mounted <- nil
+	} else {
+		go mount()
 	}
-	if err := p.rt.cgroups.Make(filepath.Join(p.cgroup, shimCgroup)); err != nil {
-		return err
-	}
-	if err := p.startShim(ctx); err != nil {
+	if err := errors.Join(p.makeShim(ctx, record.Config), <-mounted); err != nil {
 		return err
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.exists, p.record = true, record
 	return nil
+}
+
+func (p *pod) makeShim(ctx context.Context, cfg runtime.PodConfig) error {
+	if err := p.rt.cgroups.Make(filepath.Join(p.cgroup, shimCgroup)); err != nil {
+		return err
+	}
+	if err := p.limitPod(cfg); err != nil {
+		return err
+	}
+	return p.startShim(ctx)
 }
 
 // makeFiles writes pod.json first: a directory without it is a leftover.
@@ -187,48 +205,10 @@ func (p *pod) makeFiles(record podRecord) error {
 	for name, content := range map[string][]byte{
 		"hosts": cfg.Hosts, "resolv.conf": cfg.ResolvConf, "hostname": []byte(cfg.Hostname + "\n"),
 	} {
-		if err := os.WriteFile(filepath.Join(p.dir, etcDir, name), content, 0o644); err != nil {
+		path, owner := filepath.Join(p.dir, etcDir, name), int(rootID(cfg))
+		if err := errors.Join(os.WriteFile(path, content, 0o644), os.Lchown(path, owner, owner)); err != nil {
 			return err
 		}
-	}
-	return nil
-}
-
-// makeMounts pins what is not pinned: after a reboot nothing is, after the
-// loss of a shim everything still is.
-func (p *pod) makeMounts(cfg runtime.PodConfig) error {
-	mounts, err := hostmount.Under(p.dir)
-	if err != nil {
-		return err
-	}
-	mounted := make(map[string]bool, len(mounts))
-	for _, m := range mounts {
-		mounted[m] = true
-	}
-	ns := hostmount.Namespaces{Hostname: cfg.Hostname}
-	targets := map[string]*string{"net": &ns.Net, "uts": &ns.UTS, "ipc": &ns.IPC}
-	if cfg.HostNetwork {
-		delete(targets, "net")
-	}
-	missing := 0
-	for name, target := range targets {
-		path := filepath.Join(p.dir, nsDir, name)
-		if mounted[path] {
-			continue
-		}
-		if err := touch(path); err != nil {
-			return err
-		}
-		*target = path
-		missing++
-	}
-	if missing > 0 {
-		if err := ns.Pin(); err != nil {
-			return err
-		}
-	}
-	if shm := filepath.Join(p.dir, shmDir); !mounted[shm] {
-		return hostmount.Tmpfs(shm, shmBytes)
 	}
 	return nil
 }

@@ -83,6 +83,8 @@ type greeting struct {
 	proto, min int
 	pid        int
 	uid        string
+	// attach: it takes "attach", and a start's stdin, stdinonce and tty.
+	attach bool
 }
 
 func parseGreeting(line string) (greeting, error) {
@@ -99,7 +101,7 @@ func parseGreeting(line string) (greeting, error) {
 	g.proto, errs[0] = strconv.Atoi(keys["proto"])
 	g.min, errs[1] = strconv.Atoi(keys["min"])
 	g.pid, errs[2] = strconv.Atoi(keys["pid"])
-	g.uid = keys["uid"]
+	g.uid, g.attach = keys["uid"], keys["attach"] == "1"
 	if err := errors.Join(errs[:]...); err != nil {
 		return greeting{}, fmt.Errorf("greeting %q: %w", line, err)
 	}

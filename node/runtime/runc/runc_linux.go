@@ -56,6 +56,7 @@ type Runtime struct {
 	ctx    context.Context
 	cancel context.CancelFunc
 	work   sync.WaitGroup
+	warmer warmer
 
 	mu     sync.Mutex
 	pods   map[runtime.PodUID]*pod // guarded by mu

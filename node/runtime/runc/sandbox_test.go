@@ -123,7 +123,7 @@ func TestSandboxConfines(t *testing.T) {
 }
 
 func TestSandboxUsers(t *testing.T) {
-	s := newSandbox(t, func(c *runtime.ContainerConfig) { c.Image.User = "app" })
+	s := newSandbox(t, func(c *runtime.ContainerConfig) { c.Image.User, c.Security.ImageGroups = "app", true })
 	s.want("c", bb+"id -u; "+bb+"id -g; "+bb+"id -G", "1000\n1000\n1000 2000")
 	s.want("c", bb+"grep CapEff /proc/self/status | "+bb+"tr -d '\\t'", "CapEff:0000000000000000")
 	uid, gid := int64(4000), int64(5000)

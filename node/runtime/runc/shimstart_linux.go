@@ -56,14 +56,13 @@ func (p *pod) spawnShim(ctx context.Context, lock *os.File) error {
 		return err
 	}
 	defer func() { _ = ready.Close() }()
-	args := append([]string{p.dir, string(p.uid), p.rt.opt.Helpers.Runc}, p.rt.cgroups.ProcsFiles(filepath.Join(p.cgroup, shimCgroup))...)
 	// The shim outlives the call, and this process.
-	cmd := exec.CommandContext(context.WithoutCancel(ctx), p.rt.opt.Helpers.Shim, args...)
+	cmd := exec.CommandContext(context.WithoutCancel(ctx), p.rt.opt.Helpers.Shim, p.dir, string(p.uid), p.rt.opt.Helpers.Runc)
 	cmd.Dir, cmd.Stderr, cmd.ExtraFiles = p.dir, log, []*os.File{child, lock}
 	// One thread does the work: this keeps the Go runtime's own share small.
 	cmd.Env = []string{"GOMAXPROCS=1", "GOTRACEBACK=single"}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	err = cmd.Start()
+	err = p.rt.cgroups.Start(filepath.Join(p.cgroup, shimCgroup), cmd)
 	_ = child.Close()
 	if err != nil {
 		return err
@@ -237,7 +236,7 @@ func (p *pod) setLost(message string) {
 // saw. It runs in the pod's turn, with the shim's lock held: no second shim can
 // start meanwhile, so nothing runs twice.
 func (p *pod) lose(ctx context.Context, reason runtime.Reason, message string) error {
-	if err := p.rt.cgroups.Kill(ctx, p.cgroup); err != nil {
+	if err := p.killContainers(ctx); err != nil {
 		return err
 	}
 	var errs []error

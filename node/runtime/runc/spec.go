@@ -17,10 +17,14 @@ type specInput struct {
 	container  runtime.ContainerConfig
 	process    runtime.Process
 	user       specs.User
+	pod        runtime.PodConfig
+	mounts     []runtime.Mount // the container's, staged
+	devices    []specs.LinuxDevice
 	podDir     string
 	rootFS     string
 	cgroupPath string
-	hostNet    bool
+	pidNS      string // file of the one to join, or "" for its own
+	unified    bool   // cgroup version 2 alone
 }
 
 // buildSpec is pure: the same input gives the same configuration.
@@ -33,6 +37,10 @@ func buildSpec(in specInput) (*specs.Spec, error) {
 	if sec.Privileged {
 		caps = hostcap.Names()
 	}
+	seccomp, err := seccompFilter(sec)
+	if err != nil {
+		return nil, err
+	}
 	return &specs.Spec{
 		Version:     specs.Version,
 		Root:        &specs.Root{Path: in.rootFS, Readonly: sec.ReadOnlyRootFS},
@@ -42,8 +50,10 @@ func buildSpec(in specInput) (*specs.Spec, error) {
 		Linux: &specs.Linux{
 			CgroupsPath:       in.cgroupPath,
 			Namespaces:        specNamespaces(in),
-			Resources:         specResources(in.container),
-			RootfsPropagation: "rslave",
+			Resources:         specResources(in),
+			Devices:           in.devices,
+			Seccomp:           seccomp,
+			RootfsPropagation: rootPropagation(in.mounts),
 			MaskedPaths:       maskedPaths(sec),
 			ReadonlyPaths:     readonlyPaths(sec),
 		},
@@ -54,7 +64,27 @@ func seccompProfile(sec runtime.Security) string {
 	if sec.Privileged || sec.SeccompUnconfined {
 		return runcwire.SeccompUnconfined
 	}
+	if len(sec.SeccompProfile) > 0 {
+		return runcwire.SeccompProfile
+	}
 	return runcwire.SeccompDefault
+}
+
+// seccompFilter is the pod's own filter; the default one is balsa-runc's.
+func seccompFilter(sec runtime.Security) (*specs.LinuxSeccomp, error) {
+	if seccompProfile(sec) != runcwire.SeccompProfile {
+		return nil, nil
+	}
+	return runtime.ParseSeccomp(sec.SeccompProfile)
+}
+
+// rootPropagation: mounts of the container leave it only if nothing above them
+// is a slave.
+func rootPropagation(mounts []runtime.Mount) string {
+	if slices.ContainsFunc(mounts, func(m runtime.Mount) bool { return m.Propagation == runtime.PropagationBidirectional }) {
+		return "rshared"
+	}
+	return "rslave"
 }
 
 func specProcess(in specInput, caps []string) *specs.Process {
@@ -71,7 +101,7 @@ func specProcess(in specInput, caps []string) *specs.Process {
 	}
 	sec := in.container.Security
 	return &specs.Process{
-		User: in.user, Args: in.process.Args, Env: in.process.Env, Cwd: in.process.WorkingDir,
+		User: in.user, Args: in.process.Args, Terminal: in.container.TTY, Env: in.process.Env, Cwd: in.process.WorkingDir,
 		Capabilities:    &specs.LinuxCapabilities{Bounding: caps, Effective: effective, Permitted: effective},
 		Rlimits:         []specs.POSIXRlimit{{Type: "RLIMIT_NOFILE", Hard: noFile, Soft: noFile}},
 		NoNewPrivileges: !sec.AllowPrivilegeEscalation && !sec.Privileged,
@@ -79,51 +109,83 @@ func specProcess(in specInput, caps []string) *specs.Process {
 	}
 }
 
-// specNamespaces: network, host name and IPC are the pod's; processes, mounts
-// and the view of cgroups are the container's own.
+// specNamespaces: network, host name, IPC and users are the pod's; mounts and
+// the view of cgroups are the container's own, and processes what was asked for.
 func specNamespaces(in specInput) []specs.LinuxNamespace {
-	ns := []specs.LinuxNamespace{
-		{Type: specs.PIDNamespace}, {Type: specs.MountNamespace}, {Type: specs.CgroupNamespace},
-		{Type: specs.UTSNamespace, Path: path.Join(in.podDir, nsDir, "uts")},
-		{Type: specs.IPCNamespace, Path: path.Join(in.podDir, nsDir, "ipc")},
+	ns := []specs.LinuxNamespace{{Type: specs.MountNamespace}, {Type: specs.CgroupNamespace}}
+	pinned := func(kind specs.LinuxNamespaceType, name string) {
+		ns = append(ns, specs.LinuxNamespace{Type: kind, Path: path.Join(in.podDir, nsDir, name)})
 	}
-	if !in.hostNet {
-		ns = append(ns, specs.LinuxNamespace{Type: specs.NetworkNamespace, Path: path.Join(in.podDir, nsDir, "net")})
+	pinned(specs.UTSNamespace, "uts")
+	if !in.pod.HostIPC {
+		pinned(specs.IPCNamespace, "ipc")
+	}
+	if !in.pod.HostNetwork {
+		pinned(specs.NetworkNamespace, "net")
+	}
+	if in.pod.Users != nil {
+		pinned(specs.UserNamespace, "user")
+	}
+	if !in.pod.HostPID {
+		ns = append(ns, specs.LinuxNamespace{Type: specs.PIDNamespace, Path: in.pidNS})
 	}
 	return ns
 }
 
-func specResources(c runtime.ContainerConfig) *specs.LinuxResources {
-	r := c.Resources
+func specResources(in specInput) *specs.LinuxResources {
+	r := in.container.Resources
 	pids := r.PidsLimit
 	if pids == 0 {
 		pids = runtime.DefaultPidsLimit
 	}
 	out := &specs.LinuxResources{
-		Devices: []specs.LinuxDeviceCgroup{{Allow: c.Security.Privileged, Access: "rwm"}},
+		Devices: []specs.LinuxDeviceCgroup{{Allow: in.container.Security.Privileged, Access: "rwm"}},
 		Pids:    &specs.LinuxPids{Limit: &pids},
-		CPU:     specCPU(r),
+		CPU:     specCPU(in.pod.Resources, r),
 	}
 	if r.MemoryLimitBytes > 0 {
 		limit := r.MemoryLimitBytes
 		out.Memory = &specs.LinuxMemory{Limit: &limit, Swap: &limit}
 	}
+	if in.unified {
+		// A container that lost one of its processes is not the one that was
+		// started: all of it goes, as in Kubernetes.
+		out.Unified = map[string]string{"memory.oom.group": "1"}
+	}
 	return out
 }
 
-func specCPU(r runtime.Resources) *specs.LinuxCPU {
+func specCPU(pod, r runtime.Resources) *specs.LinuxCPU {
 	cpu := &specs.LinuxCPU{}
 	if shares := r.CPUShares; shares > 0 {
 		cpu.Shares = &shares
 	}
-	if quota := r.CPUQuotaMicros; quota > 0 {
-		period := r.CPUPeriodMicros
-		if period == 0 {
-			period = runtime.DefaultCPUPeriodMicros
-		}
+	if quota, period := quotaWithin(pod, r); quota > 0 {
 		cpu.Quota, cpu.Period = &quota, &period
 	}
 	return cpu
+}
+
+func quotaOf(r runtime.Resources) (quota int64, period uint64) {
+	period = r.CPUPeriodMicros
+	if period == 0 {
+		period = runtime.DefaultCPUPeriodMicros
+	}
+	return r.CPUQuotaMicros, period
+}
+
+// quotaWithin is a container's quota, at most its pod's: version 1 of cgroups
+// refuses a child that may use more than its parent.
+func quotaWithin(pod, container runtime.Resources) (quota int64, period uint64) {
+	quota, period = quotaOf(container)
+	if quota == 0 || pod.CPUQuotaMicros == 0 {
+		return quota, period
+	}
+	podQuota, podPeriod := quotaOf(pod)
+	if float64(quota)/float64(period) <= float64(podQuota)/float64(podPeriod) {
+		return quota, period
+	}
+	return podQuota, podPeriod
 }
 
 func specMounts(in specInput) []specs.Mount {
@@ -138,24 +200,34 @@ func specMounts(in specInput) []specs.Mount {
 		{Destination: "/dev/mqueue", Type: "mqueue", Source: "mqueue", Options: []string{"nosuid", "noexec", "nodev"}},
 		{Destination: "/sys", Type: "sysfs", Source: "sysfs", Options: []string{"nosuid", "noexec", "nodev", sysMode}},
 		{Destination: "/sys/fs/cgroup", Type: "cgroup", Source: "cgroup", Options: []string{"nosuid", "noexec", "nodev", "relatime", sysMode}},
-		bind(path.Join(in.podDir, shmDir), "/dev/shm", false),
+		bind(shmSource(in), "/dev/shm", false),
 	}
-	if in.hostNet {
+	if in.pod.HostNetwork {
 		// A sysfs can only be mounted by whoever owns the network namespace.
 		mounts[4] = specs.Mount{Destination: "/sys", Type: "none", Source: "/sys", Options: []string{"rbind", "rslave", "nosuid", "noexec", "nodev", sysMode}}
 	}
 	for _, file := range etcFiles() {
 		mounts = append(mounts, bind(path.Join(in.podDir, etcDir, file), "/etc/"+file, false))
 	}
-	return append(withoutReplaced(mounts, in.container.Mounts), userMounts(in.container.Mounts)...)
+	return append(withoutReplaced(mounts, in.mounts), userMounts(in.mounts)...)
 }
 
+// shmSource: shared memory goes with the IPC namespace.
+func shmSource(in specInput) string {
+	if in.pod.HostIPC {
+		return "/dev/shm"
+	}
+	return path.Join(in.podDir, shmDir)
+}
+
+// bind shows what is mounted below the source, too; a read-only one leaves
+// nothing of that writable ("rro": also the mounts below).
 func bind(source, destination string, readOnly bool) specs.Mount {
 	mode := "rw"
 	if readOnly {
-		mode = "ro"
+		mode = "rro"
 	}
-	return specs.Mount{Destination: destination, Type: "bind", Source: source, Options: []string{"bind", "rprivate", mode}}
+	return specs.Mount{Destination: destination, Type: "bind", Source: source, Options: []string{"rbind", "rprivate", mode}}
 }
 
 // withoutReplaced drops what a mount of the pod takes the place of.
@@ -169,7 +241,14 @@ func withoutReplaced(mounts []specs.Mount, replaced []runtime.Mount) []specs.Mou
 func userMounts(mounts []runtime.Mount) []specs.Mount {
 	var out []specs.Mount
 	for _, m := range mounts {
-		out = append(out, bind(m.HostPath, path.Clean(m.ContainerPath), m.ReadOnly))
+		b := bind(m.HostPath, path.Clean(m.ContainerPath), m.ReadOnly)
+		switch m.Propagation {
+		case runtime.PropagationHostToContainer:
+			b.Options[1] = "rslave"
+		case runtime.PropagationBidirectional:
+			b.Options[1] = "rshared"
+		}
+		out = append(out, b)
 	}
 	slices.SortStableFunc(out, func(a, b specs.Mount) int {
 		return strings.Count(a.Destination, "/") - strings.Count(b.Destination, "/")
@@ -179,18 +258,19 @@ func userMounts(mounts []runtime.Mount) []specs.Mount {
 
 // maskedPaths hide what of /proc and /sys is the machine's and not the container's.
 func maskedPaths(sec runtime.Security) []string {
-	if sec.Privileged {
-		return nil
-	}
-	return []string{
+	return unlessUnmasked(sec, []string{
 		"/proc/acpi", "/proc/asound", "/proc/interrupts", "/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/sched_debug",
 		"/proc/scsi", "/proc/timer_list", "/proc/timer_stats", "/sys/devices/virtual/powercap", "/sys/firmware",
-	}
+	})
 }
 
 func readonlyPaths(sec runtime.Security) []string {
+	return unlessUnmasked(sec, []string{"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"})
+}
+
+func unlessUnmasked(sec runtime.Security, paths []string) []string {
 	if sec.Privileged {
 		return nil
 	}
-	return []string{"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"}
+	return slices.DeleteFunc(paths, func(p string) bool { return sec.UnmaskedProc && strings.HasPrefix(p, "/proc/") })
 }

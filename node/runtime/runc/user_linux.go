@@ -7,6 +7,8 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"slices"
+	"strings"
 	"syscall"
 
 	"github.com/moby/sys/user"
@@ -35,7 +37,10 @@ func resolveUser(rootFS string, p runtime.Process, sec runtime.Security) (specs.
 	if err != nil {
 		return specs.User{}, fmt.Errorf("resolve user %q: %w", p.User, err)
 	}
-	found, err := user.GetExecUser(p.User, &user.ExecUser{Home: "/"}, bytes.NewReader(passwd), bytes.NewReader(group))
+	lookup := func(name string) (*user.ExecUser, error) {
+		return user.GetExecUser(name, &user.ExecUser{Home: "/"}, bytes.NewReader(passwd), bytes.NewReader(group))
+	}
+	found, err := lookup(p.User)
 	if err != nil {
 		return specs.User{}, fmt.Errorf("resolve user %q in the image: %w: %w", p.User, err, runtime.ErrInvalid)
 	}
@@ -43,11 +48,24 @@ func resolveUser(rootFS string, p runtime.Process, sec runtime.Security) (specs.
 		return specs.User{}, fmt.Errorf("runAsNonRoot is set, but user %q is uid 0: set runAsUser to another: %w", p.User, runtime.ErrInvalid)
 	}
 	out := specs.User{UID: uint32(found.Uid), GID: uint32(found.Gid)}
-	for _, gid := range found.Sgids {
-		out.AdditionalGids = append(out.AdditionalGids, uint32(gid))
+	add := func(gid int64) {
+		if !slices.Contains(out.AdditionalGids, uint32(gid)) {
+			out.AdditionalGids = append(out.AdditionalGids, uint32(gid))
+		}
+	}
+	if sec.ImageGroups {
+		// By the user alone: a group of its own choice does not end its membership in others.
+		name, _, _ := strings.Cut(p.User, ":")
+		member, err := lookup(name)
+		if err != nil {
+			return specs.User{}, fmt.Errorf("resolve the groups of user %q in the image: %w: %w", name, err, runtime.ErrInvalid)
+		}
+		for _, gid := range member.Sgids {
+			add(int64(gid))
+		}
 	}
 	for _, gid := range sec.SupplementalGroups {
-		out.AdditionalGids = append(out.AdditionalGids, uint32(gid))
+		add(gid)
 	}
 	return out, nil
 }

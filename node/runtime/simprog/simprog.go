@@ -41,6 +41,18 @@ const (
 	Exit Kind = "exit"
 	// OOM takes memory until the limit kills the program.
 	OOM Kind = "oom"
+	// OOMChild has a child do that; the program itself goes on, unless the
+	// kernel takes all of the container.
+	OOMChild Kind = "oom-child"
+	// Echo prints what comes in, line by line, until the end of input.
+	Echo Kind = "echo"
+	// WinSize waits until the terminal has a size and prints it as "80x24".
+	WinSize Kind = "winsize"
+	// Listen answers connections to TCP port Number with what they send, from now
+	// on.
+	Listen Kind = "listen"
+	// Cat prints the content of the file Text as a line.
+	Cat Kind = "cat"
 	// IsReady, for execs: exit code 0 if the container's program is ready, else 1.
 	IsReady Kind = "is-ready"
 )
@@ -52,6 +64,7 @@ const (
 	TermIgnored = -1
 	// MaxLines bounds a Lines step.
 	MaxLines = 1 << 20
+	maxPort  = 1<<16 - 1
 )
 
 // Step is one instruction.
@@ -89,11 +102,13 @@ func parseStep(word string) (Step, error) {
 	s := Step{Kind: Kind(name), Text: value}
 	var err error
 	switch s.Kind {
-	case Out, Err, Env, Forever, Ready, Unready, OOM, IsReady:
+	case Out, Err, Env, Forever, Ready, Unready, OOM, OOMChild, IsReady, Echo, WinSize, Cat:
 	case Sleep:
 		s.Duration, err = time.ParseDuration(value)
 	case Exit:
 		s.Number, err = parseNumber(value, 255)
+	case Listen:
+		s.Number, err = parseNumber(value, maxPort)
 	case Lines:
 		s.Number, err = parseNumber(value, MaxLines)
 	case Term:

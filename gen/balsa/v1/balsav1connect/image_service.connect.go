@@ -37,6 +37,16 @@ const (
 	ImageServiceImportProcedure = "/balsa.v1.ImageService/Import"
 	// ImageServiceListImagesProcedure is the fully-qualified name of the ImageService's ListImages RPC.
 	ImageServiceListImagesProcedure = "/balsa.v1.ImageService/ListImages"
+	// ImageServiceMissingBlobsProcedure is the fully-qualified name of the ImageService's MissingBlobs
+	// RPC.
+	ImageServiceMissingBlobsProcedure = "/balsa.v1.ImageService/MissingBlobs"
+	// ImageServicePushBlobProcedure is the fully-qualified name of the ImageService's PushBlob RPC.
+	ImageServicePushBlobProcedure = "/balsa.v1.ImageService/PushBlob"
+	// ImageServicePushImageProcedure is the fully-qualified name of the ImageService's PushImage RPC.
+	ImageServicePushImageProcedure = "/balsa.v1.ImageService/PushImage"
+	// ImageServicePruneImagesProcedure is the fully-qualified name of the ImageService's PruneImages
+	// RPC.
+	ImageServicePruneImagesProcedure = "/balsa.v1.ImageService/PruneImages"
 )
 
 // ImageServiceClient is a client for the balsa.v1.ImageService service.
@@ -46,6 +56,15 @@ type ImageServiceClient interface {
 	Import(context.Context) (*connect.ClientStreamForClientSimple[v1.ImportRequest, v1.ImportResponse], error)
 	// List tells which images there are.
 	ListImages(context.Context, *v1.ListImagesRequest) (*v1.ListImagesResponse, error)
+	// MissingBlobs tells which blobs of an image have yet to be pushed.
+	MissingBlobs(context.Context, *v1.MissingBlobsRequest) (*v1.MissingBlobsResponse, error)
+	// PushBlob brings one blob; the first message has its digest and size.
+	PushBlob(context.Context) (*connect.ClientStreamForClientSimple[v1.PushBlobRequest, v1.PushBlobResponse], error)
+	// PushImage names a manifest whose blobs are all there. It answers once a
+	// majority of the servers keep the image.
+	PushImage(context.Context, *v1.PushImageRequest) (*v1.PushImageResponse, error)
+	// PruneImages removes images that no pod uses, from the servers and nodes.
+	PruneImages(context.Context, *v1.PruneImagesRequest) (*v1.PruneImagesResponse, error)
 }
 
 // NewImageServiceClient constructs a client for the balsa.v1.ImageService service. By default, it
@@ -72,13 +91,42 @@ func NewImageServiceClient(httpClient connect.HTTPClient, baseURL string, opts .
 			connect.WithIdempotency(connect.IdempotencyNoSideEffects),
 			connect.WithClientOptions(opts...),
 		),
+		missingBlobs: connect.NewClient[v1.MissingBlobsRequest, v1.MissingBlobsResponse](
+			httpClient,
+			baseURL+ImageServiceMissingBlobsProcedure,
+			connect.WithSchema(imageServiceMethods.ByName("MissingBlobs")),
+			connect.WithIdempotency(connect.IdempotencyNoSideEffects),
+			connect.WithClientOptions(opts...),
+		),
+		pushBlob: connect.NewClient[v1.PushBlobRequest, v1.PushBlobResponse](
+			httpClient,
+			baseURL+ImageServicePushBlobProcedure,
+			connect.WithSchema(imageServiceMethods.ByName("PushBlob")),
+			connect.WithClientOptions(opts...),
+		),
+		pushImage: connect.NewClient[v1.PushImageRequest, v1.PushImageResponse](
+			httpClient,
+			baseURL+ImageServicePushImageProcedure,
+			connect.WithSchema(imageServiceMethods.ByName("PushImage")),
+			connect.WithClientOptions(opts...),
+		),
+		pruneImages: connect.NewClient[v1.PruneImagesRequest, v1.PruneImagesResponse](
+			httpClient,
+			baseURL+ImageServicePruneImagesProcedure,
+			connect.WithSchema(imageServiceMethods.ByName("PruneImages")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
 // imageServiceClient implements ImageServiceClient.
 type imageServiceClient struct {
-	_import    *connect.Client[v1.ImportRequest, v1.ImportResponse]
-	listImages *connect.Client[v1.ListImagesRequest, v1.ListImagesResponse]
+	_import      *connect.Client[v1.ImportRequest, v1.ImportResponse]
+	listImages   *connect.Client[v1.ListImagesRequest, v1.ListImagesResponse]
+	missingBlobs *connect.Client[v1.MissingBlobsRequest, v1.MissingBlobsResponse]
+	pushBlob     *connect.Client[v1.PushBlobRequest, v1.PushBlobResponse]
+	pushImage    *connect.Client[v1.PushImageRequest, v1.PushImageResponse]
+	pruneImages  *connect.Client[v1.PruneImagesRequest, v1.PruneImagesResponse]
 }
 
 // Import calls balsa.v1.ImageService.Import.
@@ -95,6 +143,38 @@ func (c *imageServiceClient) ListImages(ctx context.Context, req *v1.ListImagesR
 	return nil, err
 }
 
+// MissingBlobs calls balsa.v1.ImageService.MissingBlobs.
+func (c *imageServiceClient) MissingBlobs(ctx context.Context, req *v1.MissingBlobsRequest) (*v1.MissingBlobsResponse, error) {
+	response, err := c.missingBlobs.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// PushBlob calls balsa.v1.ImageService.PushBlob.
+func (c *imageServiceClient) PushBlob(ctx context.Context) (*connect.ClientStreamForClientSimple[v1.PushBlobRequest, v1.PushBlobResponse], error) {
+	return c.pushBlob.CallClientStreamSimple(ctx)
+}
+
+// PushImage calls balsa.v1.ImageService.PushImage.
+func (c *imageServiceClient) PushImage(ctx context.Context, req *v1.PushImageRequest) (*v1.PushImageResponse, error) {
+	response, err := c.pushImage.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// PruneImages calls balsa.v1.ImageService.PruneImages.
+func (c *imageServiceClient) PruneImages(ctx context.Context, req *v1.PruneImagesRequest) (*v1.PruneImagesResponse, error) {
+	response, err := c.pruneImages.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
 // ImageServiceHandler is an implementation of the balsa.v1.ImageService service.
 type ImageServiceHandler interface {
 	// Import takes an OCI or Docker archive, tar or tar.gz. It answers once a
@@ -102,6 +182,15 @@ type ImageServiceHandler interface {
 	Import(context.Context, *connect.ClientStream[v1.ImportRequest]) (*v1.ImportResponse, error)
 	// List tells which images there are.
 	ListImages(context.Context, *v1.ListImagesRequest) (*v1.ListImagesResponse, error)
+	// MissingBlobs tells which blobs of an image have yet to be pushed.
+	MissingBlobs(context.Context, *v1.MissingBlobsRequest) (*v1.MissingBlobsResponse, error)
+	// PushBlob brings one blob; the first message has its digest and size.
+	PushBlob(context.Context, *connect.ClientStream[v1.PushBlobRequest]) (*v1.PushBlobResponse, error)
+	// PushImage names a manifest whose blobs are all there. It answers once a
+	// majority of the servers keep the image.
+	PushImage(context.Context, *v1.PushImageRequest) (*v1.PushImageResponse, error)
+	// PruneImages removes images that no pod uses, from the servers and nodes.
+	PruneImages(context.Context, *v1.PruneImagesRequest) (*v1.PruneImagesResponse, error)
 }
 
 // NewImageServiceHandler builds an HTTP handler from the service implementation. It returns the
@@ -124,12 +213,45 @@ func NewImageServiceHandler(svc ImageServiceHandler, opts ...connect.HandlerOpti
 		connect.WithIdempotency(connect.IdempotencyNoSideEffects),
 		connect.WithHandlerOptions(opts...),
 	)
+	imageServiceMissingBlobsHandler := connect.NewUnaryHandlerSimple(
+		ImageServiceMissingBlobsProcedure,
+		svc.MissingBlobs,
+		connect.WithSchema(imageServiceMethods.ByName("MissingBlobs")),
+		connect.WithIdempotency(connect.IdempotencyNoSideEffects),
+		connect.WithHandlerOptions(opts...),
+	)
+	imageServicePushBlobHandler := connect.NewClientStreamHandlerSimple(
+		ImageServicePushBlobProcedure,
+		svc.PushBlob,
+		connect.WithSchema(imageServiceMethods.ByName("PushBlob")),
+		connect.WithHandlerOptions(opts...),
+	)
+	imageServicePushImageHandler := connect.NewUnaryHandlerSimple(
+		ImageServicePushImageProcedure,
+		svc.PushImage,
+		connect.WithSchema(imageServiceMethods.ByName("PushImage")),
+		connect.WithHandlerOptions(opts...),
+	)
+	imageServicePruneImagesHandler := connect.NewUnaryHandlerSimple(
+		ImageServicePruneImagesProcedure,
+		svc.PruneImages,
+		connect.WithSchema(imageServiceMethods.ByName("PruneImages")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/balsa.v1.ImageService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case ImageServiceImportProcedure:
 			imageServiceImportHandler.ServeHTTP(w, r)
 		case ImageServiceListImagesProcedure:
 			imageServiceListImagesHandler.ServeHTTP(w, r)
+		case ImageServiceMissingBlobsProcedure:
+			imageServiceMissingBlobsHandler.ServeHTTP(w, r)
+		case ImageServicePushBlobProcedure:
+			imageServicePushBlobHandler.ServeHTTP(w, r)
+		case ImageServicePushImageProcedure:
+			imageServicePushImageHandler.ServeHTTP(w, r)
+		case ImageServicePruneImagesProcedure:
+			imageServicePruneImagesHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -145,4 +267,20 @@ func (UnimplementedImageServiceHandler) Import(context.Context, *connect.ClientS
 
 func (UnimplementedImageServiceHandler) ListImages(context.Context, *v1.ListImagesRequest) (*v1.ListImagesResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("balsa.v1.ImageService.ListImages is not implemented"))
+}
+
+func (UnimplementedImageServiceHandler) MissingBlobs(context.Context, *v1.MissingBlobsRequest) (*v1.MissingBlobsResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("balsa.v1.ImageService.MissingBlobs is not implemented"))
+}
+
+func (UnimplementedImageServiceHandler) PushBlob(context.Context, *connect.ClientStream[v1.PushBlobRequest]) (*v1.PushBlobResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("balsa.v1.ImageService.PushBlob is not implemented"))
+}
+
+func (UnimplementedImageServiceHandler) PushImage(context.Context, *v1.PushImageRequest) (*v1.PushImageResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("balsa.v1.ImageService.PushImage is not implemented"))
+}
+
+func (UnimplementedImageServiceHandler) PruneImages(context.Context, *v1.PruneImagesRequest) (*v1.PruneImagesResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("balsa.v1.ImageService.PruneImages is not implemented"))
 }

@@ -35,12 +35,45 @@ const (
 const (
 	// PodServiceLogsProcedure is the fully-qualified name of the PodService's Logs RPC.
 	PodServiceLogsProcedure = "/balsa.v1.PodService/Logs"
+	// PodServiceExecProcedure is the fully-qualified name of the PodService's Exec RPC.
+	PodServiceExecProcedure = "/balsa.v1.PodService/Exec"
+	// PodServiceAttachProcedure is the fully-qualified name of the PodService's Attach RPC.
+	PodServiceAttachProcedure = "/balsa.v1.PodService/Attach"
+	// PodServicePortForwardProcedure is the fully-qualified name of the PodService's PortForward RPC.
+	PodServicePortForwardProcedure = "/balsa.v1.PodService/PortForward"
+	// PodServiceCopyOutProcedure is the fully-qualified name of the PodService's CopyOut RPC.
+	PodServiceCopyOutProcedure = "/balsa.v1.PodService/CopyOut"
+	// PodServiceCopyInProcedure is the fully-qualified name of the PodService's CopyIn RPC.
+	PodServiceCopyInProcedure = "/balsa.v1.PodService/CopyIn"
+	// PodServiceStatsProcedure is the fully-qualified name of the PodService's Stats RPC.
+	PodServiceStatsProcedure = "/balsa.v1.PodService/Stats"
+	// PodServiceDebugProcedure is the fully-qualified name of the PodService's Debug RPC.
+	PodServiceDebugProcedure = "/balsa.v1.PodService/Debug"
 )
 
 // PodServiceClient is a client for the balsa.v1.PodService service.
 type PodServiceClient interface {
 	// Logs streams what a container printed.
 	Logs(context.Context, *v1.LogsRequest) (*connect.ServerStreamForClient[v1.LogsResponse], error)
+	// Exec runs a further program in a container. The first message is start; the
+	// last answer is exit.
+	Exec(context.Context) (*connect.BidiStreamForClientSimple[v1.ExecRequest, v1.ExecResponse], error)
+	// Attach joins the streams of a container's own program. The first message is
+	// start; the last answer is exit, unless the client leaves first.
+	Attach(context.Context) (*connect.BidiStreamForClientSimple[v1.AttachRequest, v1.AttachResponse], error)
+	// PortForward carries one connection to a port that the pod listens on, also
+	// on its loopback address. The first message is start.
+	PortForward(context.Context) (*connect.BidiStreamForClientSimple[v1.PortForwardRequest, v1.PortForwardResponse], error)
+	// CopyOut reads a file or folder of a container as a tar stream. The container
+	// needs no program for it.
+	CopyOut(context.Context, *v1.CopyOutRequest) (*connect.ServerStreamForClient[v1.CopyOutResponse], error)
+	// CopyIn unpacks a tar stream in a folder of a container, all of it or, when
+	// the answer is an error, up to the entry that the error names.
+	CopyIn(context.Context) (*connect.ClientStreamForClientSimple[v1.CopyInRequest, v1.CopyInResponse], error)
+	// Stats tells what pods and nodes use now, from their cgroups.
+	Stats(context.Context, *v1.StatsRequest) (*v1.StatsResponse, error)
+	// Debug adds an ephemeral container to a running pod.
+	Debug(context.Context, *v1.DebugRequest) (*v1.DebugResponse, error)
 }
 
 // NewPodServiceClient constructs a client for the balsa.v1.PodService service. By default, it uses
@@ -60,12 +93,62 @@ func NewPodServiceClient(httpClient connect.HTTPClient, baseURL string, opts ...
 			connect.WithSchema(podServiceMethods.ByName("Logs")),
 			connect.WithClientOptions(opts...),
 		),
+		exec: connect.NewClient[v1.ExecRequest, v1.ExecResponse](
+			httpClient,
+			baseURL+PodServiceExecProcedure,
+			connect.WithSchema(podServiceMethods.ByName("Exec")),
+			connect.WithClientOptions(opts...),
+		),
+		attach: connect.NewClient[v1.AttachRequest, v1.AttachResponse](
+			httpClient,
+			baseURL+PodServiceAttachProcedure,
+			connect.WithSchema(podServiceMethods.ByName("Attach")),
+			connect.WithClientOptions(opts...),
+		),
+		portForward: connect.NewClient[v1.PortForwardRequest, v1.PortForwardResponse](
+			httpClient,
+			baseURL+PodServicePortForwardProcedure,
+			connect.WithSchema(podServiceMethods.ByName("PortForward")),
+			connect.WithClientOptions(opts...),
+		),
+		copyOut: connect.NewClient[v1.CopyOutRequest, v1.CopyOutResponse](
+			httpClient,
+			baseURL+PodServiceCopyOutProcedure,
+			connect.WithSchema(podServiceMethods.ByName("CopyOut")),
+			connect.WithClientOptions(opts...),
+		),
+		copyIn: connect.NewClient[v1.CopyInRequest, v1.CopyInResponse](
+			httpClient,
+			baseURL+PodServiceCopyInProcedure,
+			connect.WithSchema(podServiceMethods.ByName("CopyIn")),
+			connect.WithClientOptions(opts...),
+		),
+		stats: connect.NewClient[v1.StatsRequest, v1.StatsResponse](
+			httpClient,
+			baseURL+PodServiceStatsProcedure,
+			connect.WithSchema(podServiceMethods.ByName("Stats")),
+			connect.WithIdempotency(connect.IdempotencyNoSideEffects),
+			connect.WithClientOptions(opts...),
+		),
+		debug: connect.NewClient[v1.DebugRequest, v1.DebugResponse](
+			httpClient,
+			baseURL+PodServiceDebugProcedure,
+			connect.WithSchema(podServiceMethods.ByName("Debug")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
 // podServiceClient implements PodServiceClient.
 type podServiceClient struct {
-	logs *connect.Client[v1.LogsRequest, v1.LogsResponse]
+	logs        *connect.Client[v1.LogsRequest, v1.LogsResponse]
+	exec        *connect.Client[v1.ExecRequest, v1.ExecResponse]
+	attach      *connect.Client[v1.AttachRequest, v1.AttachResponse]
+	portForward *connect.Client[v1.PortForwardRequest, v1.PortForwardResponse]
+	copyOut     *connect.Client[v1.CopyOutRequest, v1.CopyOutResponse]
+	copyIn      *connect.Client[v1.CopyInRequest, v1.CopyInResponse]
+	stats       *connect.Client[v1.StatsRequest, v1.StatsResponse]
+	debug       *connect.Client[v1.DebugRequest, v1.DebugResponse]
 }
 
 // Logs calls balsa.v1.PodService.Logs.
@@ -73,10 +156,72 @@ func (c *podServiceClient) Logs(ctx context.Context, req *v1.LogsRequest) (*conn
 	return c.logs.CallServerStream(ctx, connect.NewRequest(req))
 }
 
+// Exec calls balsa.v1.PodService.Exec.
+func (c *podServiceClient) Exec(ctx context.Context) (*connect.BidiStreamForClientSimple[v1.ExecRequest, v1.ExecResponse], error) {
+	return c.exec.CallBidiStreamSimple(ctx)
+}
+
+// Attach calls balsa.v1.PodService.Attach.
+func (c *podServiceClient) Attach(ctx context.Context) (*connect.BidiStreamForClientSimple[v1.AttachRequest, v1.AttachResponse], error) {
+	return c.attach.CallBidiStreamSimple(ctx)
+}
+
+// PortForward calls balsa.v1.PodService.PortForward.
+func (c *podServiceClient) PortForward(ctx context.Context) (*connect.BidiStreamForClientSimple[v1.PortForwardRequest, v1.PortForwardResponse], error) {
+	return c.portForward.CallBidiStreamSimple(ctx)
+}
+
+// CopyOut calls balsa.v1.PodService.CopyOut.
+func (c *podServiceClient) CopyOut(ctx context.Context, req *v1.CopyOutRequest) (*connect.ServerStreamForClient[v1.CopyOutResponse], error) {
+	return c.copyOut.CallServerStream(ctx, connect.NewRequest(req))
+}
+
+// CopyIn calls balsa.v1.PodService.CopyIn.
+func (c *podServiceClient) CopyIn(ctx context.Context) (*connect.ClientStreamForClientSimple[v1.CopyInRequest, v1.CopyInResponse], error) {
+	return c.copyIn.CallClientStreamSimple(ctx)
+}
+
+// Stats calls balsa.v1.PodService.Stats.
+func (c *podServiceClient) Stats(ctx context.Context, req *v1.StatsRequest) (*v1.StatsResponse, error) {
+	response, err := c.stats.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// Debug calls balsa.v1.PodService.Debug.
+func (c *podServiceClient) Debug(ctx context.Context, req *v1.DebugRequest) (*v1.DebugResponse, error) {
+	response, err := c.debug.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
 // PodServiceHandler is an implementation of the balsa.v1.PodService service.
 type PodServiceHandler interface {
 	// Logs streams what a container printed.
 	Logs(context.Context, *v1.LogsRequest, *connect.ServerStream[v1.LogsResponse]) error
+	// Exec runs a further program in a container. The first message is start; the
+	// last answer is exit.
+	Exec(context.Context, *connect.BidiStream[v1.ExecRequest, v1.ExecResponse]) error
+	// Attach joins the streams of a container's own program. The first message is
+	// start; the last answer is exit, unless the client leaves first.
+	Attach(context.Context, *connect.BidiStream[v1.AttachRequest, v1.AttachResponse]) error
+	// PortForward carries one connection to a port that the pod listens on, also
+	// on its loopback address. The first message is start.
+	PortForward(context.Context, *connect.BidiStream[v1.PortForwardRequest, v1.PortForwardResponse]) error
+	// CopyOut reads a file or folder of a container as a tar stream. The container
+	// needs no program for it.
+	CopyOut(context.Context, *v1.CopyOutRequest, *connect.ServerStream[v1.CopyOutResponse]) error
+	// CopyIn unpacks a tar stream in a folder of a container, all of it or, when
+	// the answer is an error, up to the entry that the error names.
+	CopyIn(context.Context, *connect.ClientStream[v1.CopyInRequest]) (*v1.CopyInResponse, error)
+	// Stats tells what pods and nodes use now, from their cgroups.
+	Stats(context.Context, *v1.StatsRequest) (*v1.StatsResponse, error)
+	// Debug adds an ephemeral container to a running pod.
+	Debug(context.Context, *v1.DebugRequest) (*v1.DebugResponse, error)
 }
 
 // NewPodServiceHandler builds an HTTP handler from the service implementation. It returns the path
@@ -92,10 +237,67 @@ func NewPodServiceHandler(svc PodServiceHandler, opts ...connect.HandlerOption) 
 		connect.WithSchema(podServiceMethods.ByName("Logs")),
 		connect.WithHandlerOptions(opts...),
 	)
+	podServiceExecHandler := connect.NewBidiStreamHandler(
+		PodServiceExecProcedure,
+		svc.Exec,
+		connect.WithSchema(podServiceMethods.ByName("Exec")),
+		connect.WithHandlerOptions(opts...),
+	)
+	podServiceAttachHandler := connect.NewBidiStreamHandler(
+		PodServiceAttachProcedure,
+		svc.Attach,
+		connect.WithSchema(podServiceMethods.ByName("Attach")),
+		connect.WithHandlerOptions(opts...),
+	)
+	podServicePortForwardHandler := connect.NewBidiStreamHandler(
+		PodServicePortForwardProcedure,
+		svc.PortForward,
+		connect.WithSchema(podServiceMethods.ByName("PortForward")),
+		connect.WithHandlerOptions(opts...),
+	)
+	podServiceCopyOutHandler := connect.NewServerStreamHandlerSimple(
+		PodServiceCopyOutProcedure,
+		svc.CopyOut,
+		connect.WithSchema(podServiceMethods.ByName("CopyOut")),
+		connect.WithHandlerOptions(opts...),
+	)
+	podServiceCopyInHandler := connect.NewClientStreamHandlerSimple(
+		PodServiceCopyInProcedure,
+		svc.CopyIn,
+		connect.WithSchema(podServiceMethods.ByName("CopyIn")),
+		connect.WithHandlerOptions(opts...),
+	)
+	podServiceStatsHandler := connect.NewUnaryHandlerSimple(
+		PodServiceStatsProcedure,
+		svc.Stats,
+		connect.WithSchema(podServiceMethods.ByName("Stats")),
+		connect.WithIdempotency(connect.IdempotencyNoSideEffects),
+		connect.WithHandlerOptions(opts...),
+	)
+	podServiceDebugHandler := connect.NewUnaryHandlerSimple(
+		PodServiceDebugProcedure,
+		svc.Debug,
+		connect.WithSchema(podServiceMethods.ByName("Debug")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/balsa.v1.PodService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case PodServiceLogsProcedure:
 			podServiceLogsHandler.ServeHTTP(w, r)
+		case PodServiceExecProcedure:
+			podServiceExecHandler.ServeHTTP(w, r)
+		case PodServiceAttachProcedure:
+			podServiceAttachHandler.ServeHTTP(w, r)
+		case PodServicePortForwardProcedure:
+			podServicePortForwardHandler.ServeHTTP(w, r)
+		case PodServiceCopyOutProcedure:
+			podServiceCopyOutHandler.ServeHTTP(w, r)
+		case PodServiceCopyInProcedure:
+			podServiceCopyInHandler.ServeHTTP(w, r)
+		case PodServiceStatsProcedure:
+			podServiceStatsHandler.ServeHTTP(w, r)
+		case PodServiceDebugProcedure:
+			podServiceDebugHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -107,4 +309,32 @@ type UnimplementedPodServiceHandler struct{}
 
 func (UnimplementedPodServiceHandler) Logs(context.Context, *v1.LogsRequest, *connect.ServerStream[v1.LogsResponse]) error {
 	return connect.NewError(connect.CodeUnimplemented, errors.New("balsa.v1.PodService.Logs is not implemented"))
+}
+
+func (UnimplementedPodServiceHandler) Exec(context.Context, *connect.BidiStream[v1.ExecRequest, v1.ExecResponse]) error {
+	return connect.NewError(connect.CodeUnimplemented, errors.New("balsa.v1.PodService.Exec is not implemented"))
+}
+
+func (UnimplementedPodServiceHandler) Attach(context.Context, *connect.BidiStream[v1.AttachRequest, v1.AttachResponse]) error {
+	return connect.NewError(connect.CodeUnimplemented, errors.New("balsa.v1.PodService.Attach is not implemented"))
+}
+
+func (UnimplementedPodServiceHandler) PortForward(context.Context, *connect.BidiStream[v1.PortForwardRequest, v1.PortForwardResponse]) error {
+	return connect.NewError(connect.CodeUnimplemented, errors.New("balsa.v1.PodService.PortForward is not implemented"))
+}
+
+func (UnimplementedPodServiceHandler) CopyOut(context.Context, *v1.CopyOutRequest, *connect.ServerStream[v1.CopyOutResponse]) error {
+	return connect.NewError(connect.CodeUnimplemented, errors.New("balsa.v1.PodService.CopyOut is not implemented"))
+}
+
+func (UnimplementedPodServiceHandler) CopyIn(context.Context, *connect.ClientStream[v1.CopyInRequest]) (*v1.CopyInResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("balsa.v1.PodService.CopyIn is not implemented"))
+}
+
+func (UnimplementedPodServiceHandler) Stats(context.Context, *v1.StatsRequest) (*v1.StatsResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("balsa.v1.PodService.Stats is not implemented"))
+}
+
+func (UnimplementedPodServiceHandler) Debug(context.Context, *v1.DebugRequest) (*v1.DebugResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("balsa.v1.PodService.Debug is not implemented"))
 }

@@ -23,6 +23,8 @@ const _ = connect.IsAtLeastVersion1_13_0
 const (
 	// AgentServiceName is the fully-qualified name of the AgentService service.
 	AgentServiceName = "balsa.internal.v1.AgentService"
+	// BlobServiceName is the fully-qualified name of the BlobService service.
+	BlobServiceName = "balsa.internal.v1.BlobService"
 )
 
 // These constants are the fully-qualified names of the RPCs defined in this package. They're
@@ -35,12 +37,40 @@ const (
 const (
 	// AgentServiceLogsProcedure is the fully-qualified name of the AgentService's Logs RPC.
 	AgentServiceLogsProcedure = "/balsa.internal.v1.AgentService/Logs"
+	// AgentServiceExecProcedure is the fully-qualified name of the AgentService's Exec RPC.
+	AgentServiceExecProcedure = "/balsa.internal.v1.AgentService/Exec"
+	// AgentServiceAttachProcedure is the fully-qualified name of the AgentService's Attach RPC.
+	AgentServiceAttachProcedure = "/balsa.internal.v1.AgentService/Attach"
+	// AgentServicePortForwardProcedure is the fully-qualified name of the AgentService's PortForward
+	// RPC.
+	AgentServicePortForwardProcedure = "/balsa.internal.v1.AgentService/PortForward"
+	// AgentServiceCopyOutProcedure is the fully-qualified name of the AgentService's CopyOut RPC.
+	AgentServiceCopyOutProcedure = "/balsa.internal.v1.AgentService/CopyOut"
+	// AgentServiceCopyInProcedure is the fully-qualified name of the AgentService's CopyIn RPC.
+	AgentServiceCopyInProcedure = "/balsa.internal.v1.AgentService/CopyIn"
+	// AgentServiceStatsProcedure is the fully-qualified name of the AgentService's Stats RPC.
+	AgentServiceStatsProcedure = "/balsa.internal.v1.AgentService/Stats"
+	// AgentServicePruneImagesProcedure is the fully-qualified name of the AgentService's PruneImages
+	// RPC.
+	AgentServicePruneImagesProcedure = "/balsa.internal.v1.AgentService/PruneImages"
+	// BlobServiceFetchBlobProcedure is the fully-qualified name of the BlobService's FetchBlob RPC.
+	BlobServiceFetchBlobProcedure = "/balsa.internal.v1.BlobService/FetchBlob"
 )
 
 // AgentServiceClient is a client for the balsa.internal.v1.AgentService service.
 type AgentServiceClient interface {
 	// Logs streams what a container printed.
 	Logs(context.Context, *v1.LogsRequest) (*connect.ServerStreamForClient[v1.LogsResponse], error)
+	// Exec, Attach, PortForward, CopyOut, CopyIn and Stats are what PodService
+	// offers, by the pod's uid.
+	Exec(context.Context) (*connect.BidiStreamForClientSimple[v1.ExecRequest, v1.ExecResponse], error)
+	Attach(context.Context) (*connect.BidiStreamForClientSimple[v1.AttachRequest, v1.AttachResponse], error)
+	PortForward(context.Context) (*connect.BidiStreamForClientSimple[v1.PortForwardRequest, v1.PortForwardResponse], error)
+	CopyOut(context.Context, *v1.CopyOutRequest) (*connect.ServerStreamForClient[v1.CopyOutResponse], error)
+	CopyIn(context.Context) (*connect.ClientStreamForClientSimple[v1.CopyInRequest, v1.CopyInResponse], error)
+	Stats(context.Context, *v1.StatsRequest) (*v1.StatsResponse, error)
+	// PruneImages removes images that no pod of the node uses.
+	PruneImages(context.Context, *v1.PruneImagesRequest) (*v1.PruneImagesResponse, error)
 }
 
 // NewAgentServiceClient constructs a client for the balsa.internal.v1.AgentService service. By
@@ -60,12 +90,61 @@ func NewAgentServiceClient(httpClient connect.HTTPClient, baseURL string, opts .
 			connect.WithSchema(agentServiceMethods.ByName("Logs")),
 			connect.WithClientOptions(opts...),
 		),
+		exec: connect.NewClient[v1.ExecRequest, v1.ExecResponse](
+			httpClient,
+			baseURL+AgentServiceExecProcedure,
+			connect.WithSchema(agentServiceMethods.ByName("Exec")),
+			connect.WithClientOptions(opts...),
+		),
+		attach: connect.NewClient[v1.AttachRequest, v1.AttachResponse](
+			httpClient,
+			baseURL+AgentServiceAttachProcedure,
+			connect.WithSchema(agentServiceMethods.ByName("Attach")),
+			connect.WithClientOptions(opts...),
+		),
+		portForward: connect.NewClient[v1.PortForwardRequest, v1.PortForwardResponse](
+			httpClient,
+			baseURL+AgentServicePortForwardProcedure,
+			connect.WithSchema(agentServiceMethods.ByName("PortForward")),
+			connect.WithClientOptions(opts...),
+		),
+		copyOut: connect.NewClient[v1.CopyOutRequest, v1.CopyOutResponse](
+			httpClient,
+			baseURL+AgentServiceCopyOutProcedure,
+			connect.WithSchema(agentServiceMethods.ByName("CopyOut")),
+			connect.WithClientOptions(opts...),
+		),
+		copyIn: connect.NewClient[v1.CopyInRequest, v1.CopyInResponse](
+			httpClient,
+			baseURL+AgentServiceCopyInProcedure,
+			connect.WithSchema(agentServiceMethods.ByName("CopyIn")),
+			connect.WithClientOptions(opts...),
+		),
+		stats: connect.NewClient[v1.StatsRequest, v1.StatsResponse](
+			httpClient,
+			baseURL+AgentServiceStatsProcedure,
+			connect.WithSchema(agentServiceMethods.ByName("Stats")),
+			connect.WithClientOptions(opts...),
+		),
+		pruneImages: connect.NewClient[v1.PruneImagesRequest, v1.PruneImagesResponse](
+			httpClient,
+			baseURL+AgentServicePruneImagesProcedure,
+			connect.WithSchema(agentServiceMethods.ByName("PruneImages")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
 // agentServiceClient implements AgentServiceClient.
 type agentServiceClient struct {
-	logs *connect.Client[v1.LogsRequest, v1.LogsResponse]
+	logs        *connect.Client[v1.LogsRequest, v1.LogsResponse]
+	exec        *connect.Client[v1.ExecRequest, v1.ExecResponse]
+	attach      *connect.Client[v1.AttachRequest, v1.AttachResponse]
+	portForward *connect.Client[v1.PortForwardRequest, v1.PortForwardResponse]
+	copyOut     *connect.Client[v1.CopyOutRequest, v1.CopyOutResponse]
+	copyIn      *connect.Client[v1.CopyInRequest, v1.CopyInResponse]
+	stats       *connect.Client[v1.StatsRequest, v1.StatsResponse]
+	pruneImages *connect.Client[v1.PruneImagesRequest, v1.PruneImagesResponse]
 }
 
 // Logs calls balsa.internal.v1.AgentService.Logs.
@@ -73,10 +152,63 @@ func (c *agentServiceClient) Logs(ctx context.Context, req *v1.LogsRequest) (*co
 	return c.logs.CallServerStream(ctx, connect.NewRequest(req))
 }
 
+// Exec calls balsa.internal.v1.AgentService.Exec.
+func (c *agentServiceClient) Exec(ctx context.Context) (*connect.BidiStreamForClientSimple[v1.ExecRequest, v1.ExecResponse], error) {
+	return c.exec.CallBidiStreamSimple(ctx)
+}
+
+// Attach calls balsa.internal.v1.AgentService.Attach.
+func (c *agentServiceClient) Attach(ctx context.Context) (*connect.BidiStreamForClientSimple[v1.AttachRequest, v1.AttachResponse], error) {
+	return c.attach.CallBidiStreamSimple(ctx)
+}
+
+// PortForward calls balsa.internal.v1.AgentService.PortForward.
+func (c *agentServiceClient) PortForward(ctx context.Context) (*connect.BidiStreamForClientSimple[v1.PortForwardRequest, v1.PortForwardResponse], error) {
+	return c.portForward.CallBidiStreamSimple(ctx)
+}
+
+// CopyOut calls balsa.internal.v1.AgentService.CopyOut.
+func (c *agentServiceClient) CopyOut(ctx context.Context, req *v1.CopyOutRequest) (*connect.ServerStreamForClient[v1.CopyOutResponse], error) {
+	return c.copyOut.CallServerStream(ctx, connect.NewRequest(req))
+}
+
+// CopyIn calls balsa.internal.v1.AgentService.CopyIn.
+func (c *agentServiceClient) CopyIn(ctx context.Context) (*connect.ClientStreamForClientSimple[v1.CopyInRequest, v1.CopyInResponse], error) {
+	return c.copyIn.CallClientStreamSimple(ctx)
+}
+
+// Stats calls balsa.internal.v1.AgentService.Stats.
+func (c *agentServiceClient) Stats(ctx context.Context, req *v1.StatsRequest) (*v1.StatsResponse, error) {
+	response, err := c.stats.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// PruneImages calls balsa.internal.v1.AgentService.PruneImages.
+func (c *agentServiceClient) PruneImages(ctx context.Context, req *v1.PruneImagesRequest) (*v1.PruneImagesResponse, error) {
+	response, err := c.pruneImages.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
 // AgentServiceHandler is an implementation of the balsa.internal.v1.AgentService service.
 type AgentServiceHandler interface {
 	// Logs streams what a container printed.
 	Logs(context.Context, *v1.LogsRequest, *connect.ServerStream[v1.LogsResponse]) error
+	// Exec, Attach, PortForward, CopyOut, CopyIn and Stats are what PodService
+	// offers, by the pod's uid.
+	Exec(context.Context, *connect.BidiStream[v1.ExecRequest, v1.ExecResponse]) error
+	Attach(context.Context, *connect.BidiStream[v1.AttachRequest, v1.AttachResponse]) error
+	PortForward(context.Context, *connect.BidiStream[v1.PortForwardRequest, v1.PortForwardResponse]) error
+	CopyOut(context.Context, *v1.CopyOutRequest, *connect.ServerStream[v1.CopyOutResponse]) error
+	CopyIn(context.Context, *connect.ClientStream[v1.CopyInRequest]) (*v1.CopyInResponse, error)
+	Stats(context.Context, *v1.StatsRequest) (*v1.StatsResponse, error)
+	// PruneImages removes images that no pod of the node uses.
+	PruneImages(context.Context, *v1.PruneImagesRequest) (*v1.PruneImagesResponse, error)
 }
 
 // NewAgentServiceHandler builds an HTTP handler from the service implementation. It returns the
@@ -92,10 +224,66 @@ func NewAgentServiceHandler(svc AgentServiceHandler, opts ...connect.HandlerOpti
 		connect.WithSchema(agentServiceMethods.ByName("Logs")),
 		connect.WithHandlerOptions(opts...),
 	)
+	agentServiceExecHandler := connect.NewBidiStreamHandler(
+		AgentServiceExecProcedure,
+		svc.Exec,
+		connect.WithSchema(agentServiceMethods.ByName("Exec")),
+		connect.WithHandlerOptions(opts...),
+	)
+	agentServiceAttachHandler := connect.NewBidiStreamHandler(
+		AgentServiceAttachProcedure,
+		svc.Attach,
+		connect.WithSchema(agentServiceMethods.ByName("Attach")),
+		connect.WithHandlerOptions(opts...),
+	)
+	agentServicePortForwardHandler := connect.NewBidiStreamHandler(
+		AgentServicePortForwardProcedure,
+		svc.PortForward,
+		connect.WithSchema(agentServiceMethods.ByName("PortForward")),
+		connect.WithHandlerOptions(opts...),
+	)
+	agentServiceCopyOutHandler := connect.NewServerStreamHandlerSimple(
+		AgentServiceCopyOutProcedure,
+		svc.CopyOut,
+		connect.WithSchema(agentServiceMethods.ByName("CopyOut")),
+		connect.WithHandlerOptions(opts...),
+	)
+	agentServiceCopyInHandler := connect.NewClientStreamHandlerSimple(
+		AgentServiceCopyInProcedure,
+		svc.CopyIn,
+		connect.WithSchema(agentServiceMethods.ByName("CopyIn")),
+		connect.WithHandlerOptions(opts...),
+	)
+	agentServiceStatsHandler := connect.NewUnaryHandlerSimple(
+		AgentServiceStatsProcedure,
+		svc.Stats,
+		connect.WithSchema(agentServiceMethods.ByName("Stats")),
+		connect.WithHandlerOptions(opts...),
+	)
+	agentServicePruneImagesHandler := connect.NewUnaryHandlerSimple(
+		AgentServicePruneImagesProcedure,
+		svc.PruneImages,
+		connect.WithSchema(agentServiceMethods.ByName("PruneImages")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/balsa.internal.v1.AgentService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case AgentServiceLogsProcedure:
 			agentServiceLogsHandler.ServeHTTP(w, r)
+		case AgentServiceExecProcedure:
+			agentServiceExecHandler.ServeHTTP(w, r)
+		case AgentServiceAttachProcedure:
+			agentServiceAttachHandler.ServeHTTP(w, r)
+		case AgentServicePortForwardProcedure:
+			agentServicePortForwardHandler.ServeHTTP(w, r)
+		case AgentServiceCopyOutProcedure:
+			agentServiceCopyOutHandler.ServeHTTP(w, r)
+		case AgentServiceCopyInProcedure:
+			agentServiceCopyInHandler.ServeHTTP(w, r)
+		case AgentServiceStatsProcedure:
+			agentServiceStatsHandler.ServeHTTP(w, r)
+		case AgentServicePruneImagesProcedure:
+			agentServicePruneImagesHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -107,4 +295,104 @@ type UnimplementedAgentServiceHandler struct{}
 
 func (UnimplementedAgentServiceHandler) Logs(context.Context, *v1.LogsRequest, *connect.ServerStream[v1.LogsResponse]) error {
 	return connect.NewError(connect.CodeUnimplemented, errors.New("balsa.internal.v1.AgentService.Logs is not implemented"))
+}
+
+func (UnimplementedAgentServiceHandler) Exec(context.Context, *connect.BidiStream[v1.ExecRequest, v1.ExecResponse]) error {
+	return connect.NewError(connect.CodeUnimplemented, errors.New("balsa.internal.v1.AgentService.Exec is not implemented"))
+}
+
+func (UnimplementedAgentServiceHandler) Attach(context.Context, *connect.BidiStream[v1.AttachRequest, v1.AttachResponse]) error {
+	return connect.NewError(connect.CodeUnimplemented, errors.New("balsa.internal.v1.AgentService.Attach is not implemented"))
+}
+
+func (UnimplementedAgentServiceHandler) PortForward(context.Context, *connect.BidiStream[v1.PortForwardRequest, v1.PortForwardResponse]) error {
+	return connect.NewError(connect.CodeUnimplemented, errors.New("balsa.internal.v1.AgentService.PortForward is not implemented"))
+}
+
+func (UnimplementedAgentServiceHandler) CopyOut(context.Context, *v1.CopyOutRequest, *connect.ServerStream[v1.CopyOutResponse]) error {
+	return connect.NewError(connect.CodeUnimplemented, errors.New("balsa.internal.v1.AgentService.CopyOut is not implemented"))
+}
+
+func (UnimplementedAgentServiceHandler) CopyIn(context.Context, *connect.ClientStream[v1.CopyInRequest]) (*v1.CopyInResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("balsa.internal.v1.AgentService.CopyIn is not implemented"))
+}
+
+func (UnimplementedAgentServiceHandler) Stats(context.Context, *v1.StatsRequest) (*v1.StatsResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("balsa.internal.v1.AgentService.Stats is not implemented"))
+}
+
+func (UnimplementedAgentServiceHandler) PruneImages(context.Context, *v1.PruneImagesRequest) (*v1.PruneImagesResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("balsa.internal.v1.AgentService.PruneImages is not implemented"))
+}
+
+// BlobServiceClient is a client for the balsa.internal.v1.BlobService service.
+type BlobServiceClient interface {
+	// FetchBlob reads a blob whose digest the caller knows.
+	FetchBlob(context.Context, *v1.FetchBlobRequest) (*connect.ServerStreamForClient[v1.FetchBlobResponse], error)
+}
+
+// NewBlobServiceClient constructs a client for the balsa.internal.v1.BlobService service. By
+// default, it uses the Connect protocol with the binary Protobuf Codec, asks for gzipped responses,
+// and sends uncompressed requests. To use the gRPC or gRPC-Web protocols, supply the
+// connect.WithGRPC() or connect.WithGRPCWeb() options.
+//
+// The URL supplied here should be the base URL for the Connect or gRPC server (for example,
+// http://api.acme.com or https://acme.com/grpc).
+func NewBlobServiceClient(httpClient connect.HTTPClient, baseURL string, opts ...connect.ClientOption) BlobServiceClient {
+	baseURL = strings.TrimRight(baseURL, "/")
+	blobServiceMethods := v1.File_balsa_internal_v1_agent_proto.Services().ByName("BlobService").Methods()
+	return &blobServiceClient{
+		fetchBlob: connect.NewClient[v1.FetchBlobRequest, v1.FetchBlobResponse](
+			httpClient,
+			baseURL+BlobServiceFetchBlobProcedure,
+			connect.WithSchema(blobServiceMethods.ByName("FetchBlob")),
+			connect.WithClientOptions(opts...),
+		),
+	}
+}
+
+// blobServiceClient implements BlobServiceClient.
+type blobServiceClient struct {
+	fetchBlob *connect.Client[v1.FetchBlobRequest, v1.FetchBlobResponse]
+}
+
+// FetchBlob calls balsa.internal.v1.BlobService.FetchBlob.
+func (c *blobServiceClient) FetchBlob(ctx context.Context, req *v1.FetchBlobRequest) (*connect.ServerStreamForClient[v1.FetchBlobResponse], error) {
+	return c.fetchBlob.CallServerStream(ctx, connect.NewRequest(req))
+}
+
+// BlobServiceHandler is an implementation of the balsa.internal.v1.BlobService service.
+type BlobServiceHandler interface {
+	// FetchBlob reads a blob whose digest the caller knows.
+	FetchBlob(context.Context, *v1.FetchBlobRequest, *connect.ServerStream[v1.FetchBlobResponse]) error
+}
+
+// NewBlobServiceHandler builds an HTTP handler from the service implementation. It returns the path
+// on which to mount the handler and the handler itself.
+//
+// By default, handlers support the Connect, gRPC, and gRPC-Web protocols with the binary Protobuf
+// and JSON codecs. They also support gzip compression.
+func NewBlobServiceHandler(svc BlobServiceHandler, opts ...connect.HandlerOption) (string, http.Handler) {
+	blobServiceMethods := v1.File_balsa_internal_v1_agent_proto.Services().ByName("BlobService").Methods()
+	blobServiceFetchBlobHandler := connect.NewServerStreamHandlerSimple(
+		BlobServiceFetchBlobProcedure,
+		svc.FetchBlob,
+		connect.WithSchema(blobServiceMethods.ByName("FetchBlob")),
+		connect.WithHandlerOptions(opts...),
+	)
+	return "/balsa.internal.v1.BlobService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch r.URL.Path {
+		case BlobServiceFetchBlobProcedure:
+			blobServiceFetchBlobHandler.ServeHTTP(w, r)
+		default:
+			http.NotFound(w, r)
+		}
+	})
+}
+
+// UnimplementedBlobServiceHandler returns CodeUnimplemented from all methods.
+type UnimplementedBlobServiceHandler struct{}
+
+func (UnimplementedBlobServiceHandler) FetchBlob(context.Context, *v1.FetchBlobRequest, *connect.ServerStream[v1.FetchBlobResponse]) error {
+	return connect.NewError(connect.CodeUnimplemented, errors.New("balsa.internal.v1.BlobService.FetchBlob is not implemented"))
 }

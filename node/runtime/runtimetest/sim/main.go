@@ -3,8 +3,10 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"os"
+	"os/exec"
 	"os/signal"
 	"sync/atomic"
 	"syscall"
@@ -61,6 +63,13 @@ func do(s simprog.Step, term *atomic.Int64) {
 		os.Exit(s.Number)
 	case simprog.OOM:
 		takeMemory()
+	case simprog.OOMChild:
+		_ = exec.CommandContext(context.Background(), "/proc/self/exe", string(simprog.OOM)).Run()
+	case simprog.Echo, simprog.WinSize, simprog.Listen, simprog.Cat:
+		if err := stream(s); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(2)
+		}
 	default:
 		readiness(s.Kind)
 	}

@@ -1,0 +1,140 @@
+package image
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+
+	"github.com/balsa-run/balsa/internal/ociarchive"
+	"github.com/balsa-run/balsa/node/image/registry"
+)
+
+// Cluster is what the servers know of images.
+type Cluster interface {
+	// Lookup tells what the servers keep under exactly this name. ErrNotFound:
+	// nothing. Any other error: they could not be asked.
+	Lookup(ctx context.Context, name string) (Kept, error)
+}
+
+// Kept is an image that the servers keep.
+type Kept struct {
+	Digest string
+	// Sources that have it, the best first.
+	Sources []Source
+}
+
+// Puller decides where an image comes from. Images that the cluster keeps under
+// the exact name come first; then registries. While the cluster cannot be asked,
+// no registry is either: it could give out another image under the same name.
+type Puller struct {
+	Store      *Store
+	Cluster    Cluster
+	Registries *registry.Client
+	Log        *slog.Logger
+}
+
+// Request is an image that a pod wants.
+type Request struct {
+	// Name is as the pod's spec has it.
+	Name string
+	// Always asks the registry what the name means now; otherwise an image that
+	// the node has will do. The cluster is asked each time: that is cheap, and an
+	// image that was imported again is used from then on.
+	Always bool
+	// Credentials are .dockerconfigjson values.
+	Credentials [][]byte
+}
+
+// Pull has an image ready to run. Errors: ErrName, ErrNotFound when all who may
+// have it were asked and have not, ErrUnreachable when nobody could be asked.
+func (p *Puller) Pull(ctx context.Context, want Request, progress func(Progress)) (Pulled, error) {
+	name, err := ociarchive.NormalizeName(want.Name)
+	if err != nil {
+		return Pulled{}, fmt.Errorf("%w: %w", ErrName, err)
+	}
+	kept, err := p.Cluster.Lookup(ctx, name)
+	switch {
+	case err == nil:
+		return p.ofCluster(ctx, name, kept, progress)
+	case errors.Is(err, ErrNotFound):
+		return p.ofRegistry(ctx, name, want, progress)
+	case ctx.Err() != nil:
+		return Pulled{}, context.Cause(ctx)
+	case !want.Always || isDigestName(name):
+		if have, localErr := p.local(name); localErr == nil {
+			p.Log.Warn("using the image that the node knows by this name", "image", name, "digest", have.Image.Digest, "error", err)
+			return have, nil
+		}
+	}
+	return Pulled{}, fmt.Errorf("image %s: %w: the servers: %w", name, ErrUnreachable, err)
+}
+
+func (p *Puller) ofCluster(ctx context.Context, name string, kept Kept, progress func(Progress)) (Pulled, error) {
+	if have, err := p.local(name); err == nil && have.Image.Digest == kept.Digest {
+		return have, nil
+	}
+	pulled, err := p.Store.Transfer(ctx, Transfer{Name: name, Digest: kept.Digest, Sources: kept.Sources, Progress: progress})
+	if errors.Is(err, ErrNotFound) {
+		// The name is known; that a part of it is missing is another matter.
+		err = fmt.Errorf("parts of it are missing, import or push it again: %v", err)
+	}
+	return pulled, err
+}
+
+func (p *Puller) ofRegistry(ctx context.Context, name string, want Request, progress func(Progress)) (Pulled, error) {
+	have, localErr := p.local(name)
+	if localErr == nil && (!want.Always || isDigestName(name)) {
+		return have, nil
+	}
+	credentials, secretErr := registry.ParseCredentials(want.Credentials)
+	session, err := p.Registries.Open(name, credentials)
+	if err != nil {
+		return Pulled{}, err
+	}
+	defer func() { _ = session.Close() }()
+	digest, err := session.Resolve(ctx)
+	if err != nil {
+		return Pulled{}, errors.Join(resolveError(err), secretErr)
+	}
+	if localErr == nil && p.Store.targetOfName(name) == digest {
+		return have, nil
+	}
+	return p.Store.Transfer(ctx, Transfer{Name: name, Digest: digest, Sources: []Source{registrySource{session}}, Progress: progress})
+}
+
+func (p *Puller) local(name string) (Pulled, error) {
+	digest, err := p.Store.digestOfName(name)
+	if err != nil {
+		return Pulled{}, err
+	}
+	image, r, err := p.Store.local(digest)
+	if err != nil {
+		return Pulled{}, err
+	}
+	return Pulled{Image: image, SizeBytes: p.Store.sizeOf(r)}, nil
+}
+
+func resolveError(err error) error {
+	switch {
+	case errors.Is(err, registry.ErrNotFound), errors.Is(err, registry.ErrBlocked):
+		return fmt.Errorf("%w: the cluster does not keep it, and: %w", ErrNotFound, err)
+	case errors.Is(err, registry.ErrUnauthorized), errors.Is(err, registry.ErrRefused):
+		return err
+	}
+	return fmt.Errorf("%w: %w", ErrUnreachable, err)
+}
+
+// registrySource is a session as a Source.
+type registrySource struct{ session *registry.Session }
+
+func (r registrySource) String() string { return "the registry" }
+
+func (r registrySource) Manifest(ctx context.Context, digest string) ([]byte, error) {
+	return r.session.Manifest(ctx, digest)
+}
+
+func (r registrySource) Blob(ctx context.Context, digest string, offset int64) (io.ReadCloser, error) {
+	return r.session.Blob(ctx, digest, offset)
+}

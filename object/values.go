@@ -1,0 +1,106 @@
+package object
+
+// Values of enumerated strings.
+const (
+	RestartAlways    = "Always"
+	RestartOnFailure = "OnFailure"
+	RestartNever     = "Never"
+
+	PullAlways       = "Always"
+	PullIfNotPresent = "IfNotPresent"
+	PullNever        = "Never"
+
+	ProtocolTCP = "TCP"
+	ProtocolUDP = "UDP"
+
+	SchemeHTTP  = "HTTP"
+	SchemeHTTPS = "HTTPS"
+
+	MessageFile                  = "File"
+	MessageFallbackToLogsOnError = "FallbackToLogsOnError"
+
+	DNSClusterFirst            = "ClusterFirst"
+	DNSClusterFirstWithHostNet = "ClusterFirstWithHostNet"
+	DNSDefault                 = "Default"
+	DNSNone                    = "None"
+
+	GroupsMerge  = "Merge"
+	GroupsStrict = "Strict"
+
+	FSGroupAlways         = "Always"
+	FSGroupOnRootMismatch = "OnRootMismatch"
+
+	SeccompRuntimeDefault = "RuntimeDefault"
+	SeccompUnconfined     = "Unconfined"
+	SeccompLocalhost      = "Localhost"
+
+	ProcMountDefault  = "Default"
+	ProcMountUnmasked = "Unmasked"
+
+	MediumMemory = "Memory"
+
+	HostPathDirectoryOrCreate = "DirectoryOrCreate"
+	HostPathDirectory         = "Directory"
+	HostPathFileOrCreate      = "FileOrCreate"
+	HostPathFile              = "File"
+	HostPathSocket            = "Socket"
+	HostPathCharDevice        = "CharDevice"
+	HostPathBlockDevice       = "BlockDevice"
+
+	PropagationNone            = "None"
+	PropagationHostToContainer = "HostToContainer"
+	PropagationBidirectional   = "Bidirectional"
+
+	TaintNoSchedule       = "NoSchedule"
+	TaintPreferNoSchedule = "PreferNoSchedule"
+	TaintNoExecute        = "NoExecute"
+
+	TolerateEqual  = "Equal"
+	TolerateExists = "Exists"
+
+	QOSGuaranteed = "Guaranteed"
+	QOSBurstable  = "Burstable"
+	QOSBestEffort = "BestEffort"
+
+	ServiceClusterIP = "ClusterIP"
+	// ClusterIPNone is the clusterIP of a headless Service.
+	ClusterIPNone = "None"
+
+	StrategyRollingUpdate = "RollingUpdate"
+	StrategyRecreate      = "Recreate"
+
+	DoNotSchedule  = "DoNotSchedule"
+	ScheduleAnyway = "ScheduleAnyway"
+
+	SecretOpaque = "Opaque"
+	// SecretDockerConfigJSON is the type of Secrets that imagePullSecrets name.
+	SecretDockerConfigJSON = "kubernetes.io/dockerconfigjson"
+	// DockerConfigJSONKey is the key of such a Secret.
+	DockerConfigJSONKey = ".dockerconfigjson"
+
+	AccessReadWriteOnce    = "ReadWriteOnce"
+	AccessReadWriteOncePod = "ReadWriteOncePod"
+
+	VolumeFilesystem = "Filesystem"
+
+	ReclaimDelete = "Delete"
+	ReclaimRetain = "Retain"
+
+	BindWaitForFirstConsumer = "WaitForFirstConsumer"
+
+	// ProvisionerLocal makes volumes on the nodes' disks.
+	ProvisionerLocal = "balsa.run/local"
+	// ParameterType is its parameter for the kind of volume.
+	ParameterType = "type"
+	FSTypeExt4    = "ext4"
+	// TypeDirectory makes folders, whose size is not limited.
+	TypeDirectory = "directory"
+	// AnnotationDefaultClass marks, with "true", the class of claims that name
+	// none.
+	AnnotationDefaultClass = "storageclass.kubernetes.io/is-default-class"
+
+	EventNormal  = "Normal"
+	EventWarning = "Warning"
+
+	AddressIPv4 = "IPv4"
+)
