@@ -89,7 +89,7 @@ func (n nodeService) planRegister(view store.View, said *balsav1.Node, now time.
 	if err != nil {
 		return nil, err
 	}
-	return n.knownNode(c, view, record, m.(*balsav1.Node), said)
+	return n.knownNode(c, view, record, m.(*balsav1.Node), said, now)
 }
 
 // apart refuses a node whose own address the cluster gives to others: what is
@@ -117,10 +117,17 @@ func (n nodeService) newNode(c *change, view store.View, record *internalv1.Clus
 	if err != nil {
 		return nil, err
 	}
+	taints, err := firstTaints(said.GetSpec().GetTaints())
+	if err != nil {
+		return nil, err
+	}
 	node := &balsav1.Node{
 		Metadata: &balsav1.ObjectMeta{Name: said.GetMetadata().GetName(), Labels: maps.Clone(said.GetMetadata().GetLabels())},
-		Spec:     &balsav1.NodeSpec{},
+		Spec:     &balsav1.NodeSpec{Taints: taints},
 		Status:   object.Clone(said).GetStatus(),
+	}
+	if node.Status != nil {
+		node.Status.Conditions = mergeConditions(nil, node.Status.GetConditions(), now)
 	}
 	if node.Spec.PodCidr, err = claimPodCIDR(c, view, record, node.Metadata.Name); err != nil {
 		return nil, err
@@ -135,8 +142,8 @@ func (n nodeService) newNode(c *change, view store.View, record *internalv1.Clus
 }
 
 // knownNode takes what the agent says over: its labels beside those that users
-// gave, and its status but for the conditions, which the servers write.
-func (n nodeService) knownNode(c *change, view store.View, record *internalv1.ClusterRecord, live, said *balsav1.Node) (*change, error) {
+// gave, and its status but for the conditions that servers write.
+func (n nodeService) knownNode(c *change, view store.View, record *internalv1.ClusterRecord, live, said *balsav1.Node, now time.Time) (*change, error) {
 	next := object.Clone(live)
 	meta := object.EnsureMetadata(next)
 	if meta.Labels == nil && len(said.GetMetadata().GetLabels()) > 0 {
@@ -144,7 +151,7 @@ func (n nodeService) knownNode(c *change, view store.View, record *internalv1.Cl
 	}
 	maps.Copy(meta.Labels, said.GetMetadata().GetLabels())
 	next.Status = object.Clone(said).GetStatus()
-	if conditions := live.GetStatus().GetConditions(); len(conditions) > 0 {
+	if conditions := mergeConditions(live.GetStatus().GetConditions(), said.GetStatus().GetConditions(), now); len(conditions) > 0 {
 		if next.Status == nil {
 			next.Status = &balsav1.NodeStatus{}
 		}

@@ -24,12 +24,14 @@ import (
 	"github.com/balsa-run/balsa/dns"
 	"github.com/balsa-run/balsa/internal/clock"
 	"github.com/balsa-run/balsa/internal/helpers"
+	"github.com/balsa-run/balsa/internal/hostmount"
 	"github.com/balsa-run/balsa/internal/version"
 	"github.com/balsa-run/balsa/netproxy/apply"
 	"github.com/balsa-run/balsa/node"
 	"github.com/balsa-run/balsa/node/image"
 	"github.com/balsa-run/balsa/node/podnet"
 	"github.com/balsa-run/balsa/node/runtime/runc"
+	"github.com/balsa-run/balsa/node/volume"
 	"github.com/balsa-run/balsa/pki"
 )
 
@@ -198,18 +200,42 @@ func (a *agent) makeNode(ctx context.Context) (*node.Agent, error) {
 	if err != nil {
 		return nil, err
 	}
+	volumes, err := a.openVolumes()
+	if err != nil {
+		return nil, err
+	}
 	port, err := strconv.Atoi(a.Port)
 	if err != nil {
 		return nil, fmt.Errorf("--port %q is no port: %w", a.Port, err)
 	}
 	return node.New(node.Config{
 		Name: a.Name, NodeIP: a.ip, AgentPort: port, Labels: a.Labels, Version: version.Version(),
-		Disk: node.Dir(filepath.Join(a.dir, "state")), RunDisk: node.Dir(filepath.Join(a.RunDir, "state")),
+		Disk: node.Dir(filepath.Join(a.dir, "state")), RunDisk: node.Dir(a.memory("state")), Volumes: volumes,
 		Clock: clock.Real{}, Rand: mathrand.New(mathrand.NewPCG(mathrand.Uint64(), mathrand.Uint64())), Logger: a.Logger,
 		Metrics: prometheus.NewRegistry(),
 		API:     node.FromClient(a.client.Nodes), Machine: meteredMachine{dir: a.dir}, Runtime: a.runtime,
 		Images: &images{store: store, api: a.client.Nodes}, Open: a.openPlant, OnServers: a.onServers,
 	})
+}
+
+// memory is a path below RunDir that lies on a tmpfs.
+func (a *agent) memory(name string) string { return filepath.Join(a.RunDir, "memory", name) }
+
+// openVolumes makes the folder that holds opened Secrets, and never reaches a
+// disk, before anything writes there.
+func (a *agent) openVolumes() (*volume.Store, error) {
+	const private = 0o700
+	if err := os.MkdirAll(a.memory(""), private); err != nil {
+		return nil, err
+	}
+	if err := hostmount.InMemory(a.memory("")); err != nil {
+		return nil, err
+	}
+	// Version 0.1 kept them beside it, on whatever RunDir is.
+	if err := os.Remove(filepath.Join(a.RunDir, "state", "secrets.pb")); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, err
+	}
+	return volume.Open(volume.Options{Dir: filepath.Join(a.dir, "volumes"), RunDir: a.memory("volumes"), Log: a.Logger})
 }
 
 // openPlant makes network, proxy and resolver.

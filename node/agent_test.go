@@ -150,9 +150,14 @@ type readyProber struct {
 	m *fake.Machine
 	// failures are to come, whatever the program says.
 	failures atomic.Int32
+	// slow, unless nil, is called while a question is asked.
+	slow func()
 }
 
 func (p *readyProber) Probe(_ context.Context, probe pod.Probe) error {
+	if p.slow != nil {
+		p.slow()
+	}
 	if p.failures.Add(-1) >= 0 || !p.m.Ready(runtime.PodUID(probe.UID), probe.Container) {
 		return errors.New("HTTP status 503")
 	}
@@ -255,18 +260,6 @@ func onNode(t *testing.T, test func(l *lab)) {
 		l.start()
 		defer l.end()
 		test(l)
-	})
-}
-
-// onRegistry is onNode with images that come from a registry.
-func onRegistry(t *testing.T, test func(l *lab, r *registry)) {
-	synctest.Test(t, func(t *testing.T) {
-		l := newLab(t)
-		r := &registry{imageStore: l.images}
-		l.store = r
-		l.start()
-		defer l.end()
-		test(l, r)
 	})
 }
 

@@ -208,14 +208,21 @@ func (l *lab) until(d time.Duration, what string, condition func() bool) {
 	})
 }
 
-// story is a whole life of fullPod. It returns the end states of its two halves.
-func (l *lab) story() (running, gone string) {
+// crashLife is a life that is led many times.
+type crashLife struct {
+	pod func() *balsav1.Pod
+	// settled: the first half is over.
+	settled func(l *lab) bool
+}
+
+// lead leads a whole life. It returns the end states of its two halves.
+func (c crashLife) lead(l *lab) (settled, gone string) {
 	l.Helper()
 	l.server.put(&balsav1.ConfigMap{Metadata: &balsav1.ObjectMeta{Name: "cfg", Namespace: "default"}, Data: map[string]string{"k": "v"}})
-	l.server.put(fullPod())
-	l.until(time.Minute, "the pod is ready", func() bool { return !l.ended() && l.ready("a")() })
+	l.server.put(c.pod())
+	l.until(time.Minute, "the first half is over", func() bool { return !l.ended() && c.settled(l) })
 	l.until(3*time.Second, "reports are out", func() bool { return !l.ended() && l.agent.Status().PendingReports == 0 })
-	running = l.dump()
+	settled = l.dump()
 	for name, n := range l.machine.Processes() {
 		if n > 1 {
 			l.Errorf("%s runs %d times", name, n)
@@ -228,7 +235,7 @@ func (l *lab) story() (running, gone string) {
 		return fmt.Sprint(l.network.Pods(), volumes, err, l.files(), l.machine.Processes())
 	}
 	l.until(3*time.Minute, "nothing is left", func() bool { return !l.ended() && left() == "map[] [] <nil> [] map[]" })
-	return running, left()
+	return settled, left()
 }
 
 // dump is what the pod amounts to, without times.
@@ -259,38 +266,60 @@ func (l *lab) dump() string {
 	return text + fmt.Sprintln(len(prepared.Volumes), prepared.Users, state.Annotations["balsa.run/users"])
 }
 
-// TestAgentIsKilledAtEveryStep kills the agent before and after every act of a
-// pod's whole life: the end states are those of an undisturbed life.
+// TestAgentIsKilledAtEveryStep kills the agent before and after every act of
+// whole lives of pods: the end states are those of an undisturbed life.
 func TestAgentIsKilledAtEveryStep(t *testing.T) {
-	var running, gone string
-	var acts []string
-	life := func(t *testing.T, at int, after bool) (string, string, []string) {
-		var r, g string
+	for name, c := range map[string]crashLife{
+		"healthy": {fullPod, func(l *lab) bool { return l.ready("a")() }},
+		// Its probe fails and its hook does not return, so that it is killed in the end.
+		"unhealthy": {func() *balsav1.Pod {
+			p := fullPod()
+			p.Spec.RestartPolicy, p.Spec.TerminationGracePeriodSeconds = "Never", proto.Int64(3)
+			p.Spec.Containers[0].Command = []string{"/bin/sim", "term=ignore", "ready", "sleep=2s", "unready", "forever"}
+			p.Spec.Containers[0].LivenessProbe = &balsav1.Probe{Exec: execOf("is-ready"), PeriodSeconds: proto.Int32(1), FailureThreshold: proto.Int32(2)}
+			p.Spec.Containers[0].Lifecycle.PreStop.Exec = execOf("forever")
+			object.Default(p)
+			return p
+		}, func(l *lab) bool { return l.phase("a", "Failed")() && !l.isRunning("uid-a", "side") }},
+		// Its time is over before it has ended.
+		"late": {func() *balsav1.Pod {
+			p := fullPod()
+			p.Spec.ActiveDeadlineSeconds = proto.Int64(8)
+			object.Default(p)
+			return p
+		}, func(l *lab) bool { return l.phase("a", "Failed")() && !l.isRunning("uid-a", "side") }},
+	} {
+		t.Run(name, func(t *testing.T) { c.everywhere(t) })
+	}
+}
+
+func (c crashLife) everywhere(t *testing.T) {
+	once := func(at int, after bool) (settled, gone string, acts []string) {
 		f := &fuse{at: at, after: after}
 		synctest.Test(t, func(t *testing.T) {
 			l := newLab(t)
 			l.fuse = f
 			l.start()
 			defer l.end()
-			r, g = l.story()
+			settled, gone = c.lead(l)
 		})
-		return r, g, f.acts
+		return settled, gone, f.acts
 	}
-	running, gone, acts = life(t, 0, false)
-	if len(acts) < 20 || !strings.Contains(running, "phase:\"Running\"") {
-		t.Fatalf("the undisturbed life has only the acts %q and becomes %s", acts, running)
+	settled, gone, acts := once(0, false)
+	if len(acts) < 20 || !strings.Contains(settled, "restart_count:0") {
+		t.Fatalf("the undisturbed life has only the acts %q and becomes %s", acts, settled)
 	}
+	t.Logf("%d acts", len(acts))
 	for at := 1; at <= len(acts); at++ {
 		for _, after := range []bool{false, true} {
 			what := fmt.Sprintf("act %d (%s), after %t", at, acts[at-1], after)
-			r, g, _ := life(t, at, after)
-			if diff := cmp.Diff(strings.Split(running, "\n"), strings.Split(r, "\n")); diff != "" {
-				t.Errorf("killed at %s the running pod differs: %s", what, diff)
+			s, g, _ := once(at, after)
+			if diff := cmp.Diff(strings.Split(settled, "\n"), strings.Split(s, "\n")); diff != "" {
+				t.Errorf("killed at %s the pod differs: %s", what, diff)
 			}
 			if g != gone {
 				t.Errorf("killed at %s there is left %s", what, g)
 			}
 		}
 	}
-	t.Logf("%d acts", len(acts))
 }

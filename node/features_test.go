@@ -5,14 +5,12 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	"google.golang.org/protobuf/proto"
 
 	balsav1 "github.com/balsa-run/balsa/gen/balsa/v1"
-	"github.com/balsa-run/balsa/node"
 	"github.com/balsa-run/balsa/node/pod"
 	"github.com/balsa-run/balsa/node/runtime"
 	"github.com/balsa-run/balsa/object"
@@ -555,91 +553,5 @@ func TestQOSAndConditions(t *testing.T) {
 				l.Errorf("condition %s: %v, want %s", kind, c, want)
 			}
 		}
-	})
-}
-
-// registry is an imageStore that pulls with progress and looks at credentials.
-type registry struct {
-	*imageStore
-	mu    sync.Mutex
-	pulls []node.ImagePull
-	down  bool
-}
-
-func (r *registry) Pull(ctx context.Context, want node.ImagePull, progress func(node.ImageProgress)) (node.PulledImage, error) {
-	r.mu.Lock()
-	r.pulls = append(r.pulls, want)
-	down := r.down
-	r.mu.Unlock()
-	switch {
-	case strings.Contains(want.Name, "//"):
-		return node.PulledImage{}, fmt.Errorf("%q: %w", want.Name, node.ErrImageName)
-	case down:
-		return node.PulledImage{}, fmt.Errorf("no route: %w", node.ErrImageUnreachable)
-	case strings.HasPrefix(want.Name, "private/") && (len(want.Credentials) == 0 || string(want.Credentials[0]) != "key"):
-		return node.PulledImage{}, fmt.Errorf("unauthorized")
-	}
-	progress(node.ImageProgress{Layers: 3})
-	time.Sleep(2 * time.Second)
-	progress(node.ImageProgress{Layers: 3, LayersDone: 2, BytesDone: 20, BytesTotal: 30})
-	time.Sleep(6 * time.Second)
-	return node.PulledImage{Image: imageOf(want.Name), SizeBytes: 30, Transferred: true}, nil
-}
-
-func TestPullingImages(t *testing.T) {
-	onRegistry(t, func(l *lab, r *registry) {
-		p := newPod("a", "forever")
-		p.Spec.Containers[0].Image = "private/app:latest"
-		p.Spec.Containers[0].ImagePullPolicy = ""
-		p.Spec.ImagePullSecrets = []*balsav1.LocalObjectReference{{Name: "pull"}}
-		l.put(p)
-		l.within(3*time.Second, "without its secret it fails", func() bool { return l.statusOf("a", "c").GetState().GetWaiting().GetReason() == "ErrImagePull" })
-		l.within(3*time.Second, "and rests", func() bool { return l.statusOf("a", "c").GetState().GetWaiting().GetReason() == "ImagePullBackOff" })
-		l.within(time.Second, "events tell", func() bool {
-			return l.hasEvent("FailedToRetrieveImagePullSecret", "default/pull") && l.hasEvent("Failed", "unauthorized") && l.hasEvent("BackOff", "Back-off pulling image")
-		})
-		l.server.put(&balsav1.Secret{Metadata: &balsav1.ObjectMeta{Name: "pull", Namespace: "default"}, Data: map[string][]byte{object.DockerConfigJSONKey: []byte("key")}})
-		l.within(5*time.Second, "with it the image comes", func() bool {
-			return l.hasEvent("Pulling", "private/app:latest") && strings.Contains(l.statusOf("a", "c").GetState().GetWaiting().GetMessage(), "pulling image private/app:latest")
-		})
-		l.within(12*time.Second, "and the pod runs", l.ready("a"))
-		l.within(time.Second, "how long it took is told", func() bool { return l.hasEvent("Pulled", "in 8s. Image size: 30 bytes.") })
-		if last := r.pulls[len(r.pulls)-1]; last.Policy != "Always" || string(last.Credentials[0]) != "key" {
-			l.Errorf("it was asked for %+v", last)
-		}
-	})
-}
-
-func TestPullAlwaysAsksAtEachStart(t *testing.T) {
-	onRegistry(t, func(l *lab, r *registry) {
-		p := newPod("a", "sleep=3s", "exit=1")
-		p.Spec.Containers[0].ImagePullPolicy = "Always"
-		once := newPod("b", "sleep=3s", "exit=1")
-		once.Spec.Containers[0].Image = "other:1"
-		r.local["app:1"], r.local["other:1"] = true, true
-		l.put(p)
-		l.put(once)
-		l.within(time.Minute, "both were run again", func() bool { return l.attempt("uid-a", "c").Attempt == 1 && l.attempt("uid-b", "c").Attempt == 1 })
-		count := map[string]int{}
-		r.mu.Lock()
-		for _, pull := range r.pulls {
-			count[pull.Name]++
-		}
-		r.down = true
-		r.mu.Unlock()
-		if count["app:1"] != 2 || count["other:1"] != 1 {
-			l.Errorf("pulls %v: Always is asked at each start, IfNotPresent at the first", count)
-		}
-		l.within(2*time.Minute, "a restart needs no registry", func() bool { return l.attempt("uid-a", "c").Attempt >= 3 })
-	})
-}
-
-func TestInvalidImageName(t *testing.T) {
-	onRegistry(t, func(l *lab, r *registry) {
-		p := newPod("a", "forever")
-		p.Spec.Containers[0].Image = "a//b"
-		l.put(p)
-		l.within(3*time.Second, "the name is refused", func() bool { return l.statusOf("a", "c").GetState().GetWaiting().GetReason() == "InvalidImageName" })
-		l.always(2*time.Minute, "and not tried again", func() bool { return len(r.pulls) == 1 })
 	})
 }

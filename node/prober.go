@@ -33,8 +33,9 @@ type NetProber struct{}
 const (
 	maxProbeRedirects = 10
 	maxProbeBody      = 10 << 10
-	maxProbeOutput    = 10 << 10
-	probeUserAgent    = "balsa-probe"
+	// maxProbeOutput is what is kept of a command's output, for the event.
+	maxProbeOutput = 1 << 10
+	probeUserAgent = "balsa-probe"
 )
 
 // Probe implements Prober.

@@ -45,6 +45,7 @@ spec:
   containers:
   - name: web
     image: balsa/box:1
+    securityContext: {runAsUser: 0}
     command: [/busybox, sh, -c, "echo up; echo marker >/marker; exec /busybox httpd -f -p 127.0.0.1:8080 -h /"]
 ---
 apiVersion: v1

@@ -166,6 +166,22 @@ func Tmpfs(target string, size int64, owner uint32) error {
 	return nil
 }
 
+// InMemory makes sure that a folder, which exists, lies on a tmpfs, and mounts
+// one over it if it does not: what is secret must not reach a disk.
+func InMemory(dir string) error {
+	var st unix.Statfs_t
+	if err := unix.Statfs(dir, &st); err != nil {
+		return fmt.Errorf("%s: %w", dir, err)
+	}
+	if st.Type == unix.TMPFS_MAGIC || st.Type == unix.RAMFS_MAGIC {
+		return nil
+	}
+	if err := unix.Mount("balsa", dir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "mode=0700"); err != nil {
+		return fmt.Errorf("mount a tmpfs at %s, so that secrets stay off the disk: %w", dir, err)
+	}
+	return nil
+}
+
 // Namespaces are new ones to pin; empty paths are left out.
 type Namespaces struct {
 	Net, UTS, IPC string // files that must exist

@@ -136,7 +136,7 @@ func importOne(t testing.TB, s *Store, ref string, layers ...[]byte) string {
 
 func TestGCKeepsWhatCameIntoUse(t *testing.T) {
 	s := openStore(t)
-	shared := tarOf(t, reg("shared", big(10_000)))
+	shared := tarOf(t, reg("shared", largeContent(10_000)))
 	one := importOne(t, s, "one:v1", shared, tarOf(t, reg("own", "1")))
 	two := importOne(t, s, "two:v1", shared, tarOf(t, reg("own", "2")))
 	three := importOne(t, s, "three:v1", tarOf(t, reg("own", "3")))
@@ -175,7 +175,7 @@ func TestGCKeepsWhatCameIntoUse(t *testing.T) {
 
 func TestSpareBlobsMayGo(t *testing.T) {
 	s := openStore(t)
-	importOne(t, s, "one:v1", tarOf(t, reg("own", big(10_000))))
+	importOne(t, s, "one:v1", tarOf(t, reg("own", largeContent(10_000))))
 	images, err := s.Images()
 	check(t, err)
 	plan := GCPlan{}
@@ -211,7 +211,7 @@ func TestAnImageWhoseNameMovedStaysWhileInUse(t *testing.T) {
 func TestStatusImages(t *testing.T) {
 	s := openStore(t)
 	small := importOne(t, s, "small:v1", tarOf(t, reg("own", "1")))
-	large := importOne(t, s, "registry.example:5000/large:v1", tarOf(t, reg("own", big(100_000))))
+	large := importOne(t, s, "registry.example:5000/large:v1", tarOf(t, reg("own", largeContent(100_000))))
 	got, err := s.StatusImages()
 	check(t, err)
 	var names [][]string

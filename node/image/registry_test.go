@@ -377,8 +377,8 @@ func TestTheClusterComesFirst(t *testing.T) {
 	}
 }
 
-// big is content that does not compress, for transfers that take several steps.
-func big(bytes int) string {
+// largeContent is content that does not compress, for transfers that take several steps.
+func largeContent(bytes int) string {
 	var b strings.Builder
 	for block := sha([]byte("seed")); b.Len() < bytes; block = sha([]byte(block)) {
 		b.WriteString(block)
@@ -391,7 +391,7 @@ func TestTransfersGoOn(t *testing.T) {
 		t.Run(title, func(t *testing.T) {
 			f := newRegistry(t)
 			f.noRanges = noRanges
-			blob := tarOf(t, reg("big", big(400_000)))
+			blob := tarOf(t, reg("big", largeContent(400_000)))
 			f.addLayer("v1", blob, sha(blob), nil)
 			cut := 0
 			sent := 0
@@ -433,7 +433,7 @@ func TestTransfersGoOn(t *testing.T) {
 
 func TestTransfersGoOnAfterARestart(t *testing.T) {
 	f := newRegistry(t)
-	blob := tarOf(t, reg("big", big(300_000)))
+	blob := tarOf(t, reg("big", largeContent(300_000)))
 	f.addLayer("v1", blob, sha(blob), nil)
 	var ranges []string
 	healthy := false
@@ -441,11 +441,14 @@ func TestTransfersGoOnAfterARestart(t *testing.T) {
 		if !strings.HasSuffix(r.URL.Path, sha(blob)) {
 			return false
 		}
+		f.mu.Lock()
 		ranges = append(ranges, r.Header.Get("Range"))
-		if healthy {
+		well, first := healthy, len(ranges) == 1
+		f.mu.Unlock()
+		if well {
 			return false
 		}
-		if len(ranges) == 1 {
+		if first {
 			w.Header().Set("Content-Length", fmt.Sprint(len(blob)))
 			_, _ = w.Write(blob[:200_000])
 			w.(http.Flusher).Flush()
@@ -463,9 +466,13 @@ func TestTransfersGoOnAfterARestart(t *testing.T) {
 	p.Store, err = Open(p.Store.opt)
 	check(t, err)
 	t.Cleanup(p.Store.Close)
+	f.mu.Lock()
 	healthy, ranges = true, nil
+	f.mu.Unlock()
 	_, err = p.Pull(t.Context(), Request{Name: f.host() + "/app:v1"}, nil)
 	check(t, err)
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	if len(ranges) != 1 || ranges[0] != "bytes=200000-" {
 		t.Errorf("asked for %q after the restart", ranges)
 	}
@@ -473,7 +480,7 @@ func TestTransfersGoOnAfterARestart(t *testing.T) {
 
 func TestADamagedPartialIsFetchedAnew(t *testing.T) {
 	f := newRegistry(t)
-	blob := tarOf(t, reg("big", big(300_000)))
+	blob := tarOf(t, reg("big", largeContent(300_000)))
 	f.addLayer("v1", blob, sha(blob), nil)
 	p := registryPuller(t, plainHTTP(f.host()))
 	for title, left := range map[string]string{"other content": strings.Repeat("x", 1000), "too long": strings.Repeat("x", len(blob)+1)} {

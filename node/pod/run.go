@@ -114,10 +114,11 @@ func (s *step) creating() string {
 	return ReasonContainerCreating
 }
 
-// told makes a warning of the pod unless it was the last one.
+// told makes a warning of the pod unless it was the last one for that reason.
 func (s *step) told(reason, message string) {
-	if said := reason + " " + message; s.mem.Told[""] != said {
-		s.mem.Told[""] = said
+	key := "/" + reason // no container's name
+	if s.mem.Told[key] != message {
+		s.mem.Told[key] = message
 		s.event(Event{Warning: true, Reason: reason, Message: message})
 	}
 }
@@ -319,13 +320,17 @@ func (s *step) pullBackOff(c *container, have Image) {
 // and left out.
 func (s *step) credentials() [][]byte {
 	var out [][]byte
+	var missing []string
 	for _, ref := range s.spec().GetImagePullSecrets() {
 		data, ok := s.v.Sources.Secrets[ref.GetName()].GetData()[object.DockerConfigJSONKey]
 		if !ok {
-			s.told("FailedToRetrieveImagePullSecret", fmt.Sprintf("secret %q is not there, or has no key %s; pulling without it", s.v.Pod.GetMetadata().GetNamespace()+"/"+ref.GetName(), object.DockerConfigJSONKey))
+			missing = append(missing, s.v.Pod.GetMetadata().GetNamespace()+"/"+ref.GetName())
 			continue
 		}
 		out = append(out, data)
+	}
+	if len(missing) > 0 {
+		s.told("FailedToRetrieveImagePullSecret", fmt.Sprintf("pulling without the secrets %q: they are not there, or have no key %s", missing, object.DockerConfigJSONKey))
 	}
 	return out
 }

@@ -5,12 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
-	"slices"
-	"strings"
 	"syscall"
-
-	"golang.org/x/sys/unix"
 )
 
 // unixStat is what fs.FileInfo.Sys holds.
@@ -115,55 +110,4 @@ func shareOne(root *os.Root, path string, e fs.DirEntry, gid int) error {
 		mode |= 0o070 | fs.ModeSetgid
 	}
 	return gone(root.Chmod(path, mode))
-}
-
-// isMountPoint tells whether another file system begins at a folder.
-func isMountPoint(path string) (bool, error) {
-	var own, parent unix.Stat_t
-	if err := unix.Stat(path, &own); err != nil {
-		return false, fmt.Errorf("%s: %w", path, err)
-	}
-	if err := unix.Stat(filepath.Dir(path), &parent); err != nil {
-		return false, fmt.Errorf("%s: %w", filepath.Dir(path), err)
-	}
-	return own.Dev != parent.Dev, nil
-}
-
-// unmountBelow takes away what is mounted at or below a folder.
-func unmountBelow(dir string) error {
-	points, err := mountPoints(dir)
-	if err != nil {
-		return err
-	}
-	for _, point := range slices.Backward(points) {
-		if err := unix.Unmount(point, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
-			return fmt.Errorf("unmount %s: %w", point, err)
-		}
-	}
-	return nil
-}
-
-// mountPoints lists them in the order in which they were mounted.
-func mountPoints(dir string) ([]string, error) {
-	table, err := os.ReadFile("/proc/self/mountinfo")
-	if err != nil {
-		return nil, err
-	}
-	var points []string
-	for line := range strings.Lines(string(table)) {
-		fields := strings.Fields(line) // proc(5): id parent dev root point …
-		if len(fields) < 5 {
-			continue
-		}
-		point := unescape(fields[4])
-		if point == dir || strings.HasPrefix(point, dir+"/") {
-			points = append(points, point)
-		}
-	}
-	return points, nil
-}
-
-// unescape undoes mountinfo's octal escapes of space, tab, newline and backslash.
-func unescape(s string) string {
-	return strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`).Replace(s)
 }

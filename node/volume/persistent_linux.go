@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/balsa-run/balsa/internal/hostmount"
 	"github.com/balsa-run/balsa/node/runtime"
 )
 
@@ -106,7 +107,7 @@ func (s *Store) mountExt4(ctx context.Context, dir string, want Persistent) (str
 	if err := os.MkdirAll(point, dirMode); err != nil {
 		return "", err
 	}
-	mounted, err := isMountPoint(point)
+	mounted, err := hostmount.IsMounted(point)
 	if err != nil {
 		return "", err
 	}
@@ -263,7 +264,7 @@ func (s *Store) letGoOf(name string, uid runtime.PodUID) error {
 	}
 	if len(users) == 1 {
 		// Before the user is forgotten: else a crash here leaves it mounted for ever.
-		if err := unmountBelow(filepath.Join(dir, folderMount)); err != nil {
+		if err := hostmount.UnmountUnder(filepath.Join(dir, folderMount)); err != nil {
 			return err
 		}
 	}
@@ -321,7 +322,7 @@ func (s *Store) Delete(_ context.Context, name string) error {
 		return fmt.Errorf("persistent volume %s: %w by pod %s", name, ErrInUse, users[0])
 	}
 	dir := s.persistentDir(name)
-	if err := unmountBelow(dir); err != nil {
+	if err := hostmount.UnmountUnder(dir); err != nil {
 		return fmt.Errorf("persistent volume %s: %w", name, err)
 	}
 	// Renamed first: half a volume must never be found under its name.
@@ -339,7 +340,7 @@ func (s *Store) Delete(_ context.Context, name string) error {
 }
 
 func (s *Store) destroy(dir string) error {
-	if err := unmountBelow(dir); err != nil {
+	if err := hostmount.UnmountUnder(dir); err != nil {
 		return err
 	}
 	if err := os.RemoveAll(dir); err != nil {

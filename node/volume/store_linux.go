@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/balsa-run/balsa/internal/hostmount"
 	"github.com/balsa-run/balsa/node/runtime"
 )
 
@@ -69,29 +70,13 @@ func Open(o Options) (*Store, error) {
 			return nil, fmt.Errorf("volumes: %w", err)
 		}
 	}
-	if err := inMemory(s.runDir); err != nil {
+	if err := hostmount.InMemory(s.runDir); err != nil {
 		return nil, fmt.Errorf("volumes: %w", err)
 	}
 	if err := os.MkdirAll(filepath.Join(s.runDir, folderPods), dirMode); err != nil {
 		return nil, fmt.Errorf("volumes: %w", err)
 	}
 	return s, s.finishRemovals()
-}
-
-// inMemory makes sure that a folder lies on a tmpfs: secrets must not reach a
-// disk.
-func inMemory(dir string) error {
-	var st unix.Statfs_t
-	if err := unix.Statfs(dir, &st); err != nil {
-		return fmt.Errorf("%s: %w", dir, err)
-	}
-	if st.Type == unix.TMPFS_MAGIC || st.Type == unix.RAMFS_MAGIC {
-		return nil
-	}
-	if err := unix.Mount("balsa", dir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "mode=0700"); err != nil {
-		return fmt.Errorf("mount a tmpfs for secrets at %s: %w", dir, err)
-	}
-	return nil
 }
 
 func (s *Store) finishRemovals() error {
@@ -185,7 +170,7 @@ func (s *Store) memoryScratch(pod Pod, path string, want Scratch) error {
 	if err := os.MkdirAll(path, dirMode); err != nil {
 		return err
 	}
-	mounted, err := isMountPoint(path)
+	mounted, err := hostmount.IsMounted(path)
 	if err != nil || mounted {
 		return err
 	}
@@ -211,7 +196,7 @@ func (s *Store) Remove(_ context.Context, uid runtime.PodUID) error {
 		return fmt.Errorf("volumes of pod %s: %w", uid, err)
 	}
 	for _, dir := range []string{s.podRunDir(uid), s.podDir(uid)} {
-		if err := unmountBelow(dir); err != nil {
+		if err := hostmount.UnmountUnder(dir); err != nil {
 			return fmt.Errorf("volumes of pod %s: %w", uid, err)
 		}
 		if err := os.RemoveAll(dir); err != nil {

@@ -19,6 +19,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/balsa-run/balsa/internal/hostmount"
 	"github.com/balsa-run/balsa/node/runtime"
 )
 
@@ -28,7 +29,7 @@ func open(t *testing.T) (*Store, string) {
 	t.Helper()
 	dir := t.TempDir()
 	t.Cleanup(func() {
-		if err := unmountBelow(dir); err != nil {
+		if err := hostmount.UnmountUnder(dir); err != nil {
 			t.Error(err)
 		}
 	})
@@ -91,7 +92,7 @@ func TestEmptyDirIsOpenToEverybodyAndKeepsItsFiles(t *testing.T) {
 	if len(left) != 0 {
 		t.Errorf("left: %v", left)
 	}
-	points, err := mountPoints(filepath.Join(dir, "run", folderPods))
+	points, err := hostmount.Under(filepath.Join(dir, "run", folderPods))
 	must(t, err)
 	if len(points) != 0 {
 		t.Errorf("still mounted: %v", points)
@@ -318,7 +319,7 @@ func TestPersistentVolumeOutlivesItsPods(t *testing.T) {
 				t.Errorf("the second pod lost it: %v", err)
 			}
 			must(t, s.Remove(context.Background(), "second"))
-			points, err := mountPoints(filepath.Join(dir, "disk"))
+			points, err := hostmount.Under(filepath.Join(dir, "disk"))
 			must(t, err)
 			if len(points) != 0 {
 				t.Errorf("still mounted: %v", points)
@@ -443,7 +444,7 @@ func TestFullDiskIsSaidAsSuch(t *testing.T) {
 	must(t, os.Mkdir(filepath.Join(dir, "disk"), 0o755))
 	must(t, unix.Mount("small", filepath.Join(dir, "disk"), "tmpfs", 0, "size=64k"))
 	t.Cleanup(func() {
-		if err := unmountBelow(dir); err != nil {
+		if err := hostmount.UnmountUnder(dir); err != nil {
 			t.Error(err)
 		}
 	})
