@@ -54,14 +54,32 @@ func (c clusterService) TransferLeadership(ctx context.Context, req *balsav1.Tra
 	return &balsav1.TransferLeadershipResponse{LeaderId: leader}, nil
 }
 
-// RemoveMember takes a server out of the group for good.
+// RemoveMember takes a server out of the group for good, and its certificate out
+// of use.
 func (c clusterService) RemoveMember(ctx context.Context, req *balsav1.RemoveMemberRequest) (*balsav1.RemoveMemberResponse, error) {
 	callOf(ctx).object = "Member " + clip(req.GetMemberId())
 	if req.GetMemberId() == "" {
 		return nil, invalid("memberId", "balsa cluster status lists the members", "it is empty")
 	}
-	if err := c.members.RemoveMember(ctx, req.GetMemberId()); err != nil {
-		return nil, toProposalProblem(err)
+	server, gone := c.members.RemoveMember(ctx, req.GetMemberId())
+	if server == "" && gone != nil {
+		return nil, toProposalProblem(gone)
+	}
+	if server == "" {
+		return &balsav1.RemoveMemberResponse{}, nil
+	}
+	_, err := c.write(ctx, store.SpaceObjects, false, func(view store.View, now time.Time) (*change, error) {
+		// A second call finds the member gone, and ends what the first began.
+		if holder, _, err := holderOf(view, pki.RoleServer, server); gone != nil && (err != nil || holder == nil) {
+			return nil, errors.Join(err, toProposalProblem(gone))
+		}
+		return planRemove(view, pki.RoleServer, server, now)
+	})
+	if err != nil && gone == nil {
+		err = fmt.Errorf("member %s is removed, but the certificate of server %s is not: %w", clip(req.GetMemberId()), server, err)
+	}
+	if err != nil {
+		return nil, err
 	}
 	return &balsav1.RemoveMemberResponse{}, nil
 }

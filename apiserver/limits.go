@@ -29,6 +29,8 @@ type Limits struct {
 	BookmarkEvery time.Duration
 	// ProgressEvery is the same for a node's Assignments.
 	ProgressEvery time.Duration
+	// ContactEvery is how often a server looks whether it still hears a leader.
+	ContactEvery time.Duration
 	// SendStall is how long one message of a stream may wait for its reader.
 	SendStall time.Duration
 	// WriteAttempts bounds how often a write is planned anew after a conflict.
@@ -66,6 +68,7 @@ func DefaultLimits() Limits {
 		WatchBuffer:         256,
 		BookmarkEvery:       10 * time.Second,
 		ProgressEvery:       time.Second,
+		ContactEvery:        500 * time.Millisecond,
 		SendStall:           30 * time.Second,
 		WriteAttempts:       10,
 		StepBytes:           1 << 20,
@@ -93,6 +96,7 @@ func (l Limits) withDefaults() Limits {
 	fill(&l.WatchBuffer, d.WatchBuffer)
 	fill(&l.BookmarkEvery, d.BookmarkEvery)
 	fill(&l.ProgressEvery, d.ProgressEvery)
+	fill(&l.ContactEvery, d.ContactEvery)
 	fill(&l.SendStall, d.SendStall)
 	fill(&l.WriteAttempts, d.WriteAttempts)
 	fill(&l.StepBytes, d.StepBytes)

@@ -24,6 +24,11 @@ func (n nodeService) Assignments(ctx context.Context, req *balsav1.AssignmentsRe
 	if err := ownNode(ctx, req.GetNodeName()); err != nil {
 		return err
 	}
+	ctx, leave, err := n.whileInContact(ctx)
+	if err != nil {
+		return err
+	}
+	defer leave()
 	gauge := n.metrics.Watches.WithLabelValues("assignments")
 	gauge.Inc()
 	defer gauge.Dec()

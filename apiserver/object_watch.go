@@ -30,6 +30,11 @@ func (o objectService) Watch(ctx context.Context, req *balsav1.WatchRequest, str
 		return err
 	}
 	about(ctx, keyOf(q.kind, q.namespace, "*"))
+	ctx, leave, err := o.whileInContact(ctx)
+	if err != nil {
+		return err
+	}
+	defer leave()
 	gauge := o.metrics.Watches.WithLabelValues(q.kind.Name)
 	gauge.Inc()
 	defer gauge.Dec()

@@ -39,7 +39,7 @@ func (p podService) PortForward(ctx context.Context, stream *connect.BidiStream[
 	if err != nil {
 		return fromAgent(pod, err)
 	}
-	defer func() { _ = up.CloseResponse() }()
+	defer abortWith(ctx, up.CloseResponse)()
 	request := &internalv1.PortForwardStart{PodUid: pod.GetMetadata().GetUid(), Port: start.GetPort()}
 	if err := sent(up.Send(&internalv1.PortForwardRequest{Message: &internalv1.PortForwardRequest_Start{Start: request}})); err != nil {
 		return fromAgent(pod, err)

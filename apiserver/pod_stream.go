@@ -114,6 +114,17 @@ func relay(cancel context.CancelCauseFunc, up, closeUp, down func() error) error
 	}
 }
 
+// abortWith closes a stream to a node with ctx, and when the returned function is
+// called. Once a stream has begun, net/http looks at its context only after the
+// last of the request was sent, which here is when the user says so.
+func abortWith(ctx context.Context, closeResponse func() error) func() {
+	stop := context.AfterFunc(ctx, func() { _ = closeResponse() })
+	return func() {
+		stop()
+		_ = closeResponse()
+	}
+}
+
 // Exec runs a further program in a container.
 func (p podService) Exec(ctx context.Context, stream *connect.BidiStream[balsav1.ExecRequest, balsav1.ExecResponse]) error {
 	first, err := stream.Receive()
@@ -146,7 +157,7 @@ func (p podService) Exec(ctx context.Context, stream *connect.BidiStream[balsav1
 	if err != nil {
 		return fromAgent(pod, err)
 	}
-	defer func() { _ = up.CloseResponse() }()
+	defer abortWith(ctx, up.CloseResponse)()
 	request := &internalv1.ExecStart{
 		PodUid: pod.GetMetadata().GetUid(), Container: container, Command: start.GetCommand(),
 		Stdin: start.GetStdin(), Tty: start.GetTty(), Size: start.GetSize(),
@@ -200,7 +211,7 @@ func (p podService) Attach(ctx context.Context, stream *connect.BidiStream[balsa
 	if err != nil {
 		return fromAgent(pod, err)
 	}
-	defer func() { _ = up.CloseResponse() }()
+	defer abortWith(ctx, up.CloseResponse)()
 	request := &internalv1.AttachStart{PodUid: pod.GetMetadata().GetUid(), Container: container, Stdin: start.GetStdin(), Size: start.GetSize()}
 	if err := sent(up.Send(&internalv1.AttachRequest{Message: &internalv1.AttachRequest_Start{Start: request}})); err != nil {
 		return fromAgent(pod, err)
@@ -226,5 +237,11 @@ func fromStream(pod *balsav1.Pod, err error) error {
 	if errors.Is(err, io.EOF) {
 		return io.EOF
 	}
-	return fromAgent(pod, err)
+	err = fromAgent(pod, err)
+	var p *problem
+	if errors.As(err, &p) && p.reason == "NodeUnreachable" {
+		p.err = fmt.Errorf("the stream to node %q broke: its agent was restarted, or the node is out of reach (%w)", pod.GetSpec().GetNodeName(), p.err)
+		p.hint = "what exec had started has ended, the container itself goes on; try again, balsa get nodes tells which nodes are ready"
+	}
+	return err
 }

@@ -183,6 +183,10 @@ func TestExecEndsWithTheUser(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		s := openExec(t, w.admin(), ctx, &balsav1.ExecStart{Name: "p", Command: []string{"sh"}, Stdin: true})
 		<-a.start
+		must(t, s.Send(typed("hello")))
+		_, err := s.Receive()
+		must(t, err)
+		_ = s.CloseResponse()
 		cancel()
 		if err := <-a.ended; err == nil {
 			t.Error("the node did not hear of the user's end")
@@ -197,6 +201,10 @@ func TestExecEndsWithTheIdentity(t *testing.T) {
 	withAgent(t, func(t *testing.T, w *world, a *agentFake, _ *balsav1.Pod) {
 		s := openExec(t, w.admin(), t.Context(), &balsav1.ExecStart{Name: "p", Command: []string{"sh"}, Stdin: true})
 		<-a.start
+		must(t, s.Send(typed("hello")))
+		if _, err := s.Receive(); err != nil { // from here on the stream has begun both ways
+			t.Fatal(err)
+		}
 		before := time.Now()
 		w.remove(pki.RoleAdmin, "ana")
 		_, err := s.Receive()

@@ -40,7 +40,10 @@ type Members interface {
 	Status(ctx context.Context) (*balsav1.GetStatusResponse, error)
 	// TransferLeadership hands over to a member, or to the best if it is empty.
 	TransferLeadership(ctx context.Context, memberID string) (leaderID string, err error)
-	RemoveMember(ctx context.Context, memberID string) error
+	// RemoveMember takes a member out. server is whose certificate is to be refused
+	// from then on; empty when another member has the name. It comes with an error
+	// when there is no such member, which may be because it was removed before.
+	RemoveMember(ctx context.Context, memberID string) (server string, err error)
 	// AddMember lets a server that has joined into the group, without a vote
 	// until it has caught up. Adding the same one again changes nothing.
 	AddMember(ctx context.Context, member NewMember) error

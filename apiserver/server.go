@@ -37,11 +37,14 @@ type Config struct {
 	Members         Members
 	// Leader is the address at which the leader is reached, empty when nobody is
 	// known to lead. nil: callers are told nothing of other servers.
-	Leader   func() (address string)
-	Peer     Peer
-	Peers    PeerClients
-	Blobs    Blobs
-	Archives Archives
+	Leader func() (address string)
+	// InContact tells whether this server's store is as new as a leader that it
+	// has just heard from lets it be. nil: always.
+	InContact func() bool
+	Peer      Peer
+	Peers     PeerClients
+	Blobs     Blobs
+	Archives  Archives
 
 	// Lease is what nodes are told about heartbeats.
 	Lease LeaseTimes
@@ -77,6 +80,7 @@ type Server struct {
 	limits     Limits
 
 	announcer *announcer
+	contact   *contact
 	refusals  *connect.ErrorWriter
 
 	policy   policy
@@ -99,6 +103,7 @@ func New(c Config) (*Server, error) {
 		peer: c.Peer, peers: c.Peers, blobs: c.Blobs, archives: c.Archives, lease: c.Lease,
 		clock: c.Clock, log: c.Log, auditLog: c.Audit, metrics: c.Metrics, limits: c.Limits,
 		announcer: &announcer{leader: c.Leader, members: c.Members, clock: c.Clock},
+		contact:   newContact(c.InContact, c.Clock),
 		refusals:  connect.NewErrorWriter(),
 
 		policy:   newPolicy(),
@@ -154,7 +159,9 @@ func (s *Server) API() http.Handler {
 	mount := func(path string, h http.Handler) { mux.Handle(path, h) }
 	strict, machine := s.options(codec.Strict(object.KnownField)), s.options(codec.Lenient())
 	mount(balsav1connect.NewObjectServiceHandler(objectService{s}, strict...))
-	mount(balsav1connect.NewPodServiceHandler(podService{Server: s}, strict...))
+	// What goes through pods is as often incompressible as not, and is waited for.
+	plain := append(strict, connect.WithCompression("gzip", nil, nil))
+	mount(balsav1connect.NewPodServiceHandler(podService{Server: s}, plain...))
 	mount(balsav1connect.NewClusterServiceHandler(clusterService{s}, strict...))
 	mount(balsav1connect.NewImageServiceHandler(imageService{Server: s}, strict...))
 	mount(balsav1connect.NewNodeServiceHandler(nodeService{s}, machine...))

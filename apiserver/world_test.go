@@ -256,7 +256,10 @@ func (b *beatRecorder) Beat(_ context.Context, beat *balsav1.HeartbeatRequest) (
 	return &balsav1.HeartbeatResponse{LeaseDurationMs: 10_000}, nil
 }
 
-type memberFake struct{ added []NewMember }
+type memberFake struct {
+	added []NewMember
+	gone  error // what removing says
+}
 
 func (m *memberFake) Status(context.Context) (*balsav1.GetStatusResponse, error) {
 	return &balsav1.GetStatusResponse{ClusterId: "c1", LeaderId: "m1"}, nil
@@ -269,7 +272,13 @@ func (m *memberFake) TransferLeadership(_ context.Context, id string) (string, e
 	return "m2", nil
 }
 
-func (m *memberFake) RemoveMember(context.Context, string) error { return nil }
+func (m *memberFake) RemoveMember(_ context.Context, id string) (string, error) {
+	server, _, shared := strings.Cut(id, "-shared")
+	if shared {
+		return "", m.gone
+	}
+	return server, m.gone
+}
 
 func (m *memberFake) AddMember(_ context.Context, n NewMember) error {
 	m.added = append(m.added, n)

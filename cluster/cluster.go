@@ -17,7 +17,7 @@ import (
 //
 //	Uninitialised --Bootstrap or Join--> Running --Shutdown--> Stopped
 //	WaitingForSpace --room again------->   |
-//	                                       +--write error, divergence--> Failed
+//	                                       +--write error, divergence, removal--> Failed
 type Phase string
 
 const (
@@ -96,8 +96,8 @@ func (c *Cluster) open() error {
 	if err := c.stable.load(); err != nil {
 		return err
 	}
-	if why, err := c.stable.refusal(); err != nil || why != "" {
-		return errors.Join(err, refusalError(why))
+	if err := c.stable.refusal(); err != nil {
+		return err
 	}
 	state, err := raft.HasExistingState(c.logs, c.stable, c.snaps)
 	if err != nil {
@@ -112,13 +112,6 @@ func (c *Cluster) open() error {
 		return nil
 	}
 	return c.takePart()
-}
-
-func refusalError(why string) error {
-	if why == "" {
-		return nil
-	}
-	return fmt.Errorf("cluster: this disk must not take part again: %s; empty it and join under a new id: %w", why, ErrDiverged)
 }
 
 // takePart starts raft, or a wait for room to do so.

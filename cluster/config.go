@@ -129,6 +129,9 @@ type Timing struct {
 	// LeaderWait is how long a call waits for a leader to appear before it says
 	// that there is none.
 	LeaderWait time.Duration
+	// Contact is how long no leader may be heard before what this member has
+	// counts as old.
+	Contact time.Duration
 	// Monitor is the pause between two looks at the other members.
 	Monitor time.Duration
 	// Snapshots is the pause between two looks at the size of the log.
@@ -184,6 +187,7 @@ const (
 	DefaultRead       = 10 * time.Second
 	DefaultConfirm    = 500 * time.Millisecond
 	DefaultLeaderWait = 3 * time.Second
+	DefaultContact    = 5 * time.Second
 	DefaultMonitor    = time.Second
 	DefaultSnapshots  = 2 * time.Second
 	DefaultShutdown   = 5 * time.Second
@@ -230,6 +234,7 @@ func (t Timing) withDefaults() Timing {
 	t.Read = or(t.Read, DefaultRead)
 	t.Confirm = or(t.Confirm, DefaultConfirm)
 	t.LeaderWait = or(t.LeaderWait, DefaultLeaderWait)
+	t.Contact = or(t.Contact, DefaultContact)
 	t.Monitor = or(t.Monitor, DefaultMonitor)
 	t.Snapshots = or(t.Snapshots, DefaultSnapshots)
 	t.Shutdown = or(t.Shutdown, DefaultShutdown)

@@ -50,6 +50,10 @@ const (
 	ReasonFailed         Reason = "MemberFailed"
 	ReasonStopped        Reason = "MemberStopped"
 	ReasonPeer           Reason = "PeerUnreachable"
+	// ReasonRemoved: a leader says that the server that asks is no member any more.
+	ReasonRemoved Reason = "RemovedFromCluster"
+	// ReasonIdentity: another server does not take this one's certificate.
+	ReasonIdentity Reason = "IdentityRemoved"
 )
 
 // Error is how every call of this package fails.
@@ -80,6 +84,8 @@ var (
 	ErrHasState = errors.New("this disk already holds the state of a cluster")
 	// ErrDiverged: this member's data is not the others' data.
 	ErrDiverged = errors.New("this member's data differs from the majority's")
+	// ErrRemoved: this member was taken out of the cluster.
+	ErrRemoved = errors.New("this server was removed from the cluster")
 )
 
 // ReasonOf is the reason of an *Error, or "".
@@ -196,7 +202,7 @@ func codeOf(e *Error) connect.Code {
 		return connect.CodeAborted
 	case ReasonDeadline:
 		return connect.CodeDeadlineExceeded
-	case ReasonFeatureLevel, ReasonKnownMember, ReasonUnsafe:
+	case ReasonFeatureLevel, ReasonKnownMember, ReasonUnsafe, ReasonRemoved:
 		return connect.CodeFailedPrecondition
 	}
 	return connect.CodeUnavailable

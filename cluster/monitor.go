@@ -28,6 +28,7 @@ type peerRecord struct {
 	contact   time.Time // of the last answer
 	wellSince time.Time // zero while it does not answer
 	goneSince time.Time // zero while it does
+	refuses   bool      // it does not take our certificate, as far as we heard
 }
 
 func newMonitor(c *Cluster) *monitor {
@@ -54,16 +55,37 @@ func (m *monitor) poll() {
 	servers := m.others()
 	m.forgetAllBut(servers)
 	var all sync.WaitGroup
-	for _, server := range servers {
+	said := make([]error, len(servers))
+	for i, server := range servers {
 		all.Go(func() {
 			state, err := m.c.cfg.Peers.State(ctx, string(server.Address), &internalv1.StateRequest{})
 			if err == nil && state.GetMemberId() != string(server.ID) {
 				state = nil // another server has this address now
 			}
 			m.note(string(server.ID), state, m.c.cfg.Clock.Now())
+			m.noteRefusal(string(server.ID), err)
+			said[i] = err
 		})
 	}
 	all.Wait()
+	var expelled error
+	if i := slices.IndexFunc(said, func(err error) bool { return ReasonOf(err) == ReasonRemoved }); i >= 0 {
+		expelled = said[i]
+	}
+	m.c.heed(m.standing(servers, expelled))
+}
+
+// noteRefusal remembers who does not take our certificate. A refusal is often
+// seen as a connection that breaks, so only an answer takes it back.
+func (m *monitor) noteRefusal(id string, err error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	switch p := m.peers[id]; {
+	case err == nil:
+		p.refuses = false
+	case ReasonOf(err) == ReasonIdentity:
+		p.refuses = true
+	}
 }
 
 func (m *monitor) others() []raft.Server {

@@ -78,7 +78,8 @@ const (
 )
 
 // PlanMembership returns the next step, or none. It removes before it promotes
-// only when that is safe, and never touches this server itself.
+// only when that is safe, and touches this server itself only to follow it to
+// another address.
 func PlanMembership(v MembershipView, now time.Time) (MembershipChange, bool) {
 	v.Policy = v.Policy.withDefaults()
 	for _, plan := range []func(MembershipView, time.Time) (MembershipChange, bool){planMove, planPromote, planRemove} {
@@ -89,7 +90,7 @@ func PlanMembership(v MembershipView, now time.Time) (MembershipChange, bool) {
 	return MembershipChange{}, false
 }
 
-// planMove follows a server that came back at another address.
+// planMove follows a server, this one too, that came back at another address.
 func planMove(v MembershipView, _ time.Time) (MembershipChange, bool) {
 	taken := make(map[string]bool)
 	for _, m := range v.Members {
@@ -97,7 +98,7 @@ func planMove(v MembershipView, _ time.Time) (MembershipChange, bool) {
 	}
 	for _, m := range v.Members {
 		moved := m.Gossip == GossipAlive && m.GossipAddress != "" && m.GossipAddress != m.Address
-		if !m.Self && moved && !taken[m.GossipAddress] {
+		if moved && !taken[m.GossipAddress] {
 			return MembershipChange{Kind: ChangeMove, ID: m.ID, Address: m.GossipAddress, Why: "gossip sees it there, the configuration says " + m.Address}, true
 		}
 	}

@@ -14,6 +14,7 @@ const (
 	keyLastVoteCand = "LastVoteCand"
 	keyAdmitted     = "BalsaAdmitted"
 	keyRefusal      = "BalsaRefusal"
+	keyRemoved      = "BalsaRemoved"
 )
 
 // errVoted: the library asked for a second vote in a term, or one in the past.
@@ -168,17 +169,30 @@ func (g *guardedStable) admitted() (bool, error) {
 
 func (g *guardedStable) admit() error { return g.SetUint64([]byte(keyAdmitted), 1) }
 
-// refusal is why this disk must not be used again.
-func (g *guardedStable) refusal() (string, error) {
-	value, err := g.inner.Get([]byte(keyRefusal))
-	if err != nil {
-		return "", fmt.Errorf("cluster: read %s: %w", keyRefusal, err)
+// refusal is why this disk must not be used again, as an error.
+func (g *guardedStable) refusal() error {
+	for _, mark := range []struct {
+		key string
+		is  error
+	}{{keyRefusal, ErrDiverged}, {keyRemoved, ErrRemoved}} {
+		value, err := g.inner.Get([]byte(mark.key))
+		if err != nil {
+			return fmt.Errorf("cluster: read %s: %w", mark.key, err)
+		}
+		if len(value) > 0 {
+			return fmt.Errorf("cluster: this disk must not take part again: %s; empty it and join under a new id: %w", value, mark.is)
+		}
 	}
-	return string(value), nil
+	return nil
 }
 
-func (g *guardedStable) refuse(why string) error {
-	if err := g.inner.Set([]byte(keyRefusal), []byte(why)); err != nil {
+// refuse marks the disk of a member whose data is wrong, expel that of one that
+// was removed.
+func (g *guardedStable) refuse(why string) error { return g.mark(keyRefusal, why) }
+func (g *guardedStable) expel(why string) error  { return g.mark(keyRemoved, why) }
+
+func (g *guardedStable) mark(key, why string) error {
+	if err := g.inner.Set([]byte(key), []byte(why)); err != nil {
 		return fmt.Errorf("record the refusal: %w", err)
 	}
 	return nil

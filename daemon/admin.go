@@ -11,6 +11,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/balsa-run/balsa/cluster"
@@ -30,7 +31,7 @@ func (s *server) admin() (*pki.Credential, error) {
 	for _, path := range []string{s.adminPath(), s.pendingPath()} {
 		config, err := pki.ReadConfigFile(path)
 		if err == nil {
-			return config.Credential()
+			return s.knownAt(path, config)
 		}
 		if !errors.Is(err, fs.ErrNotExist) {
 			return nil, err
@@ -48,6 +49,17 @@ func (s *server) admin() (*pki.Credential, error) {
 		return nil, err
 	}
 	return credential, pki.WriteConfigFile(s.pendingPath(), config)
+}
+
+// knownAt keeps the first user's configuration leading to this server also when
+// that was started with another address.
+func (s *server) knownAt(path string, config *pki.Config) (*pki.Credential, error) {
+	credential, err := config.Credential()
+	if err != nil || slices.Contains(config.Servers, s.Advertise) {
+		return credential, err
+	}
+	config.Servers = append([]string{s.Advertise}, config.Servers...)
+	return credential, pki.WriteConfigFile(path, config)
 }
 
 // publishAdmin hands the first user's configuration out, once the cluster knows

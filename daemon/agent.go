@@ -29,6 +29,7 @@ import (
 	"github.com/balsa-run/balsa/netproxy/apply"
 	"github.com/balsa-run/balsa/node"
 	"github.com/balsa-run/balsa/node/image"
+	"github.com/balsa-run/balsa/node/image/registry"
 	"github.com/balsa-run/balsa/node/podnet"
 	"github.com/balsa-run/balsa/node/runtime/runc"
 	"github.com/balsa-run/balsa/node/volume"
@@ -41,6 +42,10 @@ const (
 	bindRetries       = 20
 	bindPause         = 250 * time.Millisecond
 	headerTimeout     = 10 * time.Second
+	// pingAfter is how long a connection may be silent before it is asked, and
+	// pingTimeout how long it may take to answer.
+	pingAfter   = 15 * time.Second
+	pingTimeout = 15 * time.Second
 )
 
 // RunAgent runs the agent of a node until ctx ends. Its pods live on.
@@ -72,8 +77,10 @@ type agent struct {
 
 	gossip  *gossip.Gossip
 	runtime *runc.Runtime
+	images  *images
 	applier *apply.Applier
 	podnet  *podnet.Linux
+	metrics *prometheus.Registry
 	peers   []string // gossip addresses that the join told
 }
 
@@ -93,11 +100,12 @@ func (a *agent) run(ctx context.Context) error {
 	if err := a.findAddress(ctx); err != nil {
 		return err
 	}
+	a.metrics = newAgentRegistry()
 	made, err := a.makeNode(ctx)
 	if err != nil {
 		return err
 	}
-	serving, err := a.serve(ctx, made.Handler(), cancel)
+	serving, err := a.serve(ctx, withBlobs(withMetrics(made.Handler(), a.metrics), a.images.store), cancel)
 	if err != nil {
 		return err
 	}
@@ -163,10 +171,15 @@ func (a *agent) join(ctx context.Context) (*pki.AgentFiles, error) {
 	return files, pki.SaveAgent(a.identityDir(), files)
 }
 
-// servers are those that were told last, and those of the command line.
-func (a *agent) servers() []string {
-	servers := readServers(a.serversFile())
-	for _, server := range a.Join {
+// servers are those of the command line, and those that were told last.
+func (a *agent) servers() []string { return a.withJoin(readServers(a.serversFile())) }
+
+// withJoin puts the servers of the command line first: an operator who names
+// others than before knows more than the disk, and than a server that still
+// tells its old address.
+func (a *agent) withJoin(told []string) []string {
+	servers := slices.Clone(a.Join)
+	for _, server := range told {
 		if !slices.Contains(servers, server) {
 			servers = append(servers, server)
 		}
@@ -196,8 +209,7 @@ func (a *agent) makeNode(ctx context.Context) (*node.Agent, error) {
 	if err != nil {
 		return nil, err
 	}
-	store, err := image.Open(image.Options{Dir: filepath.Join(a.dir, "images"), Log: a.Logger})
-	if err != nil {
+	if a.images, err = a.openImages(); err != nil {
 		return nil, err
 	}
 	volumes, err := a.openVolumes()
@@ -208,14 +220,35 @@ func (a *agent) makeNode(ctx context.Context) (*node.Agent, error) {
 	if err != nil {
 		return nil, fmt.Errorf("--port %q is no port: %w", a.Port, err)
 	}
-	return node.New(node.Config{
+	means, err := a.parse()
+	if err != nil {
+		return nil, err
+	}
+	return node.New(means.apply(node.Config{
 		Name: a.Name, NodeIP: a.ip, AgentPort: port, Labels: a.Labels, Version: version.Version(),
 		Disk: node.Dir(filepath.Join(a.dir, "state")), RunDisk: node.Dir(a.memory("state")), Volumes: volumes,
-		Clock: clock.Real{}, Rand: mathrand.New(mathrand.NewPCG(mathrand.Uint64(), mathrand.Uint64())), Logger: a.Logger,
-		Metrics: prometheus.NewRegistry(),
-		API:     node.FromClient(a.client.Nodes), Machine: meteredMachine{dir: a.dir}, Runtime: a.runtime,
-		Images: &images{store: store, api: a.client.Nodes}, Open: a.openPlant, OnServers: a.onServers,
-	})
+		HostFiles: node.HostPaths{SeccompFolder: filepath.Join(a.DataDir, "seccomp")},
+		Clock:     clock.Real{}, Rand: mathrand.New(mathrand.NewPCG(mathrand.Uint64(), mathrand.Uint64())), Logger: a.Logger,
+		Metrics: a.metrics,
+		API:     node.FromClient(a.client.Nodes), Machine: thisMachine{dirs: []string{a.dir, a.RunDir}}, Runtime: a.runtime,
+		Images: a.images, Open: a.openPlant, OnServers: a.onServers,
+	}, a.MaxPods))
+}
+
+// openImages opens the store of images and the ways to fill it.
+func (a *agent) openImages() (*images, error) {
+	config, err := registry.LoadConfig(a.Registries)
+	if err != nil {
+		return nil, fmt.Errorf("--registries: %w", err)
+	}
+	store, err := image.Open(image.Options{Dir: filepath.Join(a.dir, "images"), Log: a.Logger})
+	if err != nil {
+		return nil, err
+	}
+	return &images{
+		store: store, api: a.client.Nodes, log: a.Logger, peers: dialPeers(a.keeper, a.guard),
+		registries: registry.New(registry.Options{Config: config, Log: a.Logger}),
+	}, nil
 }
 
 // memory is a path below RunDir that lies on a tmpfs.
@@ -329,7 +362,7 @@ func upstreams(logger *slog.Logger) []netip.AddrPort {
 
 // onServers keeps the addresses for the next start.
 func (a *agent) onServers(addresses []string) {
-	a.client.SetServers(addresses)
+	a.client.SetServers(a.withJoin(addresses))
 	if err := writeServers(a.serversFile(), addresses); err != nil {
 		a.Logger.Error("the servers' addresses cannot be kept", "error", err)
 	}
@@ -337,7 +370,7 @@ func (a *agent) onServers(addresses []string) {
 
 var errServe = errors.New("the agent's port failed")
 
-// serve answers servers, and nobody else, on the agent's port.
+// serve answers servers on the agent's port, and users who want its metrics.
 func (a *agent) serve(ctx context.Context, handler http.Handler, fail context.CancelCauseFunc) (*http.Server, error) {
 	address := net.JoinHostPort(a.ip.String(), a.Port)
 	raw, err := new(net.ListenConfig).Listen(ctx, "tcp4", address)
@@ -348,6 +381,8 @@ func (a *agent) serve(ctx context.Context, handler http.Handler, fail context.Ca
 	server := &http.Server{
 		Handler: identified(handler, a.keeper.Current().ClusterID()), ReadHeaderTimeout: headerTimeout,
 		ErrorLog: slog.NewLogLogger(a.Logger.Handler(), slog.LevelDebug),
+		// A server whose host has vanished must not keep a program in a pod running.
+		HTTP2: &http.HTTP2Config{SendPingTimeout: pingAfter, PingTimeout: pingTimeout},
 	}
 	go func() {
 		if err := server.Serve(tls.NewListener(raw, config)); !errors.Is(err, http.ErrServerClosed) {
@@ -382,7 +417,12 @@ func (a *agent) joinGossip(ctx context.Context) {
 	for {
 		peers := slices.Clone(a.peers)
 		for _, server := range a.client.Servers() {
-			peers = append(peers, withPort(server, ":"+a.Gossip))
+			// A server's gossip has the usual port, or that of all in this cluster.
+			for _, port := range []string{a.Gossip, DefaultGossipPort} {
+				if peer := withPort(server, ":"+port); !slices.Contains(peers, peer) {
+					peers = append(peers, peer)
+				}
+			}
 		}
 		attempt, cancel := context.WithTimeout(ctx, gossipTimeout)
 		reached, err := a.gossip.Join(attempt, peers)
@@ -420,8 +460,21 @@ func (a *agent) close() error {
 	if a.podnet != nil {
 		failed = append(failed, a.podnet.Close())
 	}
+	if a.images != nil {
+		a.images.store.Close()
+	}
 	if a.runtime != nil {
-		failed = append(failed, a.runtime.Close())
+		failed = append(failed, a.tidyUp(), a.runtime.Close())
 	}
 	return errors.Join(failed...)
+}
+
+// tidyUp leaves no mount behind where no pod is left, so that the folders of an
+// agent that is not wanted any more can just be removed.
+func (a *agent) tidyUp() error {
+	pods, err := a.runtime.Pods(context.Background())
+	if err != nil || len(pods) > 0 {
+		return err
+	}
+	return hostmount.UnmountUnder(a.memory(""))
 }

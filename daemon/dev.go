@@ -66,11 +66,11 @@ func runDevAgent(ctx context.Context, options DevOptions) error {
 	}
 	agent := AgentOptions{
 		Name: devName, DataDir: dir, NodeIP: address.String(), Gossip: devGossipPort, Join: []string{options.Listen},
-		CgroupPrefix: options.CgroupPrefix, Logger: options.Logger.With("part", "agent"),
+		CgroupPrefix: options.CgroupPrefix, Logger: options.Logger.With("part", "agent"), ResourceOptions: devResources(),
 	}
 	setDefault(&agent.CgroupPrefix, devCgroup(dir))
 	if _, err := pki.OpenAgent(pki.OSDir(filepath.Join(dir, "agent", "identity"))); err != nil {
-		if agent.Token, err = devToken(ctx, options.DataDir); err != nil {
+		if agent.Token, err = devToken(ctx, options); err != nil {
 			return err
 		}
 	}
@@ -88,10 +88,10 @@ func devCgroup(dir string) string {
 const devGossipPort = "7447"
 
 // devToken makes a join token as soon as the server can.
-func devToken(ctx context.Context, dataDir string) (string, error) {
+func devToken(ctx context.Context, options DevOptions) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
-	c, err := devClient(ctx, dataDir)
+	c, err := devClient(ctx, options)
 	if err != nil {
 		return "", err
 	}
@@ -104,21 +104,27 @@ func devToken(ctx context.Context, dataDir string) (string, error) {
 }
 
 // devClient waits for the configuration that the server writes when it makes its
-// cluster.
-func devClient(ctx context.Context, dataDir string) (*client.Client, error) {
+// cluster. Where the server is, the options know better: it may have been another
+// address when the file was written.
+func devClient(ctx context.Context, options DevOptions) (*client.Client, error) {
+	path := adminOf(options.DataDir)
 	for {
-		_, err := os.Stat(adminOf(dataDir))
+		_, err := os.Stat(path)
 		if err == nil {
-			return client.FromFile(adminOf(dataDir))
+			c, err := client.FromFile(path)
+			if err == nil {
+				c.SetServers([]string{options.Listen})
+			}
+			return c, err
 		}
 		if err := sleep(ctx, 20*time.Millisecond); err != nil {
-			return nil, fmt.Errorf("the server has not written %s: %w", adminOf(dataDir), err)
+			return nil, fmt.Errorf("the server has not written %s: %w", path, err)
 		}
 	}
 }
 
 func tellReady(ctx context.Context, options DevOptions, started time.Time) {
-	c, err := devClient(ctx, options.DataDir)
+	c, err := devClient(ctx, options)
 	if err != nil {
 		return
 	}

@@ -82,9 +82,9 @@ func (p *peerSource) Blob(ctx context.Context, digest string, offset int64) (io.
 	return watched(stream, cancel), nil
 }
 
-// withBlobs serves BlobService to servers and agents, and everything else that
-// the agent's port offers to servers alone.
-func withBlobs(agent http.Handler, store *image.Store) http.Handler {
+// withBlobs serves BlobService to servers and agents. Other agents get nothing
+// else from an agent.
+func withBlobs(next http.Handler, store *image.Store) http.Handler {
 	path, service := internalv1connect.NewBlobServiceHandler(&blobService{store: store, places: make(chan struct{}, maxBlobStreams)})
 	blobs := withWriteDeadlines(service)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -94,10 +94,10 @@ func withBlobs(agent http.Handler, store *image.Store) http.Handler {
 			http.Error(w, "this takes a client certificate of the cluster", http.StatusUnauthorized)
 		case strings.HasPrefix(r.URL.Path, path) && (id.Role == pki.RoleAgent || id.Role == pki.RoleServer):
 			blobs.ServeHTTP(w, r)
-		case id.Role == pki.RoleServer:
-			agent.ServeHTTP(w, r)
-		default:
+		case strings.HasPrefix(r.URL.Path, path) || id.Role == pki.RoleAgent:
 			http.Error(w, id.String()+" may not ask this of an agent", http.StatusForbidden)
+		default:
+			next.ServeHTTP(w, r)
 		}
 	})
 }

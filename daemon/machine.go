@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"os"
 	"runtime"
+	"runtime/debug"
 	"strconv"
 	"strings"
 
@@ -19,11 +20,16 @@ import (
 	"github.com/balsa-run/balsa/node"
 )
 
-// thisMachine is node.Machine: what /proc and /etc tell.
-type thisMachine struct{}
+// thisMachine is node.Machine: what /proc and /etc tell. What it uses is in
+// meter.go.
+type thisMachine struct {
+	// dirs hold images, volumes, logs and what containers write; the first is what
+	// pods are promised room on.
+	dirs []string
+}
 
-func (thisMachine) Facts(context.Context) (node.MachineFacts, error) {
-	memory, err := memoryBytes()
+func (m thisMachine) Facts(context.Context) (node.MachineFacts, error) {
+	memory, err := memInfo("MemTotal")
 	if err != nil {
 		return node.MachineFacts{}, err
 	}
@@ -35,15 +41,15 @@ func (thisMachine) Facts(context.Context) (node.MachineFacts, error) {
 	if err != nil {
 		return node.MachineFacts{}, err
 	}
-	machine, err := firstLine("/etc/machine-id")
-	if err != nil && !errors.Is(err, os.ErrNotExist) {
+	disk, err := diskOf(m.dirs[:min(len(m.dirs), 1)])
+	if err != nil {
 		return node.MachineFacts{}, err
 	}
 	return node.MachineFacts{
-		MilliCPU: int64(runtime.NumCPU()) * 1000, MemoryBytes: memory,
+		MilliCPU: int64(runtime.NumCPU()) * 1000, MemoryBytes: memory, EphemeralBytes: disk.bytes,
 		Info: &balsav1.NodeSystemInfo{
-			MachineId: machine, BootId: boot, KernelVersion: kernel, OsImage: osName(),
-			ContainerRuntimeVersion: "runc (libcontainer)", KubeletVersion: version.Version(),
+			MachineId: machineID(), BootId: boot, KernelVersion: kernel, OsImage: osName(),
+			ContainerRuntimeVersion: "runc://" + libraryVersion("github.com/opencontainers/runc"), KubeletVersion: version.Version(),
 			OperatingSystem: runtime.GOOS, Architecture: runtime.GOARCH,
 		},
 	}, nil
@@ -55,19 +61,43 @@ func firstLine(path string) (string, error) {
 	return strings.TrimSpace(line), err
 }
 
-func memoryBytes() (int64, error) {
+// machineID is systemd's, else the one of D-Bus or of the firmware; empty where
+// there is none.
+func machineID() string {
+	for _, path := range []string{"/etc/machine-id", "/var/lib/dbus/machine-id", "/sys/class/dmi/id/product_uuid"} {
+		if id, err := firstLine(path); err == nil && id != "" {
+			return id
+		}
+	}
+	return ""
+}
+
+// libraryVersion is that of a module that the program was built with.
+func libraryVersion(module string) string {
+	if info, ok := debug.ReadBuildInfo(); ok {
+		for _, m := range info.Deps {
+			if m.Path == module {
+				return strings.TrimPrefix(m.Version, "v")
+			}
+		}
+	}
+	return "unknown"
+}
+
+// memInfo is a line of /proc/meminfo in bytes.
+func memInfo(name string) (int64, error) {
 	text, err := os.ReadFile("/proc/meminfo")
 	if err != nil {
 		return 0, err
 	}
 	for lines := bufio.NewScanner(bytes.NewReader(text)); lines.Scan(); {
 		fields := strings.Fields(lines.Text())
-		if len(fields) >= 2 && fields[0] == "MemTotal:" {
+		if len(fields) >= 2 && fields[0] == name+":" {
 			kib, err := strconv.ParseInt(fields[1], 10, 64)
 			return kib << 10, err
 		}
 	}
-	return 0, errors.New("/proc/meminfo has no MemTotal")
+	return 0, fmt.Errorf("/proc/meminfo has no %s", name)
 }
 
 // osName is PRETTY_NAME of os-release(5), or "Linux".

@@ -72,6 +72,10 @@ type AgentOptions struct {
 	// CgroupPrefix holds the pods' cgroups; empty: /balsa.
 	CgroupPrefix string
 	Labels       map[string]string
+	// Registries is a file that says how registries are reached; empty: as their
+	// names say, by https.
+	Registries string
+	ResourceOptions
 
 	Join  []string
 	Token string
@@ -137,6 +141,9 @@ func (o *AgentOptions) complete() error {
 		if ip, err := netip.ParseAddr(o.NodeIP); err != nil || !ip.Is4() {
 			return fmt.Errorf("--node-ip %q is not an IPv4 address (IPv6 does not work yet)", o.NodeIP)
 		}
+	}
+	if _, err := o.parse(); err != nil {
+		return err
 	}
 	var err error
 	o.RunDir, err = filepath.Abs(o.RunDir)

@@ -38,6 +38,8 @@ type Agent struct {
 	users    *userRanges
 	began    time.Time // of Run
 	reports  *reporter
+	guard    *guard
+	orphans  orphans // belongs to cleanLoop
 	machine  MachineFacts
 	logSlots chan struct{}
 
@@ -116,6 +118,10 @@ func New(cfg Config) (*Agent, error) {
 	a.hooks = newHookRunner(a)
 	a.users = newUserRanges()
 	a.reports = newReporter(a)
+	a.guard = newGuard(a)
+	if err := a.guard.metrics.register(cfg.Metrics); err != nil {
+		return nil, fmt.Errorf("node: %w", err)
+	}
 	return a, nil
 }
 
@@ -133,6 +139,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	if err := a.recover(); err != nil {
 		return err
 	}
+	a.guard.begin(ctx)
 	if err := a.learnCluster(ctx); err != nil {
 		return err
 	}
@@ -203,6 +210,7 @@ func (a *Agent) serve(ctx context.Context) error {
 	a.work = ctx
 	for _, part := range []func(context.Context) error{
 		a.registerLoop, a.heartbeatLoop, a.assignLoop, a.syncLoop, a.cleanLoop, a.saveLoop, a.watchRuntime, a.reports.run, a.pruneLoop,
+		a.guard.run, a.guard.surveyLoop,
 	} {
 		group.Go(func() error { return part(ctx) })
 	}
@@ -253,8 +261,8 @@ func (a *Agent) admit() {
 func (a *Agent) room() pod.Capacity {
 	return pod.Capacity{
 		MilliCPU:       max(a.machine.MilliCPU-a.cfg.ReservedMilliCPU, 0),
-		MemoryBytes:    max(a.machine.MemoryBytes-a.cfg.ReservedMemoryBytes, 0),
-		EphemeralBytes: max(a.machine.EphemeralBytes-a.cfg.ReservedEphemeralBytes, 0),
+		MemoryBytes:    max(a.machine.MemoryBytes-a.cfg.ReservedMemoryBytes-a.cfg.Thresholds.MemoryAvailableBytes, 0),
+		EphemeralBytes: max(a.machine.EphemeralBytes-a.cfg.ReservedEphemeralBytes-a.machine.EphemeralBytes*a.cfg.Thresholds.DiskAvailablePercent/100, 0),
 		Pods:           a.cfg.MaxPods,
 	}
 }

@@ -63,6 +63,7 @@ type lab struct {
 	evict   map[string]*pod.Refusal
 	fuse    *fuse       // nil: nothing kills the agent
 	store   node.Images // nil: images
+	tweak   func(*node.Config)
 	mu      sync.Mutex
 	configs map[string]runtime.ContainerConfig // guarded by mu; what was started last, by name
 	failOps map[string]int                     // how often calls of the runtime fail
@@ -217,6 +218,9 @@ func (l *lab) start() {
 	}
 	if l.store != nil {
 		config.Images = l.store
+	}
+	if l.tweak != nil {
+		l.tweak(&config)
 	}
 	l.fuse.wrap(&config)
 	agent, err := node.New(config)

@@ -11,8 +11,10 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	balsav1 "github.com/balsa-run/balsa/gen/balsa/v1"
 	"github.com/balsa-run/balsa/internal/clock"
 	"github.com/balsa-run/balsa/node/pod"
+	"github.com/balsa-run/balsa/node/pressure"
 	"github.com/balsa-run/balsa/node/volume"
 )
 
@@ -68,6 +70,11 @@ type Config struct {
 	ReservedMilliCPU       int64
 	ReservedMemoryBytes    int64
 	ReservedEphemeralBytes int64
+	// Thresholds say when the node is under pressure, if Machine is a Meter; pods
+	// cannot ask for what they keep free. Zero: it never is.
+	Thresholds pressure.Thresholds
+	// Taints are those of a node that registers for the first time.
+	Taints []*balsav1.Taint
 	// PodPids bounds the processes of a pod; 0: not bounded.
 	PodPids int64
 	// MaxPods bounds the pods that have not ended; DefaultMaxPods if 0.

@@ -482,6 +482,42 @@ func TestPersistentVolumeClaims(t *testing.T) {
 	})
 }
 
+func TestReleasedVolumesAreReclaimed(t *testing.T) {
+	onNode(t, func(l *lab) {
+		put := func(name, phase, policy string) {
+			l.server.put(&balsav1.PersistentVolume{Metadata: &balsav1.ObjectMeta{Name: name}, Status: &balsav1.PersistentVolumeStatus{Phase: phase},
+				Spec: &balsav1.PersistentVolumeSpec{Capacity: map[string]*balsav1.Quantity{"storage": object.NewQuantity("1Gi")}, PersistentVolumeReclaimPolicy: policy,
+					NodeAffinity: &balsav1.VolumeNodeAffinity{Required: &balsav1.NodeSelector{NodeSelectorTerms: []*balsav1.NodeSelectorTerm{{
+						MatchExpressions: []*balsav1.NodeSelectorRequirement{{Key: "kubernetes.io/hostname", Operator: "In", Values: []string{"n1"}}}}}}}}})
+		}
+		l.server.put(&balsav1.PersistentVolumeClaim{Metadata: &balsav1.ObjectMeta{Name: "data", Namespace: "default"}, Spec: &balsav1.PersistentVolumeClaimSpec{VolumeName: "used"},
+			Status: &balsav1.PersistentVolumeClaimStatus{Phase: "Bound"}})
+		put("used", "Bound", "Delete")
+		p := newPod("a", "forever")
+		p.Spec.Volumes = []*balsav1.Volume{{Name: "data", PersistentVolumeClaim: &balsav1.PersistentVolumeClaimVolumeSource{ClaimName: "data"}}}
+		l.put(p)
+		l.within(2*time.Second, "it runs", l.ready("a"))
+		l.stop()
+		l.server.setDown(true)
+		put("used", "Released", "Delete")
+		put("kept", "Released", "Retain")
+		l.start()
+		there := func(name string) bool {
+			l.server.mu.Lock()
+			defer l.server.mu.Unlock()
+			return l.server.objects["persistentvolumes/"+name] != nil
+		}
+		l.server.setDown(false)
+		l.always(2*time.Minute, "what a pod uses stays", func() bool { return there("used") })
+		l.server.deletePod("a", 0)
+		l.within(2*time.Minute, "then it goes, contents first", func() bool { return !there("used") })
+		stored, err := l.volumes.Persistent(context.Background())
+		if err != nil || len(stored) != 0 || !there("kept") {
+			l.Errorf("stored %v %v; the one to be retained is there: %t", stored, err, there("kept"))
+		}
+	})
+}
+
 func TestUserNamespaceRanges(t *testing.T) {
 	onNode(t, func(l *lab) {
 		users := func(name string) string {

@@ -25,6 +25,7 @@ type reporter struct {
 	reports map[string]*report // guarded by mu; by uid; those that do not show yet
 	changes int                // guarded by mu; of any report, ever
 	events  []*balsav1.Event   // guarded by mu; oldest first
+	volumes map[string]bool    // guarded by mu; names of those whose contents are removed
 }
 
 type report struct {
@@ -38,7 +39,7 @@ type report struct {
 }
 
 func newReporter(a *Agent) *reporter {
-	return &reporter{a: a, work: newSignal(), reports: map[string]*report{}}
+	return &reporter{a: a, work: newSignal(), reports: map[string]*report{}, volumes: map[string]bool{}}
 }
 
 // publish says what is true of a pod now.
@@ -72,6 +73,15 @@ func (r *reporter) publish(p *balsav1.Pod, status *balsav1.PodStatus, removed bo
 		r.changes++
 		old.message, old.taken, old.version = next, time.Time{}, r.changes
 	}
+	r.work.raise()
+}
+
+// deletedVolume says that a volume's contents are removed. It is said again for
+// as long as the volume shows.
+func (r *reporter) deletedVolume(name string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.volumes[name] = true
 	r.work.raise()
 }
 
@@ -161,7 +171,13 @@ func (r *reporter) next() (*balsav1.ReportStatusRequest, map[string]int) {
 	n := min(len(r.events), reportEvents)
 	request.Events = r.events[:n:n]
 	r.events = r.events[n:]
-	if len(request.Pods)+len(request.Events) == 0 {
+	for _, name := range sortedKeys(r.volumes) {
+		if len(request.DeletedVolumes) < reportPods {
+			request.DeletedVolumes = append(request.DeletedVolumes, name)
+			delete(r.volumes, name)
+		}
+	}
+	if len(request.Pods)+len(request.Events)+len(request.DeletedVolumes) == 0 {
 		return nil, nil
 	}
 	return request, versions
@@ -176,6 +192,9 @@ func (r *reporter) send(ctx context.Context, request *balsav1.ReportStatusReques
 	defer r.mu.Unlock()
 	if err != nil {
 		r.a.log.Debug("reports were not taken", "pods", len(request.GetPods()), "error", err)
+		for _, name := range request.GetDeletedVolumes() {
+			r.volumes[name] = true
+		}
 		// Events that may have been recorded are at worst counted twice.
 		r.events = append(request.GetEvents(), r.events...)
 		if extra := len(r.events) - maxEvents; extra > 0 {

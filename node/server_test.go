@@ -180,6 +180,11 @@ func (s *server) ReportStatus(ctx context.Context, req *balsav1.ReportStatusRequ
 			s.taken++
 		}
 	}
+	for _, name := range req.GetDeletedVolumes() {
+		s.revision++
+		delete(s.objects, "persistentvolumes/"+name)
+		s.wakeLocked()
+	}
 	if s.loseAnswers {
 		return nil, unavailable()
 	}

@@ -119,10 +119,13 @@ func (a *Agent) nodeObject() *balsav1.Node {
 	}
 	info.KubeletVersion = a.cfg.Version
 	room := a.room()
+	conditions, images := a.guard.said()
 	return &balsav1.Node{
 		ApiVersion: "v1", Kind: "Node",
 		Metadata: &balsav1.ObjectMeta{Name: a.cfg.Name, Labels: labels},
+		Spec:     &balsav1.NodeSpec{Taints: a.cfg.Taints},
 		Status: &balsav1.NodeStatus{
+			Conditions: conditions, Images: images,
 			Capacity:    quantities(pod.Capacity{MilliCPU: a.machine.MilliCPU, MemoryBytes: a.machine.MemoryBytes, EphemeralBytes: a.machine.EphemeralBytes, Pods: a.cfg.MaxPods}),
 			Allocatable: quantities(room),
 			Addresses: []*balsav1.NodeAddress{
@@ -290,7 +293,7 @@ func (a *Agent) take(next *step, older *time.Time) error {
 	for _, uid := range e.uids {
 		a.look(uid)
 	}
-	if next.full {
+	if next.full || e.volumes {
 		a.toClean.raise()
 	}
 	a.toSync.raise()

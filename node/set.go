@@ -81,6 +81,8 @@ type effect struct {
 	// rest changed.
 	pods     bool
 	services bool
+	// volumes: persistent ones changed.
+	volumes bool
 }
 
 // commit makes a complete step the state. A delta before any full set is an
@@ -171,7 +173,7 @@ func (s *set) changeLocked(key string, next object.Message, e *effect) {
 	case "Pod":
 		s.podLocked(asPod(old), asPod(next), e)
 	case "ConfigMap", "Secret", "PersistentVolumeClaim", "PersistentVolume":
-		e.pods = true
+		e.pods, e.volumes = true, e.volumes || kind.Name == "PersistentVolume"
 		e.uids = append(e.uids, s.podsInLocked(namespace)...)
 	default:
 		e.services = true

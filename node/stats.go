@@ -13,6 +13,7 @@ import (
 	balsav1 "github.com/balsa-run/balsa/gen/balsa/v1"
 	internalv1 "github.com/balsa-run/balsa/gen/balsainternal/v1"
 	"github.com/balsa-run/balsa/node/runtime"
+	"github.com/balsa-run/balsa/node/volume"
 )
 
 const (
@@ -33,6 +34,11 @@ type MachineUsage struct {
 	// DiskUsed and DiskAvailable are those of the file system of images, logs and
 	// volumes.
 	DiskUsed, DiskAvailable int64
+	// Capacities are 0 where they were not measured. What is reserved for root is
+	// part of DiskBytes and not available.
+	MemoryBytes, DiskBytes  int64
+	Inodes, InodesAvailable int64
+	Pids, PidsAvailable     int64
 }
 
 // Meter is a Machine that tells what it uses.
@@ -93,7 +99,9 @@ func (s agentService) Stats(ctx context.Context, req *internalv1.StatsRequest) (
 		return nil, err
 	}
 	defer leave()
-	s.rates.forget(s.a.cfg.Clock.Now())
+	now := s.a.cfg.Clock.Now()
+	s.rates.forget(now)
+	s.volumes.forget(now)
 	stats, whole, err := s.measure(ctx, req)
 	if err == nil && !whole {
 		if err := sleep(ctx, s.a.cfg.Clock, rateMin+rateMin/10); err != nil {
@@ -195,5 +203,66 @@ func (s agentService) pod(ctx context.Context, state runtime.PodState) (*balsav1
 			WritableLayerBytes: c.WritableBytes, LogBytes: c.LogBytes,
 		})
 	}
+	out.EphemeralStorageBytes += s.volumes.bytes(ctx, s.a.cfg.Volumes, state.UID, stats.Time)
 	return out, whole, nil
+}
+
+const (
+	// volumesFresh is how old the size of a pod's volumes may be.
+	volumesFresh = time.Minute
+	// volumesWalk bounds one look at them; a look that takes longer leaves the size
+	// as it was known before.
+	volumesWalk = 500 * time.Millisecond
+)
+
+// volumeSizes keeps the disk space of pods' emptyDir volumes, which takes a walk.
+type volumeSizes struct {
+	mu    sync.Mutex
+	sizes map[runtime.PodUID]volumeSize // guarded by mu
+}
+
+type volumeSize struct {
+	bytes int64
+	at    time.Time
+}
+
+func newVolumeSizes() *volumeSizes { return &volumeSizes{sizes: map[runtime.PodUID]volumeSize{}} }
+
+func (v *volumeSizes) bytes(ctx context.Context, volumes volume.Volumes, uid runtime.PodUID, now time.Time) int64 {
+	if volumes == nil {
+		return 0
+	}
+	v.mu.Lock()
+	have := v.sizes[uid]
+	v.mu.Unlock()
+	if now.Sub(have.at) < volumesFresh {
+		return have.bytes
+	}
+	ctx, cancel := context.WithTimeout(ctx, volumesWalk)
+	defer cancel()
+	usage, err := volumes.Usage(ctx, uid)
+	if err == nil {
+		have.bytes = 0
+		for _, u := range usage {
+			if !u.Memory {
+				have.bytes += u.UsedBytes
+			}
+		}
+	}
+	have.at = now
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.sizes[uid] = have
+	return have.bytes
+}
+
+// forget drops the sizes of pods that nobody has asked for in a long time.
+func (v *volumeSizes) forget(now time.Time) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	for uid, size := range v.sizes {
+		if now.Sub(size.at) > 2*volumesFresh {
+			delete(v.sizes, uid)
+		}
+	}
 }

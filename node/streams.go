@@ -42,17 +42,18 @@ type agentService struct {
 	a                                     *Agent
 	execs, attaches, forwards, copies, st chan struct{}
 	rates                                 *cpuRates
+	volumes                               *volumeSizes
 	internalv1connect.UnimplementedAgentServiceHandler
 }
 
 func newAgentHandler(a *Agent) http.Handler {
-	options := []connect.HandlerOption{connect.WithReadMaxBytes(maxStreamMessage), connect.WithRequestGate(serversOnly)}
+	options := []connect.HandlerOption{connect.WithReadMaxBytes(maxStreamMessage), connect.WithRequestGate(serversOnly), connect.WithCompression("gzip", nil, nil)}
 	for _, c := range codec.Lenient() {
 		options = append(options, connect.WithCodec(c))
 	}
 	service := agentService{
 		a: a, execs: make(chan struct{}, maxExecs), attaches: make(chan struct{}, maxAttaches), forwards: make(chan struct{}, maxForwards),
-		copies: make(chan struct{}, maxCopies), st: make(chan struct{}, maxStatsRuns), rates: newCPURates(),
+		copies: make(chan struct{}, maxCopies), st: make(chan struct{}, maxStatsRuns), rates: newCPURates(), volumes: newVolumeSizes(),
 	}
 	mux := http.NewServeMux()
 	mux.Handle(internalv1connect.NewAgentServiceHandler(service, options...))

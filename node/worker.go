@@ -113,6 +113,7 @@ func (w *worker) leave() bool {
 	w.a.probes.set(w.uid, nil)
 	w.a.hooks.set(w.uid, nil)
 	w.a.images.release(w.uid)
+	w.a.guard.forget(w.uid)
 	w.a.users.release(w.uid)
 	w.a.reports.forget(w.uid)
 	w.a.toClean.raise()
@@ -194,7 +195,8 @@ func (w *worker) view(ctx context.Context) (pod.View, error) {
 	if users := v.Pod.GetSpec().HostUsers; users != nil && !*users {
 		v.FreeUsers = a.users.give(w.uid)
 	}
-	if a.cfg.Eviction != nil {
+	v.Eviction = a.guard.eviction(w.uid)
+	if a.cfg.Eviction != nil && v.Eviction == nil {
 		v.Eviction = a.cfg.Eviction(w.uid)
 	}
 	a.mu.Lock()
@@ -228,6 +230,7 @@ func (w *worker) adopt(view pod.View, plan pod.Plan) {
 	if view.Pod == nil {
 		return
 	}
+	w.a.guard.note(w.uid, plan, len(view.Pod.GetSpec().GetVolumes()) > 0)
 	w.a.images.want(w.uid, plan.Images, w.since)
 	w.a.reports.publish(view.Pod, plan.Status, plan.Removed)
 }
@@ -400,7 +403,7 @@ func (a *Agent) clean(ctx context.Context) error {
 			a.look(string(p.UID))
 		}
 	}
-	return errors.Join(a.cleanNetwork(ctx), a.cleanVolumes(ctx, exists), a.cleanFiles(exists))
+	return errors.Join(a.cleanNetwork(ctx), a.cleanVolumes(ctx, exists), a.reclaim(ctx), a.cleanFiles(exists))
 }
 
 // mayLook tells whether the set says anything about a pod that exists.
@@ -449,24 +452,6 @@ func anyRunning(p runtime.PodState) bool {
 	return slices.ContainsFunc(p.Containers, func(c runtime.ContainerState) bool { return c.Status == runtime.ContainerRunning })
 }
 
-// cleanVolumes removes the volumes of pods that neither exist nor are assigned.
-func (a *Agent) cleanVolumes(ctx context.Context, exists map[string]bool) error {
-	if a.cfg.Volumes == nil {
-		return nil
-	}
-	uids, err := a.cfg.Volumes.Pods(ctx)
-	if err != nil {
-		return fmt.Errorf("list volumes: %w", err)
-	}
-	var errs []error
-	for _, uid := range uids {
-		if !exists[string(uid)] && !a.knows(string(uid)) {
-			errs = append(errs, a.cfg.Volumes.Remove(ctx, uid))
-		}
-	}
-	return errors.Join(errs...)
-}
-
 // cleanFiles removes the files of pods that neither exist nor are assigned.
 func (a *Agent) cleanFiles(exists map[string]bool) error {
 	var errs []error
@@ -492,38 +477,4 @@ func (a *Agent) knows(uid string) bool {
 	defer a.mu.Unlock()
 	_, looked := a.workers[uid]
 	return looked || a.set.pod(uid) != nil
-}
-
-// pruneLoop removes images that nothing uses, once a server has confirmed what
-// is used.
-func (a *Agent) pruneLoop(ctx context.Context) error {
-	for {
-		if err := sleep(ctx, a.cfg.Clock, imagesEvery); err != nil {
-			return err
-		}
-		if _, fromServer, _ := a.set.known(); !fromServer {
-			continue
-		}
-		if err := a.prune(ctx); err != nil && ctx.Err() == nil {
-			a.log.Warn("unused images cannot be removed; trying again later", "error", err)
-		}
-	}
-}
-
-func (a *Agent) prune(ctx context.Context) error {
-	pods, err := a.cfg.Runtime.Pods(ctx)
-	if err != nil {
-		return fmt.Errorf("list pods: %w", err)
-	}
-	used := a.images.digests()
-	for _, p := range pods {
-		for _, c := range p.Containers {
-			used[c.ImageDigest] = true
-		}
-	}
-	removed, err := a.cfg.Images.Prune(ctx, func(digest string) bool { return used[digest] || a.images.digests()[digest] })
-	if len(removed) > 0 {
-		a.log.Info("removed images that nothing uses", "images", removed)
-	}
-	return err
 }

@@ -62,6 +62,8 @@ func (c *check) between(path string, value, lowest, highest int64) {
 
 func (c *check) port(path string, value int32) { c.between(path, int64(value), 1, maxPort) }
 
+func validPort(value int32) bool { return value >= 1 && value <= maxPort }
+
 // atMost reports a list that is too long and tells whether it is not.
 func (c *check) atMost(path string, n, limit int, what string) bool {
 	if n <= limit {

@@ -38,7 +38,9 @@ func (c *check) service(spec *balsav1.ServiceSpec) {
 		c.servicePortName(field(here, "name"), p.GetName(), names, len(ports) > 1)
 		c.port(field(here, "port"), p.GetPort())
 		c.protocol(field(here, "protocol"), p.GetProtocol())
-		c.targetPort(field(here, "targetPort"), p.GetTargetPort())
+		if target := p.GetTargetPort(); validPort(p.GetPort()) || !proto.Equal(target, IntValue(p.GetPort())) {
+			c.targetPort(field(here, "targetPort"), target) // unless Default copied a port that was refused
+		}
 		number := strconv.Itoa(int(p.GetPort())) + "/" + p.GetProtocol()
 		if numbers[number] {
 			c.duplicate(field(here, "port"), number)

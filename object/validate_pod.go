@@ -1,6 +1,7 @@
 package object
 
 import (
+	"maps"
 	"slices"
 
 	"google.golang.org/protobuf/proto"
@@ -152,7 +153,7 @@ func (c *check) pullSecrets(path string, refs []*balsav1.LocalObjectReference) {
 
 func (c *check) resources(path string, r *balsav1.ResourceRequirements) {
 	limits := c.quantities(field(path, "limits"), r.GetLimits(), true)
-	requests := c.quantities(field(path, "requests"), r.GetRequests(), false)
+	requests := c.quantities(field(path, "requests"), ownRequests(r, limits), false)
 	for _, name := range sortedKeys(requests) {
 		limit, limited := limits[name]
 		if limited && requests[name].Compare(limit) > 0 {
@@ -162,6 +163,18 @@ func (c *check) resources(path string, r *balsav1.ResourceRequirements) {
 			})
 		}
 	}
+}
+
+// ownRequests leaves out those that Default copied from limits which were refused:
+// a mistake is reported once, where it was made.
+func ownRequests(r *balsav1.ResourceRequirements, good map[string]quantity.Quantity) map[string]*balsav1.Quantity {
+	own := maps.Clone(r.GetRequests())
+	for name, limit := range r.GetLimits() {
+		if _, ok := good[name]; !ok && proto.Equal(own[name], limit) {
+			delete(own, name)
+		}
+	}
+	return own
 }
 
 func (c *check) quantities(path string, list map[string]*balsav1.Quantity, positive bool) map[string]quantity.Quantity {

@@ -54,11 +54,13 @@ func ServerTLS(o TLSOptions) *tls.Config {
 	return c
 }
 
-// AgentTLS is the configuration of an agent's port, where only servers come in.
+// AgentTLS is the configuration of an agent's port. Servers come in; users, whom
+// the agent gives its metrics and nothing else; and other agents, which get
+// image blobs and nothing else.
 func AgentTLS(o TLSOptions) *tls.Config {
 	c := o.base()
 	c.GetConfigForClient = func(*tls.ClientHelloInfo) (*tls.Config, error) {
-		return o.mutual([]Role{RoleServer}, ProtoHTTP2), nil
+		return o.mutual([]Role{RoleServer, RoleAdmin, RoleReader, RoleAgent}, ProtoHTTP2), nil
 	}
 	return c
 }

@@ -56,7 +56,7 @@ func TestHostileArchiveStaysInside(t *testing.T) {
 			var warned bytes.Buffer
 			err := (&extraction{warn: &warned, top: "x"}).into(inner, tarOf(t, entries...))
 			must(t, filepath.WalkDir(outer, func(path string, e os.DirEntry, err error) error {
-				if filepath.Base(path) == "evil" && filepath.Dir(path) != filepath.Join(inner, "x", "l") && path != filepath.Join(inner, "x") {
+				if filepath.Base(path) == "evil" && !strings.HasPrefix(path, inner+"/") {
 					t.Errorf("%s was written (%v)", path, err)
 				}
 				return err

@@ -72,7 +72,7 @@ func (a *app) attachTo(ctx context.Context, c *client.Client, pod *balsav1.Pod, 
 		return err
 	}
 	s := &session{
-		a: a, stdin: stdin, tty: tty, closeSend: stream.CloseRequest,
+		a: a, stdin: stdin, tty: tty, abort: stream.CloseResponse,
 		send: func(in *balsav1.StreamInput) error {
 			return stream.Send(&balsav1.AttachRequest{Message: &balsav1.AttachRequest_Input{Input: in}})
 		},

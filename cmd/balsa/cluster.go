@@ -12,7 +12,6 @@ import (
 
 	balsav1 "github.com/balsa-run/balsa/gen/balsa/v1"
 
-	"github.com/balsa-run/balsa/client"
 	"github.com/balsa-run/balsa/internal/codec"
 	"github.com/balsa-run/balsa/internal/version"
 )
@@ -111,46 +110,6 @@ func (a *app) clusterRemove() *cobra.Command {
 			return nil
 		},
 	}
-}
-
-func (a *app) nodeCommand() *cobra.Command {
-	command := &cobra.Command{Use: "node", Short: "Look after nodes"}
-	command.AddCommand(&cobra.Command{
-		Use: "list", Short: "List the nodes", Args: cobra.NoArgs, Aliases: []string{"ls"}, Example: "  balsa node list",
-		RunE: func(command *cobra.Command, _ []string) error {
-			c, err := a.connect()
-			if err != nil {
-				return err
-			}
-			found, err := targets([]string{"nodes"})
-			if err != nil {
-				return err
-			}
-			return a.get(command.Context(), c, found, &query{output: "wide"})
-		},
-	}, &cobra.Command{
-		Use: "remove NODE", Short: "Remove a node: its pods go elsewhere, its certificate is refused", Args: cobra.ExactArgs(1),
-		Example: "  balsa node remove n2",
-		RunE: func(command *cobra.Command, args []string) error {
-			c, err := a.connect()
-			if err != nil {
-				return err
-			}
-			if err := known(command.Context(), c, "agent", args[0]); err != nil {
-				return err
-			}
-			// The identity first: a node that still had it would register again.
-			if _, err := c.Cluster.RemoveIdentity(command.Context(), &balsav1.RemoveIdentityRequest{Role: "agent", Name: args[0]}); err != nil {
-				return err
-			}
-			if _, err := client.Delete[*balsav1.Node](command.Context(), c, "", args[0], client.DeleteOptions{}); err != nil && !client.IsNotFound(err) {
-				return err
-			}
-			fmt.Fprintf(a.out, "node %s removed\n", args[0])
-			return nil
-		},
-	})
-	return command
 }
 
 func (a *app) versionCommand() *cobra.Command {

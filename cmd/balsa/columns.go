@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	balsav1 "github.com/balsa-run/balsa/gen/balsa/v1"
 
@@ -28,7 +29,7 @@ func count[T ~int | ~int32 | ~int64](n T) string { return strconv.FormatInt(int6
 func columnsOf(kind object.Kind) []column {
 	switch kind.Name {
 	case "Pod":
-		return podColumns()
+		return podColumns(time.Now)
 	case "Deployment":
 		return deploymentColumns()
 	case "ReplicaSet":
@@ -50,56 +51,14 @@ func columnsOf(kind object.Kind) []column {
 			{"TYPE", false, of((*balsav1.Secret).GetType)},
 			{"DATA", false, of(func(s *balsav1.Secret) string { return count(len(s.GetData())) })},
 		}
+	case "PersistentVolumeClaim":
+		return claimColumns()
+	case "PersistentVolume":
+		return volumeColumns()
+	case "StorageClass":
+		return storageClassColumns()
 	}
 	return nil
-}
-
-func podColumns() []column {
-	return []column{
-		{"READY", false, of(podReady)},
-		{"STATUS", false, of(podStatus)},
-		{"RESTARTS", false, of(podRestarts)},
-		{"IP", true, of(func(p *balsav1.Pod) string { return p.GetStatus().GetPodIp() })},
-		{"NODE", true, of(func(p *balsav1.Pod) string { return p.GetSpec().GetNodeName() })},
-	}
-}
-
-func podReady(p *balsav1.Pod) string {
-	ready := 0
-	for _, status := range p.GetStatus().GetContainerStatuses() {
-		if status.GetReady() {
-			ready++
-		}
-	}
-	return fmt.Sprintf("%d/%d", ready, len(p.GetSpec().GetContainers()))
-}
-
-// podStatus is the phase, or what is more telling: that it ends, or why a
-// container does not run.
-func podStatus(p *balsav1.Pod) string {
-	if object.IsTerminating(p) {
-		return "Terminating"
-	}
-	for _, status := range p.GetStatus().GetContainerStatuses() {
-		if reason := status.GetState().GetWaiting().GetReason(); reason != "" {
-			return reason
-		}
-		if terminated := status.GetState().GetTerminated(); terminated != nil && terminated.GetReason() != "" && p.GetStatus().GetPhase() != object.PodRunning {
-			return terminated.GetReason()
-		}
-	}
-	if reason := p.GetStatus().GetReason(); reason != "" {
-		return reason
-	}
-	return p.GetStatus().GetPhase()
-}
-
-func podRestarts(p *balsav1.Pod) string {
-	var restarts int32
-	for _, status := range p.GetStatus().GetContainerStatuses() {
-		restarts += status.GetRestartCount()
-	}
-	return count(restarts)
 }
 
 func deploymentColumns() []column {
@@ -138,37 +97,6 @@ func servicePorts(s *balsav1.Service) string {
 		ports = append(ports, fmt.Sprintf("%d/%s", port.GetPort(), port.GetProtocol()))
 	}
 	return strings.Join(ports, ",")
-}
-
-func nodeColumns() []column {
-	return []column{
-		{"STATUS", false, of(nodeStatus)},
-		{"VERSION", false, of(func(n *balsav1.Node) string { return n.GetStatus().GetNodeInfo().GetKubeletVersion() })},
-		{"ADDRESS", true, of(nodeAddress)},
-		{"POD-CIDR", true, of(func(n *balsav1.Node) string { return n.GetSpec().GetPodCidr() })},
-		{"KERNEL", true, of(func(n *balsav1.Node) string { return n.GetStatus().GetNodeInfo().GetKernelVersion() })},
-		{"RUNTIME", true, of(func(n *balsav1.Node) string { return n.GetStatus().GetNodeInfo().GetContainerRuntimeVersion() })},
-	}
-}
-
-func nodeStatus(n *balsav1.Node) string {
-	status := "NotReady"
-	if object.NodeReady(n) {
-		status = "Ready"
-	}
-	if n.GetSpec().GetUnschedulable() {
-		status += ",SchedulingDisabled"
-	}
-	return status
-}
-
-func nodeAddress(n *balsav1.Node) string {
-	for _, address := range n.GetStatus().GetAddresses() {
-		if address.GetType() == "InternalIP" {
-			return address.GetAddress()
-		}
-	}
-	return ""
 }
 
 func eventColumns() []column {

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -45,12 +46,25 @@ func (a *app) connect() (*client.Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	return client.FromFile(path, func(cfg *client.Config) {
+	a.client, err = client.FromFile(path, func(cfg *client.Config) {
 		// Zero would mean the default, and a person who says 0 means once.
 		if cfg.RetryFor = a.retryFor; a.retryFor == 0 {
 			cfg.RetryFor = -1
 		}
 	})
+	return a.client, err
+}
+
+// disconnect keeps the servers that the client has learned of for the next
+// program, which may find that those it knew are gone.
+func (a *app) disconnect() {
+	if a.client == nil {
+		return
+	}
+	if err := a.client.SaveServers(); err != nil {
+		slog.Debug("the servers' addresses are not kept", "error", err)
+	}
+	a.client.Close()
 }
 
 // explain prints an error as a person wants it: what the server said, every

@@ -45,17 +45,10 @@ func (a *app) describe(ctx context.Context, c *client.Client, kind object.Kind, 
 	if err != nil {
 		return err
 	}
-	message = object.Clone(message)
 	meta := message.GetMetadata()
-	meta.ManagedFields = nil
-	if secret, ok := message.(*balsav1.Secret); ok {
-		hideValues(secret)
-	}
-	text, err := codec.MarshalYAML(message)
-	if err != nil {
+	if err := a.describeObject(ctx, c, object.Clone(message)); err != nil {
 		return err
 	}
-	fmt.Fprintf(a.out, "%s", text)
 	events, err := client.List[*balsav1.Event](ctx, c, meta.GetNamespace(), client.ListOptions{FieldSelector: "involvedObject.uid=" + meta.GetUid()})
 	if err != nil {
 		return err
@@ -67,6 +60,48 @@ func (a *app) describe(ctx context.Context, c *client.Client, kind object.Kind, 
 	}
 	a.printEvents(events.Items, "  ")
 	return nil
+}
+
+// describeObject prints pods, nodes and storage as kubectl does; of other kinds
+// the manifest says it all.
+func (a *app) describeObject(ctx context.Context, c *client.Client, message object.Message) error {
+	s := newSheet(a.out)
+	switch m := message.(type) {
+	case *balsav1.Pod:
+		s.pod(m, time.Now())
+	case *balsav1.Node:
+		pods, err := client.List[*balsav1.Pod](ctx, c, "", client.ListOptions{FieldSelector: "spec.nodeName=" + m.GetMetadata().GetName()})
+		if err != nil {
+			return err
+		}
+		s.node(m, pods.Items, time.Now())
+	case *balsav1.PersistentVolumeClaim:
+		pods, err := client.List[*balsav1.Pod](ctx, c, m.GetMetadata().GetNamespace(), client.ListOptions{})
+		if err != nil {
+			return err
+		}
+		s.claim(m, slices.DeleteFunc(pods.Items, func(p *balsav1.Pod) bool {
+			return !slices.Contains(object.ClaimNames(p.GetSpec()), m.GetMetadata().GetName())
+		}))
+	case *balsav1.PersistentVolume:
+		s.volume(m)
+	default:
+		return a.describePlain(message)
+	}
+	return s.flush()
+}
+
+func (a *app) describePlain(message object.Message) error {
+	message.GetMetadata().ManagedFields = nil
+	if secret, ok := message.(*balsav1.Secret); ok {
+		hideValues(secret)
+	}
+	text, err := codec.MarshalYAML(message)
+	if err != nil {
+		return err
+	}
+	_, err = a.out.Write(text)
+	return err
 }
 
 // hideValues leaves the names of a Secret's values, and their sizes.

@@ -57,7 +57,7 @@ func (a *app) exec(ctx context.Context, c *client.Client, start *balsav1.ExecSta
 		return err
 	}
 	s := &session{
-		a: a, stdin: start.GetStdin(), tty: start.GetTty(), closeSend: stream.CloseRequest,
+		a: a, stdin: start.GetStdin(), tty: start.GetTty(), abort: stream.CloseResponse,
 		send: func(in *balsav1.StreamInput) error {
 			return stream.Send(&balsav1.ExecRequest{Message: &balsav1.ExecRequest_Input{Input: in}})
 		},

@@ -45,6 +45,7 @@ func run(ctx context.Context, args []string, in io.Reader, out, errOut io.Writer
 	root.SetOut(out)
 	root.SetErr(errOut)
 	command, err := root.ExecuteContextC(ctx)
+	a.disconnect()
 	if err == nil {
 		return exitOK
 	}
@@ -75,6 +76,7 @@ type app struct {
 	configPath  string
 	namespace   string
 	retryFor    time.Duration
+	client      *client.Client // what connect made, until the program ends
 }
 
 func (a *app) command() *cobra.Command {
@@ -105,7 +107,7 @@ debug end with that of the program.`,
 		&cobra.Group{ID: "run", Title: "Run Balsa:"},
 	)
 	a.add(root, "work", a.applyCommand(), a.getCommand(), a.describeCommand(), a.deleteCommand(), a.scaleCommand(),
-		a.eventsCommand(), a.imageCommand())
+		a.labelCommand(), a.annotateCommand(), a.eventsCommand(), a.imageCommand())
 	a.add(root, "pods", a.logsCommand(), a.execCommand(), a.attachCommand(), a.portForwardCommand(), a.cpCommand(), a.topCommand(), a.debugCommand())
 	a.add(root, "cluster", a.clusterCommand(), a.nodeCommand(), a.tokenCommand(), a.userCommand(), a.configCommand(), a.versionCommand())
 	a.add(root, "run", a.serverCommand(), a.agentCommand(), a.devCommand())

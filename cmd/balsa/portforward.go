@@ -235,6 +235,7 @@ func (f *forwarder) carry(ctx context.Context, conn net.Conn, port int32) error 
 		return err
 	}
 	defer stream.CloseResponse()
+	defer context.AfterFunc(ctx, func() { _ = stream.CloseResponse() })()
 	start := &balsav1.PortForwardStart{Namespace: pod.GetMetadata().GetNamespace(), Name: pod.GetMetadata().GetName(), Port: port}
 	err = stream.Send(&balsav1.PortForwardRequest{Message: &balsav1.PortForwardRequest_Start{Start: start}})
 	if err != nil && !errors.Is(err, io.EOF) {

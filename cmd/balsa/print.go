@@ -135,9 +135,9 @@ func (t *table) cells(message object.Message) []string {
 	if t.namespaces {
 		cells = append(cells, meta.GetNamespace())
 	}
-	name := meta.GetName()
+	name := rowName(message)
 	if t.prefix {
-		name = short(message)
+		name = t.kind.Singular + "/" + name
 	}
 	cells = append(cells, name)
 	for _, c := range t.columns {
@@ -192,12 +192,17 @@ func (t *table) line(cells []string) {
 	fmt.Fprintln(t.app.out, text.String()+cells[len(cells)-1])
 }
 
-// age is a duration in the two units that matter: 45s, 3m10s, 2h5m, 4d.
-func age(since *timestamppb.Timestamp, now time.Time) string {
-	if since == nil {
+// age is the time since then.
+func age(then *timestamppb.Timestamp, now time.Time) string {
+	if then == nil {
 		return "<unknown>"
 	}
-	passed := max(0, now.Sub(since.AsTime()))
+	return since(then.AsTime(), now)
+}
+
+// since is a duration in the two units that matter: 45s, 3m10s, 2h5m, 4d.
+func since(then, now time.Time) string {
+	passed := max(0, now.Sub(then))
 	switch {
 	case passed < 2*time.Minute:
 		return fmt.Sprintf("%ds", int(passed.Seconds()))

@@ -38,9 +38,14 @@ func TestScripts(t *testing.T) {
 	s := startServer(t, dir, "s1", "--init", "--log-level", "error")
 	defer s.stop()
 	waitUntilServing(t, s)
-	files, err := filepath.Glob(filepath.Join("testdata", "script", "*.txtar"))
+	runScripts(t, s, filepath.Join("testdata", "script"), 10)
+}
+
+func runScripts(t *testing.T, s *server, dir string, least int) {
+	t.Helper()
+	files, err := filepath.Glob(filepath.Join(dir, "*.txtar"))
 	must(t, err)
-	if len(files) < 10 {
+	if len(files) < least {
 		t.Fatalf("found %d scripts: they were looked for in the wrong place", len(files))
 	}
 	for _, file := range files {

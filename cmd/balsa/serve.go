@@ -91,6 +91,7 @@ directory; the others with --join and a token. After that, only --data-dir,
 	flags.StringVar(&options.PodCIDR, "pod-cidr", "", "addresses of pods of a new cluster (default 10.244.0.0/16)")
 	flags.StringVar(&options.ServiceCIDR, "service-cidr", "", "addresses of Services of a new cluster (default 10.96.0.0/12)")
 	flags.StringVar(&options.DNSDomain, "dns-domain", "", "DNS domain of a new cluster (default cluster.local)")
+	flags.DurationVar(&options.ScrubEvery, "scrub-every", 0, "how often all that the server holds is looked through for damage (default 1h)")
 	join.add(command, &options.Join)
 	log.add(command)
 	return command
@@ -124,10 +125,26 @@ again.`,
 	flags.StringVar(&options.Port, "port", daemon.DefaultAgentPort, "where servers reach the agent")
 	flags.StringVar(&options.Gossip, "gossip-port", daemon.DefaultGossipPort, "of the gossip, TCP and UDP")
 	flags.StringVar(&options.CgroupPrefix, "cgroup-prefix", "/balsa", "cgroup of all pods; two agents on one machine need two")
+	flags.StringVar(&options.Registries, "registries", "", "YAML file with mirrors, certificates and passwords of registries (docs/pods.md)")
 	flags.StringToStringVar(&options.Labels, "labels", nil, "labels of the node, for example zone=a,disk=ssd")
+	resourceFlags(command, &options.ResourceOptions)
 	join.add(command, &options.Join)
 	log.add(command)
 	return command
+}
+
+// resourceFlags are named as the kubelet's where there is one.
+func resourceFlags(command *cobra.Command, o *daemon.ResourceOptions) {
+	flags := command.Flags()
+	flags.StringSliceVar(&o.Taints, "taints", nil, "taints of a node that is new to the cluster, for example dedicated=db:NoSchedule")
+	flags.StringVar(&o.ReservedCPU, "reserved-cpu", "", "kept from pods, for example 500m")
+	flags.StringVar(&o.ReservedMemory, "reserved-memory", "", "kept from pods, for example 1Gi")
+	flags.StringVar(&o.ReservedEphemeralStorage, "reserved-ephemeral-storage", "", "kept from pods, for example 10Gi")
+	flags.IntVar(&o.MaxPods, "max-pods", daemon.DefaultMaxPods, "that the node takes")
+	flags.StringToStringVar(&o.Eviction, "eviction-hard", nil,
+		"what has to stay available, else pods are evicted (default memory.available=100Mi,nodefs.available=10%,nodefs.inodesFree=5%,pid.available=5%)")
+	flags.Int64Var(&o.ImageGCHigh, "image-gc-high-threshold", 85, "percent of the disk, above which unused images go")
+	flags.Int64Var(&o.ImageGCLow, "image-gc-low-threshold", 80, "percent of the disk, down to which they go")
 }
 
 func (a *app) devCommand() *cobra.Command {

@@ -32,10 +32,10 @@ type session struct {
 	a          *app
 	stdin, tty bool
 
-	mu        sync.Mutex // held while sending
-	send      func(*balsav1.StreamInput) error
-	closeSend func() error
-	receive   func() (*balsav1.StreamOutput, error)
+	mu      sync.Mutex // held while sending
+	send    func(*balsav1.StreamInput) error
+	receive func() (*balsav1.StreamOutput, error)
+	abort   func() error
 }
 
 // terminalOf is the terminal that a reader is, if it is one.
@@ -94,6 +94,8 @@ func raw(fd int) (restore func(), err error) {
 
 // run talks until the program ends; its exit code becomes this program's.
 func (s *session) run(ctx context.Context) error {
+	// A stream that has begun does not end with its context by itself.
+	defer context.AfterFunc(ctx, func() { _ = s.abort() })()
 	if fd, ok := terminalOf(s.a.in); s.tty && ok {
 		restore, err := raw(fd)
 		if err != nil {

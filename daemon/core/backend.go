@@ -49,6 +49,9 @@ func (e edge) ServeConfirm(ctx context.Context, request *internalv1.ConfirmReque
 }
 
 func (e edge) ServeState(ctx context.Context, request *internalv1.StateRequest) (*internalv1.StateResponse, error) {
+	if err := e.cluster.Expelled(ctx, askerOf(ctx)); err != nil {
+		return nil, cluster.ToConnect(err)
+	}
 	response, err := e.cluster.ServeState(ctx, request)
 	return response, cluster.ToConnect(err)
 }

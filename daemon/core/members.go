@@ -147,8 +147,32 @@ func (m *members) nextLeader(ctx context.Context) (string, error) {
 	}
 }
 
-func (m *members) RemoveMember(ctx context.Context, id string) error {
-	return cluster.ToConnect(m.cluster.Remove(ctx, id, false))
+// RemoveMember tells whose certificate is to be refused from now on: nobody's
+// when another member has the name, as after a server's disk was lost.
+func (m *members) RemoveMember(ctx context.Context, id string) (server string, err error) {
+	names := m.names()
+	err = cluster.ToConnect(m.cluster.Remove(ctx, id, false))
+	server = nameOf(names, id)
+	for _, member := range m.cluster.Members() {
+		if err != nil && member.ID == id || member.ID != id && nameOf(names, member.ID) == server {
+			return "", err
+		}
+	}
+	if err != nil && m.cluster.Status().Leading == 0 {
+		return "", err // another server knows better
+	}
+	return server, err
+}
+
+// nameOf is a member's name: as gossip has it, or what its id begins with.
+func nameOf(names map[string]string, id string) string {
+	if name := names[id]; name != "" {
+		return name
+	}
+	if end := strings.LastIndexByte(id, '-'); end > 0 {
+		return id[:end]
+	}
+	return id
 }
 
 func (m *members) AddMember(ctx context.Context, member apiserver.NewMember) error {

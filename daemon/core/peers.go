@@ -2,8 +2,10 @@ package core
 
 import (
 	"context"
+	"errors"
 	"net"
 	"net/http"
+	"strings"
 	"sync"
 	"time"
 
@@ -42,16 +44,18 @@ func doer(plain bool, dial func(ctx context.Context, address string) (net.Conn, 
 
 // peers calls PeerService on other servers. It is cluster.Peers.
 type peers struct {
-	http *http.Client
-	base string
+	http  *http.Client
+	calls *http.Client // the same, and says who calls
+	base  string
 
 	mu      sync.Mutex
 	clients map[string]internalv1connect.PeerServiceClient // guarded by mu; by address
 }
 
-func newPeers(network Network) *peers {
+func newPeers(network Network, id string) *peers {
 	p := &peers{clients: map[string]internalv1connect.PeerServiceClient{}}
 	p.http, p.base = doer(network.Plain(), network.DialServer)
+	p.calls = &http.Client{Transport: asking{p.http.Transport, id}}
 	return p
 }
 
@@ -66,7 +70,7 @@ func (p *peers) at(address string) internalv1connect.PeerServiceClient {
 	if len(p.clients) >= maxClients {
 		clear(p.clients)
 	}
-	client := internalv1connect.NewPeerServiceClient(p.http, p.base+address, connect.WithGRPC())
+	client := internalv1connect.NewPeerServiceClient(p.calls, p.base+address, connect.WithGRPC())
 	p.clients[address] = client
 	return client
 }
@@ -88,7 +92,17 @@ func (p *peers) Confirm(ctx context.Context, address string, request *internalv1
 
 func (p *peers) State(ctx context.Context, address string, request *internalv1.StateRequest) (*internalv1.StateResponse, error) {
 	response, err := p.at(address).State(ctx, request)
-	return response, cluster.FromConnect(err)
+	return response, refusal(cluster.FromConnect(err))
+}
+
+// refusal recognises a server that does not take this one's certificate: it says
+// so on a connection that was open before, and by an alert of TLS on another.
+func refusal(err error) error {
+	var remote *net.OpError
+	if errors.As(err, &remote) && remote.Op == "remote error" && strings.Contains(remote.Err.Error(), "certificate") {
+		return &cluster.Error{Class: cluster.NotApplied, Reason: cluster.ReasonIdentity, Err: err}
+	}
+	return err
 }
 
 func (p *peers) close() { p.http.CloseIdleConnections() }

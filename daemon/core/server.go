@@ -90,7 +90,7 @@ func NewServer(cfg Config) (*Server, error) {
 	if cfg.Metrics == nil {
 		cfg.Metrics = unmeasured{}
 	}
-	s := &Server{cfg: cfg, logger: cfg.Logger, local: &localBeats{}, peers: newPeers(cfg.Network)}
+	s := &Server{cfg: cfg, logger: cfg.Logger, local: &localBeats{}, peers: newPeers(cfg.Network, cfg.ID)}
 	s.store = store.New(store.Options{Decode: object.Decode, Index: indexes, FeatureLevel: cfg.FeatureLevel})
 	var err error
 	s.cluster, err = cluster.New(s.clusterConfig())
@@ -134,7 +134,7 @@ func (s *Server) apiConfig() apiserver.Config {
 	return apiserver.Config{
 		Store: s.store, Backend: edge{s.cluster}, Guard: c.Guard, Bundle: func() *pki.Bundle { return c.Bundle },
 		Heartbeats: &beats{local: s.local, cluster: s.cluster, peers: s.peers}, LocalHeartbeats: s.local,
-		Nodes: agents{c.Network}, Members: s.members, Leader: func() string { return s.cluster.Status().LeaderAddress }, Peer: edge{s.cluster}, Peers: s.members, Blobs: c.Blobs, Archives: c.Archives,
+		Nodes: agents{c.Network}, Members: s.members, Leader: func() string { return s.cluster.Status().LeaderAddress }, InContact: s.cluster.InContact, Peer: edge{s.cluster}, Peers: s.members, Blobs: c.Blobs, Archives: c.Archives,
 		Lease: apiserver.LeaseTimes{Interval: nodes.DefaultInterval, Duration: nodes.DefaultDuration}, Clock: c.Clock, Log: c.Logger, Audit: c.Logger.With("log", "audit"), Metrics: c.APIMetrics,
 	}
 }
@@ -163,9 +163,11 @@ func (s *Server) Run(ctx context.Context) error {
 		}
 	})
 	tasks.start(func() { s.api.FeedGuard(running) })
+	tasks.start(func() { s.api.FollowContact(running) })
 	tasks.start(func() { s.cfg.Guard.Run(running) })
 	tasks.start(func() { s.maintain(running) })
 	tasks.start(func() { s.scrubber().run(running) })
+	tasks.start(func() { s.sweep(running) })
 	// Calls outlive ctx until leadership has been handed over.
 	calls, endCalls := context.WithCancel(context.WithoutCancel(ctx))
 	defer endCalls()

@@ -34,6 +34,7 @@ type Overlay struct {
 
 // Mount mounts the overlay with the new mount API, one option a layer: the
 // options of mount(2) are cut at 4096 bytes, which some thirty layers fill.
+// Kernels before 6.5 get them by shorter names.
 // The overlay is volatile: it never syncs, since nobody mounts its upper
 // directory again.
 func (o Overlay) Mount() error {
@@ -49,17 +50,44 @@ func (o Overlay) mount() error {
 		return err
 	}
 	defer unstage()
+	release, err := kernelRelease()
+	if err != nil {
+		return err
+	}
+	if !takesLayersSingly(release) {
+		return o.mountOld(layers)
+	}
+	return o.mountNew(layers)
+}
+
+func kernelRelease() (string, error) {
+	var name unix.Utsname
+	if err := unix.Uname(&name); err != nil {
+		return "", fmt.Errorf("uname: %w", err)
+	}
+	return unix.ByteSliceToString(name.Release[:]), nil
+}
+
+// takesLayersSingly goes by the version, 6.5: an older kernel takes the option
+// "lowerdir+" without a word, and refuses the mount afterwards, with a line in
+// its log. A release that cannot be read counts as an old one, since mountOld
+// works with new ones as well.
+func takesLayersSingly(release string) bool {
+	var major, minor int
+	if n, _ := fmt.Sscanf(release, "%d.%d", &major, &minor); n != 2 {
+		return false
+	}
+	return major > 6 || major == 6 && minor >= 5
+}
+
+func (o Overlay) mountNew(layers []string) error {
 	fd, err := unix.Fsopen("overlay", unix.FSOPEN_CLOEXEC)
 	if err != nil {
 		return fmt.Errorf("fsopen: %w", err)
 	}
 	defer func() { _ = unix.Close(fd) }()
-	for i, layer := range slices.Backward(layers) {
-		err := unix.FsconfigSetString(fd, "lowerdir+", layer)
-		if i == len(layers)-1 && errors.Is(err, unix.EINVAL) {
-			return o.mountOld(layers)
-		}
-		if err != nil {
+	for _, layer := range slices.Backward(layers) {
+		if err := unix.FsconfigSetString(fd, "lowerdir+", layer); err != nil {
 			return fmt.Errorf("layer %s: %w", layer, err)
 		}
 	}

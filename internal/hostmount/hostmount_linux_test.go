@@ -46,12 +46,12 @@ func makeDirs(t *testing.T, root string, names ...string) {
 	}
 }
 
-// TestOverlayOfManyLayers has more than the options of mount(2) can name.
+// TestOverlayOfManyLayers has more than the options of mount(2) can name, in the
+// way of this kernel and in the old one.
 func TestOverlayOfManyLayers(t *testing.T) {
 	const layers = 120
 	dir := mountDir(t)
-	makeDirs(t, dir, "upper", "work", "target")
-	o := Overlay{Upper: filepath.Join(dir, "upper"), Work: filepath.Join(dir, "work"), Target: filepath.Join(dir, "target")}
+	o := Overlay{Stage: filepath.Join(dir, "stage")}
 	for i := range layers {
 		layer := filepath.Join(dir, fmt.Sprintf("a-layer-with-a-long-name-%040d", i))
 		makeDirs(t, layer, "d")
@@ -62,15 +62,30 @@ func TestOverlayOfManyLayers(t *testing.T) {
 		}
 		o.Layers = append(o.Layers, layer)
 	}
-	if err := o.Mount(); err != nil {
-		t.Fatal(err)
+	for name, mount := range map[string]func(Overlay) error{"this": Overlay.Mount, "old": func(o Overlay) error { return o.mountOld(o.Layers) }} {
+		room := filepath.Join(dir, name)
+		makeDirs(t, room, "upper", "work", "target")
+		o.Upper, o.Work, o.Target = filepath.Join(room, "upper"), filepath.Join(room, "work"), filepath.Join(room, "target")
+		if err := mount(o); err != nil {
+			t.Fatalf("%s way: %v", name, err)
+		}
+		entries, err := os.ReadDir(filepath.Join(o.Target, "d"))
+		if err != nil || len(entries) != layers+1 {
+			t.Errorf("%s way: %d entries, %v, want %d", name, len(entries), err, layers+1)
+		}
+		if content, err := os.ReadFile(filepath.Join(o.Target, "d", "all")); err != nil || string(content) != fmt.Sprint(layers-1) {
+			t.Errorf("%s way: the last layer must win: %q, %v", name, content, err)
+		}
 	}
-	entries, err := os.ReadDir(filepath.Join(o.Target, "d"))
-	if err != nil || len(entries) != layers+1 {
-		t.Errorf("%d entries, %v, want %d", len(entries), err, layers+1)
-	}
-	if content, err := os.ReadFile(filepath.Join(o.Target, "d", "all")); err != nil || string(content) != fmt.Sprint(layers-1) {
-		t.Errorf("the last layer must win: %q, %v", content, err)
+}
+
+func TestTakesLayersSingly(t *testing.T) {
+	for release, want := range map[string]bool{
+		"6.1.0-56-cloud-amd64": false, "5.10.0": false, "6.4.16": false, "6.5.0-rc1": true, "6.5": true, "6.18.44": true, "7.0.1": true, "10.2": true, "": false, "next": false,
+	} {
+		if got := takesLayersSingly(release); got != want {
+			t.Errorf("%q: %v, want %v", release, got, want)
+		}
 	}
 }
 

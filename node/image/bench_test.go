@@ -14,6 +14,8 @@ import (
 	"github.com/google/go-containerregistry/pkg/name"
 	registryserver "github.com/google/go-containerregistry/pkg/registry"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
+
+	"github.com/balsa-run/balsa/node/image/registry"
 )
 
 // benchLayer is a layer of files of mixed sizes that compress to about a third,
@@ -62,7 +64,7 @@ func BenchmarkPull(b *testing.B) {
 	check(b, remote.Write(ref, imageOf(b, layers...)))
 	b.SetBytes(200_000_000)
 	for b.Loop() {
-		p := registryPuller(b, plainHTTP(host))
+		p := limitedPuller(b, plainHTTP(host), registry.DefaultLimits())
 		_, err := p.Pull(b.Context(), Request{Name: ref.Name()}, nil)
 		check(b, err)
 	}

@@ -162,10 +162,8 @@ func (s *Store) prune(ctx context.Context, keep func(string) bool) (Removed, err
 		if err != nil {
 			return removed, err
 		}
-		if gone && len(image.Names) == 0 {
-			removed.Images = append(removed.Images, image.Digest)
-		} else if gone {
-			removed.Images = append(removed.Images, image.Names...)
+		if gone {
+			removed.Images = append(removed.Images, shownNames(image)...)
 		}
 	}
 	removed.Bytes, err = s.sweep(ctx)
@@ -305,4 +303,49 @@ func statusNames(i ImageInfo) []string {
 	}
 	slices.Sort(names)
 	return slices.Compact(names)
+}
+
+// PruneUnused removes, or in a dry run tells of, the images that inUse does not
+// want: what AgentService.PruneImages answers.
+func (s *Store) PruneUnused(ctx context.Context, dryRun bool, inUse func(digest string) bool) (Removed, error) {
+	if !dryRun {
+		removed, err := s.prune(ctx, inUse)
+		if err != nil {
+			return removed, fmt.Errorf("prune images: %w", err)
+		}
+		return removed, nil
+	}
+	images, err := s.Images()
+	if err != nil {
+		return Removed{}, err
+	}
+	users := countUsers(images)
+	removed := Removed{}
+	for _, image := range images {
+		if inUse(image.Digest) || s.leased(imagesDir, hexOf(image.Digest)) {
+			continue
+		}
+		removed.Images = append(removed.Images, shownNames(image)...)
+		for _, p := range image.Parts {
+			key := partKey{p.Kind, p.Hex}
+			if users[key]--; users[key] == 0 {
+				removed.Bytes += p.Bytes
+			}
+		}
+	}
+	return removed, nil
+}
+
+func (s *Store) leased(kind, hex string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.leasedLocked(kind + "/" + hex)
+}
+
+// shownNames are an image's names, or its digest where it has none.
+func shownNames(image ImageInfo) []string {
+	if len(image.Names) == 0 {
+		return []string{image.Digest}
+	}
+	return image.Names
 }

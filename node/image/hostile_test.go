@@ -169,7 +169,7 @@ func hostileImages(t testing.TB) map[string]hostileImage {
 		"file as a folder":           {blob: tarOf(t, reg("d", "x"), reg("d/f", "x")), want: "not a directory"},
 
 		"wrong size of a layer, less": {blob: plain, want: "more than the 100 bytes", change: func(m, _ map[string]any) { m["layers"].([]any)[0].(map[string]any)["size"] = 100 }},
-		"wrong size of a layer, more": {blob: plain, want: "416", change: func(m, _ map[string]any) { m["layers"].([]any)[0].(map[string]any)["size"] = 9999 }},
+		"wrong size of a layer, more": {blob: plain, want: "unexpected EOF", change: func(m, _ map[string]any) { m["layers"].([]any)[0].(map[string]any)["size"] = 9999 }},
 		"negative size of a layer":    {blob: plain, want: "bytes", change: func(m, _ map[string]any) { m["layers"].([]any)[0].(map[string]any)["size"] = -1 }},
 		"layer over the limit":        {blob: plain, want: "at most 4194304", change: func(m, _ map[string]any) { m["layers"].([]any)[0].(map[string]any)["size"] = 5 << 20 }},
 		"layers over the limit":       {blob: plain, want: "more than 6291456", change: layersOf(2, 4<<20)},

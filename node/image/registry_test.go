@@ -177,19 +177,21 @@ func (noCluster) Lookup(_ context.Context, name string) (Kept, error) {
 // quick limits make faults show soon.
 func quick() registry.Limits {
 	return registry.Limits{
-		Stall: 150 * time.Millisecond, StallBytes: 1 << 10, BackoffMin: time.Millisecond, BackoffMax: 4 * time.Millisecond,
+		Stall: 250 * time.Millisecond, StallBytes: 1 << 10, BackoffMin: time.Millisecond, BackoffMax: 4 * time.Millisecond,
 		RetryAfterMax: time.Second,
 	}
 }
 
-func registryPuller(t testing.TB, config string) *Puller {
+func registryPuller(t testing.TB, config string) *Puller { return limitedPuller(t, config, quick()) }
+
+func limitedPuller(t testing.TB, config string, limits registry.Limits) *Puller {
 	t.Helper()
 	parsed, err := registry.ParseConfig([]byte(config))
 	check(t, err)
 	log := slog.New(slog.NewTextHandler(t.Output(), nil))
 	return &Puller{
 		Store: openStore(t), Cluster: noCluster{}, Log: log,
-		Registries: registry.New(registry.Options{Config: parsed, Limits: quick(), Log: log}),
+		Registries: registry.New(registry.Options{Config: parsed, Limits: limits, Log: log}),
 	}
 }
 

@@ -21,7 +21,7 @@ type Capacity struct {
 // Admit says which of a node's pods it has no room for. Those that are settled
 // (they run, or were admitted before) come first, then the oldest. The scheduler
 // counts in the same way, so that a refusal means that it knew less: a pod that
-// a user bound by hand, or a node that shrank.
+// a user bound by hand, or a node that shrank. Ports of the node count too.
 func Admit(pods []*balsav1.Pod, settled func(uid string) bool, room Capacity) map[string]Refusal {
 	order := slices.Clone(pods)
 	slices.SortFunc(order, func(a, b *balsav1.Pod) int {
@@ -30,7 +30,7 @@ func Admit(pods []*balsav1.Pod, settled func(uid string) bool, room Capacity) ma
 			cmp.Compare(a.GetMetadata().GetUid(), b.GetMetadata().GetUid()))
 	})
 	refused := map[string]Refusal{}
-	used := Capacity{}
+	used, ports := Capacity{}, portHolders{}
 	for _, p := range order {
 		if object.PodFinished(p) {
 			continue
@@ -38,6 +38,9 @@ func Admit(pods []*balsav1.Pod, settled func(uid string) bool, room Capacity) ma
 		want, err := object.PodRequests(p.GetSpec())
 		uid := p.GetMetadata().GetUid()
 		why, refuse := refusal(used, want, room)
+		if !refuse {
+			why, refuse = ports.refuse(p)
+		}
 		switch {
 		case settled(uid):
 		case err != nil:
@@ -47,6 +50,7 @@ func Admit(pods []*balsav1.Pod, settled func(uid string) bool, room Capacity) ma
 			refused[uid] = why
 			continue
 		}
+		ports.take(p)
 		used = Capacity{used.MilliCPU + want.MilliCPU, used.MemoryBytes + want.MemoryBytes, used.EphemeralBytes + want.EphemeralBytes, used.Pods + 1}
 	}
 	return refused

@@ -277,6 +277,9 @@ func ended(c runtime.ContainerState) string {
 // says why.
 func (s *step) image(c *container) (Image, bool) {
 	want := ImageWant{Container: c.name(), Name: c.spec.GetImage(), Policy: c.spec.GetImagePullPolicy(), First: !c.have}
+	if want.Policy == "" { // of a pod that an earlier version stored
+		want.Policy = object.PullIfNotPresent
+	}
 	if want.Policy == object.PullAlways && c.exited() {
 		want.Fresh = notAfter(c.state.FinishedAt, s.v.Now)
 	}

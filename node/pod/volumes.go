@@ -16,8 +16,6 @@ import (
 )
 
 const (
-	claimBound      = "Bound"
-	hostnameLabel   = "kubernetes.io/hostname"
 	resourceStorage = "storage"
 	hostsMountPath  = "/etc/hosts"
 )
@@ -104,11 +102,11 @@ func (s *step) claimed(ref *balsav1.PersistentVolumeClaimVolumeSource) (*volume.
 		return nil, fmt.Errorf("persistentvolumeclaim %q not found", name)
 	case claim.GetMetadata().GetDeletionTimestamp() != nil && !s.begun():
 		return nil, fmt.Errorf("persistentvolumeclaim %q is being deleted", name)
-	case claim.GetStatus().GetPhase() != claimBound || claim.GetSpec().GetVolumeName() == "":
+	case claim.GetStatus().GetPhase() != object.ClaimBound || claim.GetSpec().GetVolumeName() == "":
 		return nil, fmt.Errorf("persistentvolumeclaim %q is not bound to a volume yet: its phase is %q", name, claim.GetStatus().GetPhase())
 	}
 	pv, ok := s.v.Sources.Volumes[claim.GetSpec().GetVolumeName()]
-	if !ok || !onNode(pv, s.v.Node.Name) {
+	if !ok || object.VolumeNode(pv.GetSpec()) != s.v.Node.Name {
 		return nil, fmt.Errorf("persistentvolumeclaim %q is bound to volume %q, which is not on node %s", name, claim.GetSpec().GetVolumeName(), s.v.Node.Name)
 	}
 	size, err := object.Bytes(pv.GetSpec().GetCapacity()[resourceStorage])
@@ -117,18 +115,6 @@ func (s *step) claimed(ref *balsav1.PersistentVolumeClaimVolumeSource) (*volume.
 	}
 	return &volume.Persistent{Name: pv.GetMetadata().GetName(), Path: pv.GetSpec().GetLocal().GetPath(), FSType: pv.GetSpec().GetLocal().GetFsType(),
 		SizeBytes: size, ReadOnly: ref.GetReadOnly()}, nil
-}
-
-// onNode tells whether a volume's affinity names the node.
-func onNode(pv *balsav1.PersistentVolume, node string) bool {
-	for _, term := range pv.GetSpec().GetNodeAffinity().GetRequired().GetNodeSelectorTerms() {
-		for _, r := range term.GetMatchExpressions() {
-			if r.GetKey() == hostnameLabel && r.GetOperator() == "In" && slices.Contains(r.GetValues(), node) {
-				return true
-			}
-		}
-	}
-	return false
 }
 
 // mounts are those of a container: outer paths first, so that an inner one is

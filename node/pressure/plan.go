@@ -124,7 +124,9 @@ type View struct {
 
 // Eviction is a pod that has to leave, and why.
 type Eviction struct {
-	Pod     Pod
+	Pod Pod
+	// For is the condition that it shall relieve; empty: the pod is over a limit.
+	For     Condition
 	Message string
 }
 
@@ -220,7 +222,7 @@ func (a *Actions) overLimits(v View) {
 			continue
 		}
 		if why := p.over(); why != "" {
-			a.Evict = append(a.Evict, Eviction{p, why})
+			a.Evict = append(a.Evict, Eviction{Pod: p, Message: why})
 		}
 	}
 }
@@ -249,7 +251,7 @@ func (a *Actions) relieve(v View, signs map[Condition]string) {
 			continue
 		}
 		if p, found := first(v.Pods, c); found {
-			a.Evict = append(a.Evict, Eviction{p, fmt.Sprintf("the node was short: %s; %s", message, p.share(c))})
+			a.Evict = append(a.Evict, Eviction{p, c, fmt.Sprintf("the node was short: %s; %s", message, p.share(c))})
 		}
 		return
 	}

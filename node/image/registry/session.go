@@ -194,6 +194,11 @@ func (e *endpoint) blob(ctx context.Context, digest string, offset int64) (io.Re
 		header.Set("Range", fmt.Sprintf("bytes=%d-", offset))
 	}
 	res, cancel, err := e.do(ctx, http.MethodGet, "blobs/"+digest, header, true)
+	if offset > 0 && isStatus(err, http.StatusRequestedRangeNotSatisfiable) {
+		// Some refuse a range without an end.
+		header.Del("Range")
+		res, cancel, err = e.do(ctx, http.MethodGet, "blobs/"+digest, header, true)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -208,7 +213,9 @@ func (e *endpoint) blob(ctx context.Context, digest string, offset int64) (io.Re
 		return body, nil
 	}
 	// A registry without ranges: what is known already is read again.
-	if _, err := io.CopyN(io.Discard, body, offset); err != nil {
+	if _, err := io.CopyN(io.Discard, body, offset); errors.Is(err, io.EOF) {
+		return body, nil // the blob ends early: whoever reads on finds out
+	} else if err != nil {
 		return nil, errors.Join(err, body.Close())
 	}
 	return body, nil

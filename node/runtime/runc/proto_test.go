@@ -85,7 +85,7 @@ func (m *machine) rawShim(t *testing.T) *rawShim {
 		t.Fatal(err)
 	}
 	r := &rawShim{t: t, conn: conn, lines: bufio.NewReader(conn)}
-	if line := r.line(); !strings.HasPrefix(line, "balsa-shim proto=1 min=1 pid=") || !strings.HasSuffix(line, " uid=a") {
+	if line := r.line(); !strings.HasPrefix(line, "balsa-shim proto=1 min=1 pid=") || !strings.HasSuffix(line, " uid=a attach=1") {
 		t.Errorf("greeting %q", line)
 	}
 	return r

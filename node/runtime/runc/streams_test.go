@@ -266,3 +266,44 @@ func TestExecKillsItsGroup(t *testing.T) {
 		return err == nil && len(pids) == 1
 	})
 }
+
+// TestCopyMapsIDs: in a pod with a user namespace owners are the pod's on both
+// ways, and what the pod does not have is refused.
+func TestCopyMapsIDs(t *testing.T) {
+	m := newMachine(t)
+	rt := m.open()
+	users := &runtime.IDMapping{HostID: 1 << 20, Size: 1 << 16}
+	if _, err := rt.RunPod(t.Context(), runtime.PodConfig{UID: "a", Hostname: "h", Users: users}); err != nil {
+		t.Fatal(err)
+	}
+	c := runtime.ContainerConfig{Name: "c", Image: m.image, Command: []string{"/bin/sim", "forever"}}
+	if err := rt.RunContainer(t.Context(), "a", c); err != nil {
+		t.Fatal(err)
+	}
+	archive := func(uid int) *bytes.Buffer {
+		var b bytes.Buffer
+		w := tar.NewWriter(&b)
+		err := w.WriteHeader(&tar.Header{Name: "f", Typeflag: tar.TypeReg, Mode: 0o600, Uid: uid, Gid: uid + 1})
+		if err := errors.Join(err, w.Close()); err != nil {
+			t.Fatal(err)
+		}
+		return &b
+	}
+	if _, err := rt.CopyIn(t.Context(), "a", "c", "/data", archive(1000)); err != nil {
+		t.Fatal(err)
+	}
+	var seen, out bytes.Buffer
+	exit, err := rt.Exec(t.Context(), "a", "c", runtime.ExecConfig{Args: []string{"/bin/busybox", "stat", "-c", "%u:%g", "/data/f"}, Stdout: &seen})
+	if err != nil || exit.Code != 0 || seen.String() != "1000:1001\n" {
+		t.Errorf("inside, the owner is %q (%+v, %v)", seen.String(), exit, err)
+	}
+	if err := rt.CopyOut(t.Context(), "a", "c", "/data/f", &out); err != nil {
+		t.Fatal(err)
+	}
+	if h, err := tar.NewReader(&out).Next(); err != nil || h.Uid != 1000 || h.Gid != 1001 {
+		t.Errorf("comes back as %+v, %v", h, err)
+	}
+	if _, err := rt.CopyIn(t.Context(), "a", "c", "/data", archive(1<<16)); err == nil || !strings.Contains(err.Error(), "the pod has the ids") {
+		t.Errorf("an owner that the pod does not have: %v", err)
+	}
+}

@@ -61,6 +61,7 @@ func Run(t *testing.T, open func(t *testing.T) *Node) {
 		{"EnvironmentIsMerged", testEnvironment},
 		{"LogKeepsOrderAndStreams", testLog},
 		{"LogFollowEndsWithContainer", testLogFollow},
+		{"LogFollowCrossesRotations", testLogFollowRotation},
 		{"LogTailAndSince", testLogTail},
 		{"LogIsBounded", testLogBounded},
 		{"ExecRuns", testExec},

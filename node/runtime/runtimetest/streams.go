@@ -98,6 +98,42 @@ func testLogFollow(h *harness) {
 	}
 }
 
+// testLogFollowRotation: a follower misses nothing when files are put aside and
+// the oldest ones removed behind it.
+func testLogFollowRotation(h *harness) {
+	const rounds, lines = 6, 60
+	h.runPod("a")
+	var steps []string
+	for range rounds {
+		steps = append(steps, fmt.Sprintf("lines=%d", lines), "sleep=300ms")
+	}
+	c := h.container("c", 0, steps...)
+	c.Log = runtime.LogLimits{MaxBytes: runtime.MinLogMaxBytes, MaxFiles: 3}
+	h.run(c)
+	done := make(chan []string)
+	go func() { done <- h.readLog("a", "c", 0, runtime.LogOptions{Follow: true}) }()
+	var got []string
+	h.eventually("the follower to end", func() bool {
+		select {
+		case got = <-done:
+			return true
+		default:
+			return false
+		}
+	})
+	for i, line := range got {
+		if want := fmt.Sprintf("stdout line %d", i%lines); line != want {
+			h.Fatalf("line %d reads %q, want %q", i, line, want)
+		}
+	}
+	if len(got) != rounds*lines {
+		h.Errorf("followed %d lines of %d", len(got), rounds*lines)
+	}
+	if kept := h.readLog("a", "c", 0, runtime.LogOptions{}); len(kept) >= rounds*lines {
+		h.Errorf("nothing was removed (%d lines): the test shows nothing", len(kept))
+	}
+}
+
 func testLogTail(h *harness) {
 	h.runPod("a")
 	h.run(h.container("c", 0, "lines=10", "sleep=100ms", "out=late"))

@@ -1,0 +1,112 @@
+package software
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/balsa-run/balsa/chaos/stage"
+)
+
+// nginx is asked all the time, over the service and from both nodes, while its
+// pages and its configuration change, a pod is deleted and it is scaled. No
+// request may fail.
+func nginx(t *testing.T, c *cluster) {
+	c.apply(t, "nginx.yaml")
+	pods, err := c.WaitReady(t.Context(), "web", 3, patience)
+	must(t, err)
+	var service struct {
+		Spec struct {
+			ClusterIP string `json:"clusterIP"`
+		} `json:"spec"`
+	}
+	must(t, c.Decode(t.Context(), &service, "get", "service", "nginx", "-n", "web"))
+	url := "http://" + service.Spec.ClusterIP + "/"
+	var loads []*stage.Requests
+	for _, agent := range c.Agents {
+		load, err := c.StartRequests(agent.Host, c.programs.Chaos, url, "nginx-"+agent.Host.Name)
+		must(t, err)
+		loads = append(loads, load)
+	}
+	c.newPage(t, pods)
+	c.replaceNginx(t, pods)
+	for _, count := range []string{"5", "2"} {
+		c.balsa(t, "scale", "deployment/nginx", "-n", "web", "--replicas", count)
+		c.until(t, count+" pods to be ready", func(ctx context.Context) error {
+			all, err := c.Pods(ctx, "web")
+			if err != nil || fmt.Sprint(len(all)) != count {
+				return fmt.Errorf("%d are there: %w", len(all), err)
+			}
+			_, err = c.WaitReady(ctx, "web", len(all), time.Second)
+			return err
+		})
+	}
+	for i, load := range loads {
+		report, err := load.Stop()
+		must(t, err)
+		t.Logf("from %s: %d requests, %d failed, longest gap %d ms", c.Agents[i].Host.Name, report.Requests, report.Failed, report.LongestGapMS)
+		if report.Failed > 0 {
+			t.Errorf("from %s: requests failed: %v", c.Agents[i].Host.Name, report.Errors)
+		}
+	}
+	c.noRestarts(t, "web")
+	c.balsa(t, "delete", "namespace", "web")
+}
+
+// newPage changes the ConfigMap and waits until every pod serves the new page,
+// with nothing done to it, and the new configuration once it was told to read it.
+func (c *cluster) newPage(t *testing.T, pods []stage.Pod) {
+	t.Helper()
+	started := time.Now()
+	c.apply(t, "nginx.yaml", "page 1", "page 2", `Configuration "1"`, `Configuration "2"`)
+	c.eachServes(t, pods, "page 2")
+	t.Logf("a change of the ConfigMap was served by all pods after %v", time.Since(started).Round(time.Millisecond))
+	c.eachServes(t, pods, "Configuration: 1")
+	for _, pod := range pods {
+		c.balsa(t, "exec", "-n", "web", pod.Metadata.Name, "--", "nginx", "-c", "/etc/site/nginx.conf", "-s", "reload")
+	}
+	c.eachServes(t, pods, "Configuration: 2")
+}
+
+func (c *cluster) eachServes(t *testing.T, pods []stage.Pod, want string) {
+	t.Helper()
+	for _, pod := range pods {
+		c.until(t, pod.Metadata.Name+" to serve "+want, func(ctx context.Context) error {
+			out, err := c.Agents[0].Host.Run(ctx, "curl", "-sSi", "--max-time", "10", "http://"+pod.Status.PodIP+":8080/")
+			if err == nil && !strings.Contains(out, want) {
+				err = fmt.Errorf("it answered %q", out)
+			}
+			return err
+		})
+	}
+}
+
+// replaceNginx deletes a pod and waits for another in its place.
+func (c *cluster) replaceNginx(t *testing.T, pods []stage.Pod) {
+	t.Helper()
+	c.balsa(t, "delete", "pod", pods[0].Metadata.Name, "-n", "web")
+	now, err := c.WaitReady(t.Context(), "web", 3, patience)
+	must(t, err)
+	for _, pod := range now {
+		if pod.Metadata.UID == pods[0].Metadata.UID {
+			t.Errorf("the deleted pod %s is there", pod.Metadata.Name)
+		}
+	}
+	c.eachServes(t, now, "Configuration: 2")
+}
+
+// noRestarts: the probes found nothing wrong with what was well.
+func (c *cluster) noRestarts(t *testing.T, namespace string) {
+	t.Helper()
+	pods, err := c.Pods(t.Context(), namespace)
+	must(t, err)
+	for _, pod := range pods {
+		for _, status := range pod.Status.ContainerStatuses {
+			if status.RestartCount > 0 {
+				t.Errorf("pod %s was restarted %d times\n%s", pod.Metadata.Name, status.RestartCount, c.balsa(t, "describe", "pod", pod.Metadata.Name, "-n", namespace))
+			}
+		}
+	}
+}
