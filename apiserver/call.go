@@ -2,6 +2,7 @@ package apiserver
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -11,6 +12,7 @@ import (
 	"connectrpc.com/connect"
 
 	balsav1 "github.com/balsa-run/balsa/gen/balsa/v1"
+	"github.com/balsa-run/balsa/gen/balsainternal/v1/internalv1connect"
 	"github.com/balsa-run/balsa/pki"
 )
 
@@ -164,7 +166,7 @@ func (s *Server) admit(ctx context.Context, c *call, procedure string) (context.
 			err:  fmt.Errorf("%s takes a client certificate", rpcName(procedure)),
 		}
 	}
-	if err := s.guard.Check(id); err != nil {
+	if err := s.guard.Check(id); err != nil && !asksWhy(id, procedure, err) {
 		return nil, err
 	}
 	if err := s.policy.check(id, procedure); err != nil {
@@ -177,6 +179,12 @@ func (s *Server) admit(ctx context.Context, c *call, procedure string) (context.
 		return ctx, nil
 	}
 	return s.watchOver(ctx, c, id), nil
+}
+
+// asksWhy lets a removed server ask for the state once more: the answer is that it
+// is no member any more, which makes it end. See peerService.State.
+func asksWhy(id pki.Identity, procedure string, refusal error) bool {
+	return id.Role == pki.RoleServer && procedure == internalv1connect.PeerServiceStateProcedure && errors.Is(refusal, pki.ErrRemoved)
 }
 
 // watchOver ends a stream whose identity is removed. A reader that does not

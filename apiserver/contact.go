@@ -58,32 +58,35 @@ func (c *contact) loss() <-chan struct{} {
 	return c.lost
 }
 
-// whileInContact is a context for a stream that tells what changes. A server
-// without contact first has to prove that it is up to date.
-func (s *Server) whileInContact(ctx context.Context) (context.Context, context.CancelFunc, error) {
+// whileInContact serves a stream that tells what changes. A server without contact
+// first has to prove that it is up to date.
+func (s *Server) whileInContact(ctx context.Context, serve func(context.Context) error) error {
 	lost := s.contact.loss()
 	if fresh := s.contact.fresh; fresh != nil && !fresh() {
 		if err := s.barrier(ctx); err != nil {
-			return nil, nil, err
+			return err
 		}
 		lost = s.contact.loss()
 	}
 	call := callOf(ctx)
 	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
 	go func() {
 		select {
 		case <-lost:
-			cancel(errOutOfContact())
+			cancel(errOutOfContact)
 			call.cut(time.Now().Add(farewell)) // also for a reader that does not read
 		case <-ctx.Done():
 		}
 	}()
-	return ctx, func() { cancel(nil) }, nil
+	err := serve(ctx)
+	if cause := context.Cause(ctx); err != nil && errors.Is(cause, errOutOfContact) {
+		// Whatever ended first for it.
+		return &problem{
+			code: connect.CodeUnavailable, reason: "NoLeader", hint: "go on at another server, from the last resource version", err: errOutOfContact,
+		}
+	}
+	return err
 }
 
-func errOutOfContact() error {
-	return &problem{
-		code: connect.CodeUnavailable, reason: "NoLeader", hint: "go on at another server, from the last resource version",
-		err: errors.New("this server has not heard from a leader for a while and cannot tell what changes"),
-	}
-}
+var errOutOfContact = errors.New("this server has not heard from a leader for a while and cannot tell what changes")

@@ -12,6 +12,7 @@ import (
 	"connectrpc.com/connect"
 
 	balsav1 "github.com/balsa-run/balsa/gen/balsa/v1"
+	internalv1 "github.com/balsa-run/balsa/gen/balsainternal/v1"
 
 	"github.com/balsa-run/balsa/pki"
 	"github.com/balsa-run/balsa/store"
@@ -105,5 +106,27 @@ func TestRemovedMembersCertificate(t *testing.T) {
 		if !isRemoved("s4") {
 			t.Error("the certificate outlives the member")
 		}
+	})
+}
+
+// TestRemovedServerAsksWhy: nothing is answered to a removed server but that it
+// was removed.
+func TestRemovedServerAsksWhy(t *testing.T) {
+	run(t, func(t *testing.T, w *world) {
+		s2 := w.as(pki.RoleServer, "s2").peer
+		_, err := s2.State(t.Context(), &internalv1.StateRequest{})
+		must(t, err)
+		w.remove(pki.RoleServer, "s2")
+		_, err = s2.HasBlob(t.Context(), &internalv1.HasBlobRequest{})
+		refused(t, err, connect.CodeUnauthenticated, "IdentityRemoved")
+		_, err = s2.State(t.Context(), &internalv1.StateRequest{})
+		refused(t, err, connect.CodeUnauthenticated, "IdentityRemoved")
+		removed := connect.NewError(connect.CodeFailedPrecondition, errors.New("s2 is not part of this cluster any more"))
+		detail, err := connect.NewErrorDetail(&balsav1.ErrorDetail{Reason: "RemovedFromCluster", Applied: notApplied})
+		must(t, err)
+		removed.AddDetail(detail)
+		w.backend.expels = removed
+		_, err = s2.State(t.Context(), &internalv1.StateRequest{})
+		refused(t, err, connect.CodeFailedPrecondition, "RemovedFromCluster")
 	})
 }

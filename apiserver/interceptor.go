@@ -48,8 +48,8 @@ func (e edge) conclude(ctx context.Context, spec connect.Spec, err error, panick
 		c.code = "ok"
 		return nil
 	}
-	if cause := context.Cause(ctx); cause != nil && errors.Is(err, context.Canceled) {
-		err = cause // a removed identity, rather than "canceled"
+	if cause := context.Cause(ctx); cause != nil && (errors.Is(err, context.Canceled) || connect.CodeOf(err) == connect.CodeCanceled) {
+		err = cause // a removed identity, rather than "canceled", also of a call to a node
 	}
 	ce := toConnect(err, e.s.policy.writes(spec.Procedure), e.s.log)
 	c.code, c.reason = ce.Code().String(), toProblem(err).reason

@@ -24,11 +24,10 @@ func (n nodeService) Assignments(ctx context.Context, req *balsav1.AssignmentsRe
 	if err := ownNode(ctx, req.GetNodeName()); err != nil {
 		return err
 	}
-	ctx, leave, err := n.whileInContact(ctx)
-	if err != nil {
-		return err
-	}
-	defer leave()
+	return n.whileInContact(ctx, func(ctx context.Context) error { return n.assign(ctx, req, stream) })
+}
+
+func (n nodeService) assign(ctx context.Context, req *balsav1.AssignmentsRequest, stream *connect.ServerStream[balsav1.AssignmentsResponse]) error {
 	gauge := n.metrics.Watches.WithLabelValues("assignments")
 	gauge.Inc()
 	defer gauge.Dec()

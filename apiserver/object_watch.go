@@ -30,11 +30,10 @@ func (o objectService) Watch(ctx context.Context, req *balsav1.WatchRequest, str
 		return err
 	}
 	about(ctx, keyOf(q.kind, q.namespace, "*"))
-	ctx, leave, err := o.whileInContact(ctx)
-	if err != nil {
-		return err
-	}
-	defer leave()
+	return o.whileInContact(ctx, func(ctx context.Context) error { return o.watch(ctx, q, req.GetResourceVersion(), stream) })
+}
+
+func (o objectService) watch(ctx context.Context, q query, from string, stream *connect.ServerStream[balsav1.WatchResponse]) error {
 	gauge := o.metrics.Watches.WithLabelValues(q.kind.Name)
 	gauge.Inc()
 	defer gauge.Dec()
@@ -44,10 +43,10 @@ func (o objectService) Watch(ctx context.Context, req *balsav1.WatchRequest, str
 	w.send = func(res *balsav1.WatchResponse) error {
 		return pace.send(func() error { return stream.Send(res) })
 	}
-	if req.GetResourceVersion() == "" {
+	if from == "" {
 		return w.fromNow(ctx)
 	}
-	return w.fromRevision(ctx, req.GetResourceVersion())
+	return w.fromRevision(ctx, from)
 }
 
 // watch is one open Watch.

@@ -8,6 +8,7 @@ import (
 	"connectrpc.com/connect"
 
 	internalv1 "github.com/balsa-run/balsa/gen/balsainternal/v1"
+	"github.com/balsa-run/balsa/pki"
 )
 
 // peerService is balsa.internal.v1.PeerService. It hands nothing on: what this
@@ -30,8 +31,19 @@ func (p peerService) Confirm(ctx context.Context, req *internalv1.ConfirmRequest
 	return p.peer.ServeConfirm(ctx, req)
 }
 
+// State refuses a member that was removed from the group in words of its own,
+// which say more than that its certificate was.
 func (p peerService) State(ctx context.Context, req *internalv1.StateRequest) (*internalv1.StateResponse, error) {
-	return p.peer.ServeState(ctx, req)
+	res, err := p.peer.ServeState(ctx, req)
+	if err != nil {
+		return nil, err
+	}
+	if id, ok := pki.IdentityFrom(ctx); ok {
+		if err := p.guard.Check(id); err != nil {
+			return nil, err
+		}
+	}
+	return res, nil
 }
 
 func (p peerService) Heartbeat(ctx context.Context, req *internalv1.HeartbeatRequest) (*internalv1.HeartbeatResponse, error) {

@@ -127,7 +127,7 @@ func withAgent(t *testing.T, f func(t *testing.T, w *world, a *agentFake, pod *b
 	}, func(c *Config) { c.Nodes = a })
 }
 
-func openExec(t *testing.T, c *clients, ctx context.Context, start *balsav1.ExecStart) *connect.BidiStreamForClientSimple[balsav1.ExecRequest, balsav1.ExecResponse] {
+func openExec(ctx context.Context, t *testing.T, c *clients, start *balsav1.ExecStart) *connect.BidiStreamForClientSimple[balsav1.ExecRequest, balsav1.ExecResponse] {
 	t.Helper()
 	stream, err := c.pods.Exec(ctx)
 	must(t, err)
@@ -143,7 +143,7 @@ func typed(text string) *balsav1.ExecRequest {
 
 func TestExecIsRelayedAndAudited(t *testing.T) {
 	withAgent(t, func(t *testing.T, w *world, a *agentFake, pod *balsav1.Pod) {
-		s := openExec(t, w.admin(), t.Context(), &balsav1.ExecStart{Name: "p", Command: []string{"/bin/login", "--password=hunter2"}, Stdin: true})
+		s := openExec(t.Context(), t, w.admin(), &balsav1.ExecStart{Name: "p", Command: []string{"/bin/login", "--password=hunter2"}, Stdin: true})
 		if got, want := <-a.start, pod.GetMetadata().GetUid()+" main /bin/login --password=hunter2"; got != want {
 			t.Errorf("the node was asked for %q, want %q", got, want)
 		}
@@ -181,7 +181,7 @@ func TestExecIsRelayedAndAudited(t *testing.T) {
 func TestExecEndsWithTheUser(t *testing.T) {
 	withAgent(t, func(t *testing.T, w *world, a *agentFake, _ *balsav1.Pod) {
 		ctx, cancel := context.WithCancel(t.Context())
-		s := openExec(t, w.admin(), ctx, &balsav1.ExecStart{Name: "p", Command: []string{"sh"}, Stdin: true})
+		s := openExec(ctx, t, w.admin(), &balsav1.ExecStart{Name: "p", Command: []string{"sh"}, Stdin: true})
 		<-a.start
 		must(t, s.Send(typed("hello")))
 		_, err := s.Receive()
@@ -199,7 +199,7 @@ func TestExecEndsWithTheUser(t *testing.T) {
 // A user who is removed loses what he has open, within five seconds.
 func TestExecEndsWithTheIdentity(t *testing.T) {
 	withAgent(t, func(t *testing.T, w *world, a *agentFake, _ *balsav1.Pod) {
-		s := openExec(t, w.admin(), t.Context(), &balsav1.ExecStart{Name: "p", Command: []string{"sh"}, Stdin: true})
+		s := openExec(t.Context(), t, w.admin(), &balsav1.ExecStart{Name: "p", Command: []string{"sh"}, Stdin: true})
 		<-a.start
 		must(t, s.Send(typed("hello")))
 		if _, err := s.Receive(); err != nil { // from here on the stream has begun both ways
@@ -235,7 +235,7 @@ func TestPodStreamsAreRefused(t *testing.T) {
 			{w.admin(), &balsav1.ExecStart{Name: "p", Command: []string{strings.Repeat("x", maxCommand+1)}}, connect.CodeResourceExhausted, "LimitReached"},
 			{w.admin(), nil, connect.CodeInvalidArgument, "Invalid"},
 		} {
-			s := openExec(t, c.as, t.Context(), c.start)
+			s := openExec(t.Context(), t, c.as, c.start)
 			_, err := s.Receive()
 			refused(t, err, c.code, c.reason)
 			_ = s.CloseRequest()

@@ -98,7 +98,7 @@ func (r *reply) refusal(request *http.Request) *connect.Error {
 			code, err := strconv.ParseUint(status, 10, 8)
 			text, textErr := url.PathUnescape(h.Get(prefix + "Grpc-Message"))
 			if err != nil || textErr != nil {
-				return nil
+				return nil //nolint:nilerr // not a status that connect writes, so nothing to add to
 			}
 			return connect.NewError(connect.Code(code), errors.New(text))
 		}
@@ -111,7 +111,7 @@ func (r *reply) refusal(request *http.Request) *connect.Error {
 	case r.status == http.StatusNotFound && request.Method == http.MethodPost:
 		return connect.NewError(connect.CodeUnimplemented, errors.New("there is no method "+clip(strings.TrimPrefix(request.URL.Path, "/"))))
 	case !strings.HasPrefix(h.Get("Content-Type"), "application/json"), json.Unmarshal(r.held.Bytes(), &wire) != nil, wire.Code == 0:
-		return nil
+		return nil //nolint:nilerr // the same
 	}
 	return connect.NewError(wire.Code, errors.New(wire.Message))
 }

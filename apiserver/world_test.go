@@ -187,6 +187,8 @@ type soloBackend struct {
 	// barrier, when set, runs in each ReadBarrier.
 	barrier  func() error
 	barriers int
+	// expels, when set, is what a server is told that asks for the state.
+	expels error
 }
 
 func (b *soloBackend) Propose(_ context.Context, c *internalv1.Command) (*internalv1.CommandResult, error) {
@@ -235,6 +237,9 @@ func (b *soloBackend) ServeConfirm(_ context.Context, req *internalv1.ConfirmReq
 }
 
 func (b *soloBackend) ServeState(context.Context, *internalv1.StateRequest) (*internalv1.StateResponse, error) {
+	if b.expels != nil {
+		return nil, b.expels
+	}
 	return &internalv1.StateResponse{MemberId: "m1", AppliedIndex: b.index}, nil
 }
 

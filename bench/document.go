@@ -8,6 +8,10 @@ import (
 
 // Document is what docs/benchmarks.md is made of.
 type Document struct {
+	// Title and Maker are the document's name and what writes it.
+	Title, Maker string
+	// Preface is what the reader has to know of all figures; empty: nothing.
+	Preface string
 	Machine Machine
 	Version string // of the binary that was measured
 	Date    time.Time
@@ -19,8 +23,11 @@ type Document struct {
 // Markdown renders the document; equal documents give equal bytes.
 func (d Document) Markdown() string {
 	var text strings.Builder
-	text.WriteString("# Benchmarks\n\nWritten by `make bench`; do not edit. Every figure is of the real binary, run as processes that talk over\n" +
-		"network namespaces of one machine, and shares the machine's cores with its own load. Percentiles are nearest-rank.\n\n")
+	fmt.Fprintf(&text, "# %s\n\nWritten by `%s`; do not edit. Every figure is of the real binary, run as processes that talk over\n"+
+		"network namespaces of one machine, and shares the machine's cores with its own load. Percentiles are nearest-rank.\n\n", d.Title, d.Maker)
+	if d.Preface != "" {
+		text.WriteString(d.Preface + "\n\n")
+	}
 	if d.Quick {
 		text.WriteString("**This was a quick run of few values, for development.**\n\n")
 	}

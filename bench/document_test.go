@@ -32,6 +32,7 @@ func golden(t *testing.T, name, got string) {
 
 func document() Document {
 	return Document{
+		Title: "Benchmarks", Maker: "make bench",
 		Machine: Machine{CPU: "Example 9000", Cores: 2, MemoryGB: 25.3, Kernel: "6.18.1", System: "Debian GNU/Linux 12", Disk: "ext4"},
 		Version: "0.1.0 (0123456789ab, go1.26.8)", Date: time.Date(2026, 11, 22, 23, 30, 0, 0, time.FixedZone("", 3600)),
 		Results: []Result{

@@ -29,9 +29,12 @@ type Unit struct {
 }
 
 // The units in use.
-func milliseconds() Unit { return Unit{Name: "ms"} }
-func megabytes() Unit    { return Unit{Name: "MB", Decimals: 1} }
-func perSecond() Unit    { return Unit{Name: "puts/s"} }
+func milliseconds() Unit  { return Unit{Name: "ms"} }
+func megabytes() Unit     { return Unit{Name: "MB", Decimals: 1} }
+func perSecond() Unit     { return Unit{Name: "puts/s"} }
+func starts() Unit        { return Unit{Name: "starts/s", Decimals: 1} }
+func fineMegabytes() Unit { return Unit{Name: "MB", Decimals: 2} }
+func ofACore() Unit       { return Unit{Name: "% of a core", Decimals: 2} }
 
 func (u Unit) show(value float64) string { return fmt.Sprintf("%.*f %s", u.Decimals, value, u.Name) }
 
@@ -48,6 +51,8 @@ type Samples struct {
 	Values []float64
 	// Notes are what was seen beside the values, a sentence each.
 	Notes []string
+	// Load is that of the trial that took the values; nil: that of the measure.
+	Load *Load
 }
 
 // Result is one measure's part of the document.
@@ -88,6 +93,9 @@ func take(ctx context.Context, m Measure) Result {
 	samples, err := m.Run(ctx)
 	result.Took, result.Load, result.Samples = time.Since(began), meter.stop(), samples
 	result.Err = err
+	if samples.Load != nil {
+		result.Load = *samples.Load
+	}
 	if err == nil && len(samples.Values) == 0 {
 		result.Err = errors.New("it took no value")
 	}

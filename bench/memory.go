@@ -125,7 +125,7 @@ func (ShimMemory) Targets() []Target { return []Target{{Of: Maximum, Under: 2.5}
 // Run starts pods and reads the memory of their shims.
 func (m ShimMemory) Run(ctx context.Context) (samples Samples, err error) {
 	err = m.Ground.cluster(ctx, 1, 1, func(s *stage.Stage) error {
-		if err := startPods(ctx, s, m.Ground.Programs.Echo); err != nil {
+		if err := startPods(ctx, s, m.Ground.Programs.Echo, shimPods); err != nil {
 			return err
 		}
 		var last []mapped
@@ -161,45 +161,69 @@ spec:
       containers: [{name: main, image: "balsa/echo:1"}]
 `
 
-func startPods(ctx context.Context, s *stage.Stage, archive string) error {
+func startPods(ctx context.Context, s *stage.Stage, archive string, count int) error {
 	if _, err := s.Balsa(ctx, "image", "import", archive); err != nil {
 		return err
 	}
-	manifest := filepath.Join(s.Lab.Dir, "shims.yaml")
-	if err := os.WriteFile(manifest, fmt.Appendf(nil, podsManifest, shimPods), 0o644); err != nil {
+	if err := writeManifest(ctx, s, "shims", fmt.Sprintf(podsManifest, count)); err != nil {
 		return err
 	}
-	if _, err := s.Balsa(ctx, "apply", "-f", manifest); err != nil {
+	_, err := s.WaitReady(ctx, "default", count, rolloutFor)
+	return err
+}
+
+// writeManifest applies it.
+func writeManifest(ctx context.Context, s *stage.Stage, name, manifest string) error {
+	path := filepath.Join(s.Lab.Dir, name+".yaml")
+	if err := os.WriteFile(path, []byte(manifest), 0o644); err != nil {
 		return err
 	}
-	_, err := s.WaitReady(ctx, "default", shimPods, rolloutFor)
+	_, err := s.Balsa(ctx, "apply", "-f", path)
 	return err
 }
 
 // shims reads the memory of every shim whose program lies below dir.
 func shims(dir string) ([]mapped, error) {
+	pids, err := processesOf(dir, shimProgram, shimPods)
+	if err != nil {
+		return nil, err
+	}
+	return memoryOfAll(pids)
+}
+
+// processesOf finds the processes whose program lies below dir and has a name
+// that begins with prefix; there must be so many.
+func processesOf(dir, prefix string, want int) ([]int, error) {
 	links, err := filepath.Glob("/proc/[0-9]*/exe")
 	if err != nil {
 		return nil, err
 	}
-	var found []mapped
+	var pids []int
 	for _, link := range links {
 		program, err := os.Readlink(link)
-		if err != nil || !strings.HasPrefix(program, dir+"/") || !strings.HasPrefix(filepath.Base(program), shimProgram) {
+		if err != nil || !strings.HasPrefix(program, dir+"/") || !strings.HasPrefix(filepath.Base(program), prefix) {
 			continue
 		}
 		pid, err := strconv.Atoi(strings.Split(link, "/")[2])
 		if err != nil {
 			return nil, err
 		}
+		pids = append(pids, pid)
+	}
+	if len(pids) != want {
+		return nil, fmt.Errorf("%d processes of %s* run for %d pods", len(pids), prefix, want)
+	}
+	return pids, nil
+}
+
+func memoryOfAll(pids []int) ([]mapped, error) {
+	var found []mapped
+	for _, pid := range pids {
 		memory, err := memoryOf(pid)
 		if err != nil {
 			return nil, err
 		}
 		found = append(found, memory)
-	}
-	if len(found) != shimPods {
-		return nil, fmt.Errorf("%d shims run for %d pods", len(found), shimPods)
 	}
 	return found, nil
 }

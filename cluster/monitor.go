@@ -14,7 +14,8 @@ import (
 // monitor asks the other members for their state, compares it with our own, and
 // on the leader carries out the membership and feature plans.
 type monitor struct {
-	c *Cluster
+	c     *Cluster
+	began time.Time // of run's goroutine
 
 	mu       sync.Mutex
 	peers    map[string]*peerRecord // guarded by mu
@@ -36,6 +37,7 @@ func newMonitor(c *Cluster) *monitor {
 }
 
 func (m *monitor) run() {
+	m.began = m.c.cfg.Clock.Now()
 	for m.c.pause(m.c.ctx, m.c.cfg.Timing.Monitor) {
 		if _, stopped := m.c.running(); stopped != nil {
 			continue

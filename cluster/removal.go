@@ -96,7 +96,7 @@ func (c *Cluster) heed(s standing) {
 func (m *monitor) standing(servers []raft.Server, expelled error) standing {
 	s := standing{others: len(servers)}
 	if r := m.c.raft.Load(); r.State() != raft.Leader {
-		s.silence = m.c.silence(r)
+		s.silence = min(m.c.silence(r), m.c.cfg.Clock.Now().Sub(m.began))
 	}
 	if e := new(*Error); errors.As(expelled, e) {
 		s.expelled = (*e).Err // without what it means for a write

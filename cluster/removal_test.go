@@ -85,7 +85,7 @@ func TestUnwelcomeServerEnds(t *testing.T) {
 		w.start("a", "b", "c")
 		victim := w.follower()
 		for _, n := range w.nodes {
-			n.unwelcome = map[string]bool{victim.id: true}
+			n.unwelcome.Store(&victim.id)
 		}
 		time.Sleep(time.Minute)
 		if victim.Phase() != PhaseRunning {
@@ -162,5 +162,34 @@ func TestInContact(t *testing.T) {
 		w.until("all have contact", func() bool {
 			return w.nodes["a"].InContact() && w.nodes["b"].InContact() && w.nodes["c"].InContact()
 		})
+	})
+}
+
+// TestNoLeaderIsSaidSoon loses the leader and with it the majority: who asks the
+// one that is left is not sent after the dead, nor left without an answer.
+func TestNoLeaderIsSaidSoon(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, nil)
+		defer w.stop()
+		w.start("a", "b", "c")
+		leader, left := w.leader(), w.follower()
+		for _, id := range []string{leader.id, "a", "b", "c"} {
+			if n := w.node(id); n != nil && id != left.id {
+				n.kill()
+			}
+		}
+		for name, ask := range map[string]func() error{
+			"a write": func() error { _, err := left.Propose(context.Background(), put("k", "1")); return err },
+			"a read":  func() error { _, err := left.ReadIndex(context.Background()); return err },
+		} {
+			begin := time.Now()
+			err := ask()
+			if ReasonOf(err) != ReasonNoLeader || IsUnknown(err) {
+				t.Errorf("%s: %v", name, err)
+			}
+			if took := time.Since(begin); took > DefaultLeaderWait+time.Second {
+				t.Errorf("%s was answered after %v", name, took)
+			}
+		}
 	})
 }

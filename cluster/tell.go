@@ -133,7 +133,7 @@ func (g *gate) tellOnce(server raft.Server, news commit) (known, refused bool) {
 	request := &raft.AppendEntriesRequest{
 		RPCHeader:    raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax, ID: []byte(g.c.cfg.ID), Addr: []byte(g.c.cfg.Address)},
 		Term:         news.term,
-		Leader:       []byte(g.c.cfg.Address),
+		Leader:       []byte(g.c.cfg.Address), //nolint:staticcheck // members before raft 1.3 read this one; so does the library
 		PrevLogEntry: news.index, PrevLogTerm: news.term, LeaderCommitIndex: news.index,
 	}
 	response := new(raft.AppendEntriesResponse)

@@ -201,8 +201,8 @@ type node struct {
 	fatal   chan error
 	// confirmLate, when set, holds back Confirm answers of this node.
 	confirmLate func(ctx context.Context)
-	// unwelcome are servers whose certificates this node does not take.
-	unwelcome map[string]bool
+	// unwelcome is a server whose certificate this node does not take.
+	unwelcome atomic.Pointer[string]
 }
 
 func newWorld(t testing.TB, tune func(*Config)) *world {
@@ -448,8 +448,8 @@ func (p wire) Confirm(ctx context.Context, to string, q *internalv1.ConfirmReque
 func (p wire) State(ctx context.Context, to string, q *internalv1.StateRequest) (*internalv1.StateResponse, error) {
 	return call(ctx, p, to, q, func(n *node) func(context.Context, *internalv1.StateRequest) (*internalv1.StateResponse, error) {
 		return func(ctx context.Context, q *internalv1.StateRequest) (*internalv1.StateResponse, error) {
-			if n.unwelcome[p.from] {
-				return nil, refused(ReasonIdentity, "the certificate of %s was revoked", p.from)
+			if refused := n.unwelcome.Load(); refused != nil && *refused == p.from {
+				return nil, &Error{Class: NotApplied, Reason: ReasonIdentity, Err: errors.New("its certificate was revoked")}
 			}
 			if err := n.Expelled(ctx, p.from); err != nil {
 				return nil, err

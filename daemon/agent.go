@@ -63,6 +63,7 @@ func RunAgent(ctx context.Context, options AgentOptions) error {
 	}
 	defer unlock()
 	a.Logger = a.Logger.With("node", a.Name)
+	protect(agentOOMScore, a.Logger)
 	return errors.Join(a.run(ctx), a.close())
 }
 

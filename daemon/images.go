@@ -47,7 +47,7 @@ type images struct {
 
 func (i *images) Local(ctx context.Context, name string) (runtime.Image, error) {
 	found, err := i.store.Resolve(ctx, name)
-	return found, imageError(err)
+	return found, nodeError(err)
 }
 
 func (i *images) Fetch(ctx context.Context, name string) (runtime.Image, error) {
@@ -69,7 +69,7 @@ func (i *images) Pull(ctx context.Context, want node.ImagePull, progress func(no
 	request := image.Request{Name: want.Name, Always: want.Policy == object.PullAlways, Credentials: want.Credentials}
 	pulled, err := puller.Pull(ctx, request, func(p image.Progress) { progress(node.ImageProgress(p)) })
 	if err != nil {
-		return node.PulledImage{}, imageError(err)
+		return node.PulledImage{}, nodeError(err)
 	}
 	return node.PulledImage{Image: pulled.Image, SizeBytes: pulled.SizeBytes, Transferred: pulled.Transferred}, nil
 }
@@ -91,17 +91,23 @@ func (i *images) Status() ([]*balsav1.ContainerImage, error) {
 	return out, nil
 }
 
-// imageError gives the store's errors the node's names.
-func imageError(err error) error {
+// nodeError gives the store's errors the node's names.
+func nodeError(err error) error {
 	for is, as := range map[error]error{
 		image.ErrNotFound: node.ErrImageNotPresent, image.ErrName: node.ErrImageName, image.ErrUnreachable: node.ErrImageUnreachable,
 	} {
 		if errors.Is(err, is) {
-			return fmt.Errorf("%w: %w", as, err)
+			return &imageError{as, err}
 		}
 	}
 	return err
 }
+
+// imageError is what the store said, in its words, under the node's name.
+type imageError struct{ as, err error }
+
+func (e *imageError) Error() string   { return e.err.Error() }
+func (e *imageError) Unwrap() []error { return []error{e.as, e.err} }
 
 // Lookup implements image.Cluster.
 func (i *images) Lookup(ctx context.Context, name string) (image.Kept, error) {

@@ -6,11 +6,13 @@ import (
 
 	"github.com/balsa-run/balsa/node"
 	"github.com/balsa-run/balsa/node/image"
+	"github.com/balsa-run/balsa/node/runtime/runc"
 )
 
 var (
 	_ node.ImageReclaimer = (*images)(nil)
 	_ node.ImageLister    = (*images)(nil)
+	_ node.LogReclaimer   = (*runc.Runtime)(nil)
 	_ node.ImagePruner    = (*images)(nil)
 )
 

@@ -13,7 +13,7 @@ import (
 )
 
 // patience is for a machine that has much else to do; nothing takes as long.
-const patience = time.Minute
+const patience = 2 * time.Minute
 
 // portOf opens the port of a server that has just been made.
 func portOf(t *testing.T) (*network, *pki.Credentials) {

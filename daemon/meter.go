@@ -92,7 +92,9 @@ func spaceOf(dir string) (space, error) {
 		return space{}, fmt.Errorf("room on the disk of %s: %w", dir, err)
 	}
 	return space{
-		bytes: int64(st.Blocks) * st.Bsize, available: int64(st.Bavail) * st.Bsize, used: int64(st.Blocks-st.Bfree) * st.Bsize,
+		// As df(1) counts: what is reserved for root is neither used nor available.
+		bytes:     int64(st.Blocks-st.Bfree+st.Bavail) * st.Bsize,
+		available: int64(st.Bavail) * st.Bsize, used: int64(st.Blocks-st.Bfree) * st.Bsize,
 		inodes: int64(st.Files), inodesAvailable: int64(st.Ffree),
 	}, nil
 }

@@ -114,7 +114,7 @@ func parseTaints(texts []string) ([]*balsav1.Taint, error) {
 		}
 		out = append(out, &balsav1.Taint{Key: key, Value: value, Effect: effect})
 	}
-	probe := &balsav1.Node{Metadata: &balsav1.ObjectMeta{Name: "n"}, Spec: &balsav1.NodeSpec{Taints: out}}
+	probe := &balsav1.Node{ApiVersion: "v1", Kind: "Node", Metadata: &balsav1.ObjectMeta{Name: "n"}, Spec: &balsav1.NodeSpec{Taints: out}}
 	if violations := object.Validate(probe, object.System); len(violations) > 0 {
 		return nil, fmt.Errorf("--taints: %s", violations[0])
 	}

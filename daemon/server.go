@@ -44,6 +44,7 @@ func RunServer(ctx context.Context, options ServerOptions) error {
 	}
 	defer unlock()
 	s.Logger = s.Logger.With("server", s.Name)
+	protect(serverOOMScore, s.Logger)
 	if err := s.open(ctx); err != nil {
 		return errors.Join(unlessAsked(ctx, err), s.close())
 	}

@@ -84,7 +84,7 @@ func toPod(conn runtime.Conn, stream *connect.BidiStream[internalv1.PortForwardR
 func drainStream(stream *connect.BidiStream[internalv1.PortForwardRequest, internalv1.PortForwardResponse]) error {
 	for {
 		if _, err := stream.Receive(); err != nil {
-			return nil
+			return nil //nolint:nilerr // it has ended, however
 		}
 	}
 }

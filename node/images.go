@@ -143,7 +143,7 @@ func (c *imageCache) resolve(ctx context.Context, use *imageUse) {
 	} else {
 		e.failures++
 		delay = imageDelay(e.failures, err)
-		e.state = pod.Image{Reason: reasonOf(use.key, err), Message: messageOf(use.key.name, err), At: began, Last: now}
+		e.state = pod.Image{Reason: reasonOf(use.key, err), Message: messageOf(use.key, c.a.cfg.Name, err), At: began, Last: now}
 		e.retryAt = now.Add(delay)
 	}
 	users := c.usersLocked(use.key)
@@ -251,11 +251,16 @@ func reasonOf(key imageKey, err error) string {
 	return pod.ReasonImagePull
 }
 
-func messageOf(name string, err error) string {
-	if errors.Is(err, ErrImageNotPresent) {
-		return fmt.Sprintf("image %q is not there (%v): import it with \"balsa image import\", or name one that a registry has", name, err)
+// messageOf tells who was asked for an image, and what to try.
+func messageOf(key imageKey, node string, err error) string {
+	missing := errors.Is(err, ErrImageNotPresent)
+	switch {
+	case missing && key.policy == object.PullNever:
+		return fmt.Sprintf("image %q is not on node %s, and imagePullPolicy Never forbids to bring it there: choose another policy", key.name, node)
+	case missing || errors.Is(err, ErrImageUnreachable) && key.policy != object.PullAlways:
+		return fmt.Sprintf("image %q is not on node %s: %v; import it with \"balsa image import\", or name one that a registry gives", key.name, node, err)
 	}
-	return fmt.Sprintf("image %q could not be brought to the node: %v", name, err)
+	return fmt.Sprintf("image %q could not be brought to node %s: %v", key.name, node, err)
 }
 
 // Images that are not there are asked for again soon: importing one is often

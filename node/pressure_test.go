@@ -40,6 +40,7 @@ type scales struct {
 	reclaims int
 	kept     []string // images in use at the last reclaim
 	cleared  []string // pods whose logs went
+	stalled  string   // an image that cannot be pulled
 	orphaned prometheus.Gatherer
 }
 
@@ -136,6 +137,16 @@ func (i weighedImages) Reclaim(_ context.Context, _ int64, inUse func(string) bo
 		}
 	}
 	return i.s.frees, nil, nil
+}
+
+func (i weighedImages) Pull(ctx context.Context, want node.ImagePull, progress func(node.ImageProgress)) (node.PulledImage, error) {
+	i.s.mu.Lock()
+	stalled := i.s.stalled == want.Name
+	i.s.mu.Unlock()
+	if stalled {
+		return node.PulledImage{}, errors.New("the registry stalls")
+	}
+	return i.imageStore.Pull(ctx, want, progress)
 }
 
 func (i weighedImages) Status() ([]*balsav1.ContainerImage, error) {
@@ -344,26 +355,23 @@ func TestDiskPressureGivesBackBeforeItEvicts(t *testing.T) {
 	})
 }
 
-// After a reboot without servers nothing runs, and the images of the pods are in
-// use all the same.
-func TestImagesOfPodsToComeAreKept(t *testing.T) {
+// An image that a pod names is in use although it cannot be asked for now: it may
+// be what the pod starts from in the end.
+func TestImagesOfPodsThatWaitAreKept(t *testing.T) {
 	onScales(t, func(s *scales) {
+		s.images.local["later:1"], s.images.local["old:1"] = true, true
+		s.set(func() { s.stalled = "later:1" })
 		s.run("a", "", 0)
-		s.stop()
-		s.server.setDown(true)
-		s.machine.Reboot()
+		p := newPod("b", "forever")
+		p.Spec.Containers[0].Image = "later:1"
+		s.put(p)
 		s.set(func() { s.usage.DiskAvailable = 5 * gib })
-		s.lab.mu.Lock()
-		s.failOps = map[string]int{string(fake.OpRunPod): 1000}
-		s.lab.mu.Unlock()
-		s.start()
 		s.within(15*time.Second, "images go", func() bool { s.mu.Lock(); defer s.mu.Unlock(); return s.reclaims > 0 })
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		if !slices.Contains(s.kept, "app:1") {
+		if !slices.Equal(s.kept, []string{"app:1", "later:1"}) {
 			t.Errorf("in use: %v", s.kept)
 		}
-		s.server.setDown(false)
 	})
 }
 
@@ -408,11 +416,15 @@ func TestImagesShowInTheNode(t *testing.T) {
 // The volumes of a pod that a stale set lacks stay until a server has spoken.
 func TestVolumesGoOnAServersWord(t *testing.T) {
 	onScales(t, func(s *scales) {
-		s.within(time.Second, "synced", s.agent.Ready)
+		s.run("before", "", 0)
 		s.disk.setFull(true)
 		s.run("a", "", 0, &balsav1.Volume{Name: "tmp", EmptyDir: &balsav1.EmptyDirVolumeSource{}})
 		s.stop()
+		// The machine starts again, and what lay in memory is gone.
 		s.machine.Reboot()
+		if err := s.machine.Open().RemovePod(t.Context(), "uid-a"); err != nil {
+			t.Fatal(err)
+		}
 		s.server.setDown(true)
 		s.start()
 		there := func() bool {

@@ -34,8 +34,8 @@ type MachineUsage struct {
 	// DiskUsed and DiskAvailable are those of the file system of images, logs and
 	// volumes.
 	DiskUsed, DiskAvailable int64
-	// Capacities are 0 where they were not measured. What is reserved for root is
-	// part of DiskBytes and not available.
+	// Capacities are 0 where they were not measured. What is reserved for root does
+	// not count at all.
 	MemoryBytes, DiskBytes  int64
 	Inodes, InodesAvailable int64
 	Pids, PidsAvailable     int64

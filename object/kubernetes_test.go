@@ -68,11 +68,11 @@ func TestEveryFieldOfKubernetesIsKnown(t *testing.T) {
 	visited := map[string]bool{}
 	var walk func(of string, md protoreflect.MessageDescriptor)
 	walk = func(of string, md protoreflect.MessageDescriptor) {
-		if key := of + " " + string(md.FullName()); visited[key] {
+		key := of + " " + string(md.FullName())
+		if visited[key] {
 			return
-		} else {
-			visited[key], visited[of] = true, true
 		}
+		visited[key], visited[of] = true, true
 		if len(types[of]) == 0 {
 			t.Errorf("kubernetes.txt lacks the type %s, which is our %s", of, md.FullName())
 			return

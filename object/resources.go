@@ -77,7 +77,7 @@ func requestOrLimit(c *balsav1.Container, resource string) *balsav1.Quantity {
 // requests as much, BestEffort when none has anything, Burstable otherwise. A
 // request that is not given is the limit.
 func QOSClass(spec *balsav1.PodSpec) string {
-	guaranteed, any := true, false
+	guaranteed, promised := true, false
 	for role, c := range AllContainers(spec) {
 		if role == RoleEphemeral {
 			continue
@@ -85,14 +85,14 @@ func QOSClass(spec *balsav1.PodSpec) string {
 		for _, resource := range []string{ResourceCPU, ResourceMemory} {
 			limit, request := c.GetResources().GetLimits()[resource], requestOrLimit(c, resource)
 			limited, requested := isPositive(limit), isPositive(request)
-			any = any || limited || requested
+			promised = promised || limited || requested
 			if order, err := CompareQuantity(limit, request); !limited || err != nil || order != 0 {
 				guaranteed = false
 			}
 		}
 	}
 	switch {
-	case !any:
+	case !promised:
 		return QOSBestEffort
 	case guaranteed:
 		return QOSGuaranteed

@@ -1,7 +1,8 @@
 // Report runs the benchmarks and writes docs/benchmarks.md: what `make bench`
-// does. It needs root.
+// does; with -suite pods docs/benchmarks-pods.md: what `make bench-pods` does. It
+// needs root.
 //
-//	go run ./bench/report [-quick] [-only NAME,NAME] [-out FILE] [-balsa FILE]
+//	go run ./bench/report [-suite all|pods] [-quick] [-only NAME,NAME] [-out FILE] [-balsa FILE]
 //
 // A run that is quick or of some measures only prints the document instead,
 // unless -out is given.
@@ -28,6 +29,8 @@ type options struct {
 	quick           bool
 	only            []string
 	out, dir, balsa string
+	suite           string
+	peers           string
 }
 
 func main() {
@@ -45,7 +48,9 @@ func parse() options {
 	var only string
 	flag.BoolVar(&o.quick, "quick", false, "few values, to see that everything works")
 	flag.StringVar(&only, "only", "", "names of measures, separated by commas")
-	flag.StringVar(&o.out, "out", "", "file to write (default: docs/benchmarks.md after a full run, else standard output)")
+	flag.StringVar(&o.suite, "suite", suiteAll, "all, or pods")
+	flag.StringVar(&o.peers, "peers", ".tools/peers", "folder for what the pods are measured against")
+	flag.StringVar(&o.out, "out", "", "file to write (default: docs/benchmarks.md, or docs/benchmarks-pods.md, after a full run, else standard output)")
 	flag.StringVar(&o.dir, "dir", "/tmp/balsa-bench", "folder for everything that the benchmarks write")
 	flag.StringVar(&o.balsa, "balsa", "", "program to measure instead of the one that is built")
 	flag.Parse()
@@ -53,10 +58,16 @@ func parse() options {
 		o.only = strings.Split(only, ",")
 	}
 	if o.out == "" && !o.quick && only == "" {
-		o.out = "docs/benchmarks.md"
+		o.out = map[string]string{suiteAll: "docs/benchmarks.md", suitePods: "docs/benchmarks-pods.md"}[o.suite]
 	}
 	return o
 }
+
+// The suites.
+const (
+	suiteAll  = "all"
+	suitePods = "pods"
+)
 
 func run(ctx context.Context, o options) (err error) {
 	programs, err := stage.Build(ctx, ".")
@@ -71,11 +82,13 @@ func run(ctx context.Context, o options) (err error) {
 	if err != nil {
 		return err
 	}
-	measures, err := bench.Only(bench.Suite(ground, o.quick), o.only)
+	measures, document, err := suite(ctx, o, programs, ground)
 	if err != nil {
 		return err
 	}
-	document := bench.Document{Date: time.Now(), Quick: o.quick}
+	if measures, err = bench.Only(measures, o.only); err != nil {
+		return err
+	}
 	if document.Machine, err = bench.ThisMachine(ground.Dir); err != nil {
 		return err
 	}
@@ -86,6 +99,56 @@ func run(ctx context.Context, o options) (err error) {
 		return err
 	}
 	return errors.Join(write(o.out, document), failures(document))
+}
+
+// suite is the measures that were asked for, and the document's beginning.
+func suite(ctx context.Context, o options, programs stage.Programs, ground *bench.Ground) ([]bench.Measure, bench.Document, error) {
+	document := bench.Document{Title: "Benchmarks", Maker: "make bench", Date: time.Now(), Quick: o.quick}
+	switch o.suite {
+	case suiteAll:
+		return bench.Suite(ground, o.quick), document, nil
+	case suitePods:
+		pods, err := podGround(ctx, o, programs, ground)
+		if err != nil {
+			return nil, document, err
+		}
+		document.Title, document.Maker, document.Preface = "Benchmarks of pods", "make bench-pods", bench.PodPreface(pods.Peers.Versions())
+		return bench.PodSuite(pods, o.quick), document, nil
+	}
+	return nil, document, fmt.Errorf("-suite %s: want %s or %s", o.suite, suiteAll, suitePods)
+}
+
+// shell is the program of the container that others are run in.
+const shell = "/bin/busybox"
+
+// podGround makes and fetches what the measures of pods need. Without peers, for
+// example because there is no network, Balsa is measured alone.
+func podGround(ctx context.Context, o options, programs stage.Programs, ground *bench.Ground) (*bench.PodGround, error) {
+	peers, err := filepath.Abs(o.peers)
+	if err != nil {
+		return nil, err
+	}
+	bin := filepath.Join(ground.Dir, "bin")
+	g := &bench.PodGround{
+		Ground: ground, Client: filepath.Join(bin, "bench-client"), Peers: bench.Peers{Dir: peers},
+		EchoProgram: filepath.Join(filepath.Dir(programs.Echo), "echo"), Shell: shell, ShellImage: filepath.Join(bin, "busybox.tar"),
+	}
+	if failed := command(ctx, "tools/peers/fetch", peers); failed != nil {
+		g.Peers.Missing = fmt.Errorf("the peers are not there: %w", failed)
+		fmt.Fprintf(os.Stderr, "bench: %v\n", g.Peers.Missing)
+	}
+	return g, errors.Join(
+		command(ctx, "go", "build", "-trimpath", "-o", g.Client, "./bench/client"),
+		command(ctx, "go", "run", "./examples/image", "-name", "balsa/busybox:1", "-out", g.ShellImage, shell),
+		// Whoever pulls trusts the registry of the lab.
+		os.Setenv("SSL_CERT_FILE", g.Authority()))
+}
+
+func command(ctx context.Context, program string, args ...string) error {
+	if out, err := exec.CommandContext(ctx, program, args...).CombinedOutput(); err != nil {
+		return fmt.Errorf("%s %s: %w: %s", program, strings.Join(args, " "), err, out)
+	}
+	return nil
 }
 
 // version is what the program says of itself.

@@ -20,7 +20,7 @@ import (
 
 const (
 	buildTimeout = 10 * time.Minute
-	converge     = 60 * time.Second
+	converge     = 120 * time.Second
 	settle       = 1500 * time.Millisecond
 )
 

@@ -51,7 +51,7 @@ func TestServerRemovedInContact(t *testing.T) {
 	ends(t, victim, "was removed from the cluster")
 	whole(t, s, 2)
 	must(t, s.Rejoin(t.Context(), victim))
-	ends(t, victim, "was removed from the cluster")
+	ends(t, victim, "this disk must not take part again")
 }
 
 func scale(t *testing.T, s *stage.Stage, replicas int) {

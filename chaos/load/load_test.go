@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -43,6 +44,7 @@ type server struct {
 
 	mu    sync.Mutex
 	names []string // guarded by mu; of what was made
+	told  int      // guarded by mu; events, each with a version of its own
 }
 
 func (s *server) Accept() (net.Conn, error) {
@@ -101,7 +103,11 @@ func (s *server) runPod(pod *balsav1.Pod) {
 }
 
 func (s *server) tell(how string, pod *balsav1.Pod) {
-	s.events <- &balsav1.WatchResponse{Type: how, Object: object.Wrap(proto.CloneOf(pod)), ResourceVersion: time.Now().String()}
+	s.mu.Lock()
+	s.told++
+	version := strconv.Itoa(1 + s.told) // the first is that of the beginning
+	s.mu.Unlock()
+	s.events <- &balsav1.WatchResponse{Type: how, Object: object.Wrap(proto.CloneOf(pod)), ResourceVersion: version}
 }
 
 func (s *server) Delete(_ context.Context, request *balsav1.DeleteRequest) (*balsav1.DeleteResponse, error) {
@@ -237,4 +243,57 @@ func TestPodsTellsOfAPodThatFails(t *testing.T) {
 			t.Errorf("a pod failed, and Pods says: %v", err)
 		}
 	})
+}
+
+func TestBatchesTimesThePodsOfABatchTogether(t *testing.T) {
+	with(t, func(t *testing.T, s *server, connect func(int) (*client.Client, error)) {
+		c, err := connect(0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		report, err := Batches(t.Context(), c, BatchOptions{Size: 3, PodOptions: PodOptions{Namespace: "ns", Prefix: "b", Image: "i", Count: 2, Nodes: []string{"n1"}}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := PodStart{AcknowledgedMS: 10, BoundMS: 15, RunningMS: 55, Node: "anywhere"}
+		if len(report.Batches) != 2 {
+			t.Fatalf("%d batches, want 2", len(report.Batches))
+		}
+		for _, batch := range report.Batches {
+			if len(batch.Pods) != 3 || batch.Pods[0] != want || batch.Pods[2] != want || batch.AllMS != 55 {
+				t.Errorf("three pods that take as long as one: %+v", batch)
+			}
+		}
+		if len(s.names) != 7 {
+			t.Errorf("made %v, want one pod first and two batches of three", s.names)
+		}
+	})
+}
+
+func TestBatchesTellsWhatWentWrong(t *testing.T) {
+	options := BatchOptions{Size: 2, PodOptions: PodOptions{Namespace: "ns", Prefix: "b", Image: "i", Count: 1}}
+	with(t, func(t *testing.T, s *server, connect func(int) (*client.Client, error)) {
+		s.refuse = func(name string) bool { return true }
+		c, err := connect(0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := Batches(t.Context(), c, options); err == nil || !strings.Contains(err.Error(), "refused b-0-1") {
+			t.Errorf("pods are refused, and Batches says: %v", err)
+		}
+	})
+	with(t, func(t *testing.T, s *server, connect func(int) (*client.Client, error)) {
+		s.ends = object.PodFailed
+		c, err := connect(0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := Batches(t.Context(), c, options); err == nil || !strings.Contains(err.Error(), "is Failed") {
+			t.Errorf("pods failed, and Batches says: %v", err)
+		}
+	})
+	options.Size = maxBatch + 1
+	if _, err := Batches(t.Context(), nil, options); err == nil {
+		t.Error("a batch above the limit is let in")
+	}
 }

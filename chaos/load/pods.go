@@ -13,7 +13,7 @@ import (
 )
 
 const (
-	podPatience = 30 * time.Second // for each step of one pod
+	podPatience = 60 * time.Second // for each step of one pod
 	podEvents   = 256              // that wait for whoever measures
 	podGrace    = 5                // seconds
 )
@@ -27,6 +27,8 @@ type PodOptions struct {
 	// Nodes get one pod each beforehand, which does not count: the image is
 	// there then.
 	Nodes []string
+	// Selector is that of the pods that count; empty: any node will do.
+	Selector map[string]string
 }
 
 // PodReport is how long each pod took to start.
@@ -164,7 +166,7 @@ func (p *podStarter) pod(name, node string) *balsav1.Pod {
 		ApiVersion: "v1", Kind: "Pod",
 		Metadata: &balsav1.ObjectMeta{Namespace: p.options.Namespace, Name: name},
 		Spec: &balsav1.PodSpec{
-			NodeName: node, TerminationGracePeriodSeconds: &grace,
+			NodeName: node, NodeSelector: p.options.Selector, TerminationGracePeriodSeconds: &grace,
 			Containers: []*balsav1.Container{{Name: "main", Image: p.options.Image}},
 		},
 	}

@@ -51,7 +51,7 @@ type recipe struct {
 }
 
 func basePackages() []string {
-	return []string{"base-files", "base-passwd", "libc6", "dash", "coreutils", "grep", "sed"}
+	return []string{"base-files", "base-passwd", "libc6", "libc-bin", "dash", "coreutils", "grep", "sed"}
 }
 
 const searchPath = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin"

@@ -20,8 +20,11 @@ const (
 func postgres(t *testing.T, c *cluster) {
 	c.apply(t, "postgres.yaml")
 	pod := c.onlyPod(t, "postgres", "app=postgres")
+	// What is looked for at the end is seen now.
+	contains(t, "what there is of pods", strings.Join(leftovers(t, c), "\n"), "loop ", "mount ", "volumes/persistent/pvc-", "volumes/pods/", "shim", "cgroup")
 	c.writeAccounts(t)
 	c.sameAccounts(t)
+	c.copyIn(t)
 
 	c.balsa(t, "delete", "pod", pod.GetMetadata().GetName(), "-n", "postgres")
 	pod = c.onlyPod(t, "postgres", "app=postgres", pod.GetMetadata().GetName())
@@ -67,6 +70,21 @@ func (c *cluster) writeAccounts(t *testing.T) {
 	})
 	contains(t, "the log of the client", c.balsa(t, "logs", "client", "-n", "postgres"), "INSERT 0 500", accounts)
 	c.balsa(t, "delete", "-f", file)
+}
+
+// copyIn sends a table through the standard input of exec, and one back.
+func (c *cluster) copyIn(t *testing.T) {
+	t.Helper()
+	const copied = 100_000
+	c.balsa(t, c.psql("create table numbers (n int)")...)
+	script := fmt.Sprintf(`set -eu -o pipefail
+psql() { %q --config %q -n postgres exec -i deploy/postgres -c postgres -- psql -At -v ON_ERROR_STOP=1 -c "$1"; }
+seq %d | psql "copy numbers from stdin"
+psql "copy (select n from numbers order by n) to stdout" </dev/null | cmp - <(seq %d)`, c.programs.Balsa, c.Admin(), copied, copied)
+	out, err := c.Operator.Run(t.Context(), "bash", "-c", script)
+	if err != nil {
+		t.Fatalf("copy through exec: %v: %s", err, out)
+	}
 }
 
 func (c *cluster) psql(query string) []string {

@@ -10,7 +10,7 @@ import (
 )
 
 // redis keeps its keys on a volume that is a folder: when its pod is replaced,
-// and when it was killed for using more memory than it may.
+// when it was killed for using more memory than it may, and when it may use more.
 func redis(t *testing.T, c *cluster) {
 	c.apply(t, "redis.yaml")
 	pod := c.onlyPod(t, "redis", "app=redis")
@@ -23,6 +23,10 @@ func redis(t *testing.T, c *cluster) {
 	contains(t, "the log of the replacement", c.logs(t, "redis", pod), "DB loaded from append only file")
 
 	c.outOfMemory(t, pod)
+	c.redisKeys(t)
+
+	c.apply(t, "redis.yaml", "memory: 48Mi", "memory: 56Mi")
+	c.onlyPod(t, "redis", "app=redis", pod.GetMetadata().GetName())
 	c.redisKeys(t)
 	c.balsa(t, "delete", "namespace", "redis")
 }

@@ -2,12 +2,9 @@ package software
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"testing"
 	"time"
-
-	balsav1 "github.com/balsa-run/balsa/gen/balsa/v1"
 )
 
 const (
@@ -16,6 +13,7 @@ const (
 	// fewZombies may be seen of a shell that has not come to wait for its children
 	// yet; it makes five a second.
 	fewZombies = 4
+	killed     = 137
 )
 
 // shell looks at scripts as PID 1, which has no handlers of signals unless it
@@ -26,8 +24,8 @@ func shell(t *testing.T, c *cluster) {
 	must(t, err)
 	c.killedBySickness(t)
 	c.inheritedChildren(t)
-	c.deleteUnwilling(t, "stubborn", 4*time.Second, 137)
-	c.deleteUnwilling(t, "careless", 2*time.Second, 137)
+	c.deleteUnwilling(t, "careless", 2*time.Second)
+	c.deleteUnwilling(t, "stubborn", 4*time.Second)
 	c.balsa(t, "delete", "namespace", "shell")
 }
 
@@ -36,7 +34,7 @@ func (c *cluster) killedBySickness(t *testing.T) {
 	t.Helper()
 	c.balsa(t, "exec", "stubborn", "-n", "shell", "--", "touch", "/tmp/sick")
 	ended := c.restarted(t, "shell", "stubborn", 1)
-	if ended.GetExitCode() != 137 {
+	if ended.GetExitCode() != killed {
 		t.Errorf("a script that ignores SIGTERM ended with %v, want 137", ended)
 	}
 	contains(t, "the log before the kill", c.balsa(t, "logs", "stubborn", "-n", "shell", "-p"), "started\n", "SIGTERM ignored\n")
@@ -68,29 +66,24 @@ func (c *cluster) inheritedChildren(t *testing.T) {
 }
 
 // deleteUnwilling deletes a pod that SIGTERM does not end: it gets all of its
-// grace, then it is killed, whatever it has inherited.
-func (c *cluster) deleteUnwilling(t *testing.T, name string, grace time.Duration, exitCode int32) {
+// grace, then it is killed, whatever it has inherited. Who watches sees that.
+func (c *cluster) deleteUnwilling(t *testing.T, name string, grace time.Duration) {
 	t.Helper()
 	pod, err := c.pod(t.Context(), "shell", name)
 	must(t, err)
+	watch, err := c.Operator.Start("watch-"+name, c.programs.Balsa, "--config", c.Admin(), "-n", "shell", "get", "pod", name, "-w", "-o", "json")
+	must(t, err)
+	c.untilSaid(t, watch, `"running"`)
 	started := time.Now()
-	c.balsa(t, "delete", "pod", name, "-n", "shell", "--wait=false")
-	var last *balsav1.Pod
-	c.until(t, name+" to be gone", func(ctx context.Context) error {
-		now, err := c.pod(ctx, "shell", name)
-		if err == nil {
-			last = now
-			return errors.New("it is there")
-		}
-		return notFound(err)
-	})
+	c.balsa(t, "delete", "pod", name, "-n", "shell")
 	took := time.Since(started)
-	t.Logf("%s, with a grace of %v, was gone after %v; last seen: %v", name, grace, took.Round(time.Millisecond), last.GetStatus().GetContainerStatuses())
+	t.Logf("%s, with a grace of %v, was gone after %v", name, grace, took.Round(time.Millisecond))
 	if took < grace || took > grace+graceSlack {
 		t.Errorf("%s was gone after %v, want %v and little more", name, took, grace)
 	}
 	if left := processes(t, pod); len(left) > 0 {
 		t.Errorf("%s is gone and has processes: %+v", name, left)
 	}
-	_ = exitCode
+	c.untilSaid(t, watch, fmt.Sprintf(`"exitCode": %d`, killed))
+	must(t, watch.Kill())
 }

@@ -11,9 +11,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -46,13 +48,14 @@ func TestRealSoftware(t *testing.T) {
 	c := up(t, archive)
 	before := leftovers(t, c)
 	t.Run("all", func(t *testing.T) {
-		for name, test := range map[string]func(*testing.T, *cluster){
-			"Nginx": nginx, "PostgreSQL": postgres, "Redis": redis, "Python": python, "ShellAsPID1": shell,
-		} {
-			t.Run(name, func(t *testing.T) {
+		for _, test := range []struct {
+			name string
+			run  func(*testing.T, *cluster)
+		}{{"PostgreSQL", postgres}, {"Nginx", nginx}, {"ShellAsPID1", shell}, {"Python", python}, {"Redis", redis}} {
+			t.Run(test.name, func(t *testing.T) {
 				t.Parallel()
 				defer c.explain(t)
-				test(t, c)
+				test.run(t, c)
 			})
 		}
 	})
@@ -302,10 +305,12 @@ func first(t *testing.T, pod *balsav1.Pod, program string) int {
 }
 
 // leftovers is what pods leave on a machine if nobody cleans up: mounts, cgroups,
-// loop devices, network namespaces, shims. The lab's folder is cut off.
+// loop devices, network namespaces, shims, and files that are named after a pod or
+// its volume.
 func leftovers(t *testing.T, c *cluster) []string {
 	t.Helper()
 	var all []string
+	uid := regexp.MustCompile("[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-")
 	mounts, err := os.ReadFile("/proc/self/mountinfo")
 	must(t, err)
 	for line := range strings.Lines(string(mounts)) {
@@ -329,15 +334,17 @@ func leftovers(t *testing.T, c *cluster) []string {
 		}
 	}
 	for _, agent := range c.Agents {
-		for _, folder := range []string{"data/volumes/persistent", "data/volumes/pods", "data/pods"} {
-			entries, err := os.ReadDir(filepath.Join(agent.Host.Dir, folder))
-			if err != nil && !errors.Is(err, os.ErrNotExist) {
-				t.Fatal(err)
+		err := filepath.WalkDir(agent.Host.Dir, func(path string, entry fs.DirEntry, err error) error {
+			if err != nil || !uid.MatchString(entry.Name()) {
+				return nil // what is going away is no leftover
 			}
-			for _, entry := range entries {
-				all = append(all, agent.Host.Name+" "+folder+"/"+entry.Name())
+			all = append(all, "file "+strings.TrimPrefix(path, c.Lab.Dir))
+			if entry.IsDir() {
+				return fs.SkipDir
 			}
-		}
+			return nil
+		})
+		must(t, err)
 	}
 	slices.Sort(all)
 	return slices.Compact(all)
@@ -361,12 +368,6 @@ func (c *cluster) nodeWell(t *testing.T, agent *stage.Member) {
 	}
 }
 
-// remove deletes what a test made and waits until it is gone.
-func (c *cluster) remove(t *testing.T, file string) {
-	t.Helper()
-	c.balsa(t, "delete", "-f", file)
-}
-
 // fails runs the command line and returns what it said when it failed, and its
 // exit code.
 func (c *cluster) fails(t *testing.T, args ...string) (string, int) {
@@ -388,14 +389,6 @@ func contains(t *testing.T, what, text string, wanted ...string) {
 			t.Errorf("%s has no %q:\n%s", what, want, text)
 		}
 	}
-}
-
-// notFound is nil for the error that says that an object is not there.
-func notFound(err error) error {
-	if err != nil && strings.Contains(err.Error(), "not found") {
-		return nil
-	}
-	return err
 }
 
 // mayFail runs the command line for what it does, not for how it ends.

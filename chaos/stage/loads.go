@@ -13,7 +13,7 @@ import (
 	"github.com/balsa-run/balsa/chaos/world/host"
 )
 
-const loadStops = 60 * time.Second
+const loadStops = 120 * time.Second
 
 // Writes is a load of writes by the operator, against all servers.
 type Writes struct {

@@ -16,10 +16,10 @@ import (
 
 const (
 	apiPort      = "7443"
-	readyTimeout = 60 * time.Second
-	stopTimeout  = 20 * time.Second
+	readyTimeout = 120 * time.Second
+	stopTimeout  = 60 * time.Second
 	pollPause    = 100 * time.Millisecond
-	callTimeout  = 30 * time.Second
+	callTimeout  = 60 * time.Second
 )
 
 // Options say what to put up.
@@ -162,7 +162,9 @@ func (s *Stage) addAgent(ctx context.Context, number int) error {
 		return err
 	}
 	common := []string{"agent", "--name", h.Name, "--data-dir", filepath.Join(h.Dir, "data"), "--run-dir", filepath.Join(h.Dir, "run"),
-		"--node-ip", h.Address, "--cgroup-prefix", h.CgroupPrefix()}
+		"--node-ip", h.Address, "--cgroup-prefix", h.CgroupPrefix(),
+		// How full this machine's disk is must not decide what tests find.
+		"--eviction-hard", "nodefs.available=1%,nodefs.inodesFree=1%", "--image-gc-high-threshold", "99", "--image-gc-low-threshold", "98"}
 	token, err := s.Token(ctx, "agent")
 	if err != nil {
 		return err

@@ -156,13 +156,13 @@ func appendFrame(b []byte, kind byte, payload []byte) []byte {
 }
 
 // show sends output to everybody who is attached.
-func (ct *container) show(from *stream, data []byte) {
+func (c *container) show(from *stream, data []byte) {
 	kind := byte(frameOut)
-	if from == &ct.err {
+	if from == &c.err {
 		kind = frameErr
 	}
-	for _, c := range ct.attached {
-		c.offer(kind, data, false)
+	for _, client := range c.attached {
+		client.offer(kind, data, false)
 	}
 }
 
@@ -178,16 +178,16 @@ func (s *shim) dismiss(ct *container) {
 	s.closeInput(ct)
 }
 
-func (ct *container) takesInput() bool {
-	return ct.stdin && !ct.ending && (ct.tty == 0 && ct.stdinFD >= 0 || ct.tty != 0 && ct.out.fd >= 0)
+func (c *container) takesInput() bool {
+	return c.stdin && !c.ending && (c.tty == 0 && c.stdinFD >= 0 || c.tty != 0 && c.out.fd >= 0)
 }
 
 // inputFD is where input goes: a pipe, or the terminal that output comes from.
-func (ct *container) inputFD() int {
-	if ct.tty != 0 {
-		return ct.out.fd
+func (c *container) inputFD() int {
+	if c.tty != 0 {
+		return c.out.fd
 	}
-	return ct.stdinFD
+	return c.stdinFD
 }
 
 // feed writes what waits to the program. While something is left, the clients

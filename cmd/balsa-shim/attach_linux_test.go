@@ -93,7 +93,7 @@ func TestSlowClientIsToldWhatItMissed(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer closeAll(fds[:], nil)
+	defer closeAll(fds[:])
 	s, err := newShim("uid", "helper")
 	if err != nil {
 		t.Fatal(err)

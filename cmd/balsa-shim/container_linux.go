@@ -137,7 +137,7 @@ func (c *container) forkHelper(helper string) error {
 		return err
 	}
 	theirs, ours := []int{null}, []int{}
-	defer func() { closeAll(theirs, nil) }()
+	defer func() { closeAll(theirs) }()
 	add := func(open func() (int, int, error)) (near, far int) {
 		if err != nil {
 			return -1, null
@@ -165,7 +165,7 @@ func (c *container) forkHelper(helper string) error {
 		err = c.fork(helper, in, out, errOut, report, console)
 	}
 	if err != nil {
-		closeAll(ours, nil)
+		closeAll(ours)
 		c.stdinFD, c.out.fd, c.err.fd, c.reportFD, c.consoleFD = -1, -1, -1, -1, -1
 	}
 	return err
@@ -217,11 +217,8 @@ func socketPair() (near, far int, err error) {
 	return p[0], p[1], syscall.SetNonblock(p[0], true)
 }
 
-func closeAll(a, b []int) {
-	for _, fd := range a {
-		syscall.Close(fd)
-	}
-	for _, fd := range b {
+func closeAll(fds []int) {
+	for _, fd := range fds {
 		syscall.Close(fd)
 	}
 }

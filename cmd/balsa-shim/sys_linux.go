@@ -74,7 +74,7 @@ func receiveFD(socket int) (int, error) {
 	}
 	fds, err := syscall.ParseUnixRights(&messages[0])
 	if err != nil || len(fds) != 1 {
-		closeAll(fds, nil)
+		closeAll(fds)
 		return -1, syscall.EBADMSG
 	}
 	return fds[0], nil

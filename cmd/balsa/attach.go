@@ -67,7 +67,7 @@ func (a *app) attachTo(ctx context.Context, c *client.Client, pod *balsav1.Pod, 
 	if err != nil {
 		return err
 	}
-	defer stream.CloseResponse()
+	defer func() { _ = stream.CloseResponse() }()
 	if err := stream.Send(&balsav1.AttachRequest{Message: &balsav1.AttachRequest_Start{Start: start}}); err != nil && !errors.Is(err, io.EOF) {
 		return err
 	}

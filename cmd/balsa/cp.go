@@ -36,7 +36,7 @@ one, devices, pipes and links that lead out of the folder are left out.`,
 			from, fromPod := a.remotePath(args[0], container)
 			to, toPod := a.remotePath(args[1], container)
 			if fromPod == toPod {
-				return &usageError{errors.New("give one path here and one in a pod, for example: balsa cp my-pod:/etc/hosts .")}
+				return &usageError{errors.New("give one path here and one in a pod, for example: balsa cp my-pod:/etc/hosts hosts")}
 			}
 			c, err := a.connect()
 			if err != nil {

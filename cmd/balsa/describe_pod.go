@@ -16,7 +16,7 @@ func timeText(t *timestamppb.Timestamp) string {
 	if t == nil {
 		return ""
 	}
-	return t.AsTime().Local().Format(time.RFC3339)
+	return t.AsTime().Format(time.RFC3339)
 }
 
 func (s *sheet) pod(p *balsav1.Pod, now time.Time) {

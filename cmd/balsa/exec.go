@@ -52,7 +52,7 @@ func (a *app) exec(ctx context.Context, c *client.Client, start *balsav1.ExecSta
 	if err != nil {
 		return err
 	}
-	defer stream.CloseResponse()
+	defer func() { _ = stream.CloseResponse() }()
 	if err := stream.Send(&balsav1.ExecRequest{Message: &balsav1.ExecRequest_Start{Start: start}}); err != nil && !errors.Is(err, io.EOF) {
 		return err
 	}

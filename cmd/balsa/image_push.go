@@ -127,7 +127,7 @@ func dockerConfig(path string) ([]byte, error) {
 	if !named {
 		home, err := os.UserHomeDir()
 		if err != nil {
-			return nil, nil //nolint:nilerr // nobody is logged in
+			return nil, nil // nobody is logged in
 		}
 		path = filepath.Join(home, ".docker", "config.json")
 	}

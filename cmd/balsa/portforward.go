@@ -234,7 +234,7 @@ func (f *forwarder) carry(ctx context.Context, conn net.Conn, port int32) error 
 	if err != nil {
 		return err
 	}
-	defer stream.CloseResponse()
+	defer func() { _ = stream.CloseResponse() }()
 	defer context.AfterFunc(ctx, func() { _ = stream.CloseResponse() })()
 	start := &balsav1.PortForwardStart{Namespace: pod.GetMetadata().GetNamespace(), Name: pod.GetMetadata().GetName(), Port: port}
 	err = stream.Send(&balsav1.PortForwardRequest{Message: &balsav1.PortForwardRequest_Start{Start: start}})
@@ -297,7 +297,7 @@ func receiveAll(conn net.Conn, receive func() (*balsav1.PortForwardResponse, err
 			continue
 		}
 		if _, err := conn.Write(m.GetData()); err != nil {
-			return nil // the one who connected has gone
+			return nil //nolint:nilerr // the one who connected has gone
 		}
 	}
 }

@@ -98,7 +98,7 @@ func quantities(m map[string]*balsav1.Quantity) []string {
 	for name, q := range m {
 		texts[name] = q.GetString_()
 	}
-	return pairsOf(texts, "  ")
+	return pairsOf(texts, " ")
 }
 
 // identity is what every sheet begins with.

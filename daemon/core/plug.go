@@ -2,6 +2,7 @@ package core
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -11,6 +12,7 @@ import (
 	internalv1 "github.com/balsa-run/balsa/gen/balsainternal/v1"
 
 	"github.com/balsa-run/balsa/cluster"
+	"github.com/balsa-run/balsa/pki"
 	"github.com/balsa-run/balsa/store"
 )
 
@@ -23,11 +25,47 @@ func (m machine) Snapshot() (io.WriterTo, error) { return m.Store.Snapshot(), ni
 type stream struct {
 	network Network
 	own     address
+	guard   *pki.Guard
 }
 
-func (s stream) Accept() (net.Conn, error) { return s.network.Raft().Accept() }
-func (s stream) Close() error              { return s.network.Raft().Close() }
-func (s stream) Addr() net.Addr            { return s.own }
+func (s stream) Close() error   { return s.network.Raft().Close() }
+func (s stream) Addr() net.Addr { return s.own }
+
+// Accept gives out connections that end when the server at the other end is
+// removed. With too many streams on this server for one more to be watched, the
+// cluster's own goes unwatched.
+func (s stream) Accept() (net.Conn, error) {
+	for {
+		conn, err := s.network.Raft().Accept()
+		if err != nil {
+			return nil, err
+		}
+		identity, known := s.network.Identify(conn)
+		if !known {
+			return conn, nil
+		}
+		release, err := s.guard.Attach(identity, conn)
+		switch {
+		case err == nil:
+			return &watchedConn{Conn: conn, release: release}, nil
+		case errors.Is(err, pki.ErrTooMany):
+			return conn, nil
+		}
+		_ = conn.Close()
+	}
+}
+
+// watchedConn is a connection that a guard watches over while it is open.
+type watchedConn struct {
+	net.Conn
+	release func()
+}
+
+func (c *watchedConn) Close() error {
+	c.release()
+	return c.Conn.Close()
+}
+
 func (s stream) Dial(to cluster.ServerAddress, timeout time.Duration) (net.Conn, error) {
 	return s.network.DialRaft(string(to), timeout)
 }

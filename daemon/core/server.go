@@ -122,7 +122,7 @@ func (s *Server) clusterConfig() cluster.Config {
 	return cluster.Config{
 		ID: c.ID, Name: c.Name, Address: c.Address, Version: c.Version,
 		Machine: machine{s.store}, LogStore: c.Logs, StableStore: c.Stable, SnapshotStore: c.Snapshots,
-		Stream: stream{c.Network, address(c.Address)}, Peers: s.peers, Gossip: c.Gossip,
+		Stream: stream{c.Network, address(c.Address), c.Guard}, Peers: s.peers, Gossip: c.Gossip,
 		Clock: c.Clock, Rand: randomNumbers(c.Random), Logger: c.Logger, Metrics: c.Metrics, Fatal: c.Fatal,
 		FreeSpace: c.FreeSpace, Spaces: s.spaceStates, FeatureLevel: s.store.FeatureLevel, MaxFeatureLevel: c.FeatureLevel,
 		Timing: c.Timing, Limits: c.Limits,

@@ -146,7 +146,7 @@ func helpOf(ctx context.Context, binary string, path []string) (*command, error)
 }
 
 func commandSection(title string) bool {
-	return title == "Available Commands:" || strings.HasPrefix(title, "Work with") || strings.HasPrefix(title, "Look after") || strings.HasPrefix(title, "Run Balsa")
+	return title == "Available Commands:" || strings.HasPrefix(title, "Work with") || strings.HasPrefix(title, "Look into") || strings.HasPrefix(title, "Look after") || strings.HasPrefix(title, "Run Balsa")
 }
 
 // check walks the words of a command line. What a flag's value or an argument

@@ -62,6 +62,12 @@ func TestMetricNames(t *testing.T) {
 	for _, row := range named(t, "docs/reference/metrics.md").table(t, "## Balsa's own") {
 		inDocument[row[0]] = true
 	}
+	for _, name := range inSource(t, "node", regexp.MustCompile(`"(balsa_agent_\w+)"`)) {
+		inCode[name] = true
+	}
+	for _, row := range named(t, "docs/reference/metrics.md").table(t, "## The agent's") {
+		inDocument[row[0]] = true
+	}
 	compare(t, "docs/reference/metrics.md", inCode, inDocument)
 }
 

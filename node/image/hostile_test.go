@@ -9,6 +9,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"runtime"
 	"runtime/debug"
 	"strings"
@@ -51,7 +52,7 @@ func rawTar(name string, change func(header []byte)) []byte {
 		sum += int(b)
 	}
 	copy(header[148:156], fmt.Sprintf("%06o\x00 ", sum))
-	return append(header, make([]byte, 1024)...)
+	return slices.Concat(header, make([]byte, 1024))
 }
 
 func typed(name string, kind byte, change ...func(*tar.Header)) file {

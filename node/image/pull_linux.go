@@ -284,7 +284,7 @@ func (t *transfer) unpackWhileFetching(ctx context.Context, l recordLayer, dir s
 		fetched <- err
 	}()
 	compressed := grow.reader(ctx)
-	unpackErr := t.store.unpack(ctx, compressed, l.DiffID, dir)
+	unpackErr := t.store.unpack(ctx, compressed, l.DiffID)
 	_ = compressed.Close()
 	if unpackErr != nil && !errors.Is(unpackErr, errFetch) && !grow.wasResumed() {
 		stopFetch(unpackErr) // no use in fetching the rest
@@ -300,7 +300,7 @@ func (t *transfer) unpackWhileFetching(ctx context.Context, l recordLayer, dir s
 		return err
 	case ctx.Err() == nil:
 		// Nothing of what cannot be unpacked is kept.
-		_, dropErr := t.store.dropBlob(l.Blob)
+		dropErr := t.store.dropBlob(l.Blob)
 		return errors.Join(fmt.Errorf("unpack blob %s: %w", l.Blob, unpackErr), dropErr)
 	}
 	return context.Cause(ctx)
@@ -311,10 +311,10 @@ func (t *transfer) unpackBlob(ctx context.Context, l recordLayer, dir string) er
 	if err != nil {
 		return err
 	}
-	err = t.store.unpack(ctx, f, l.DiffID, dir)
+	err = t.store.unpack(ctx, f, l.DiffID)
 	if err := errors.Join(err, f.Close()); err != nil {
 		if ctx.Err() == nil {
-			_, dropErr := t.store.dropBlob(l.Blob)
+			dropErr := t.store.dropBlob(l.Blob)
 			err = errors.Join(err, dropErr)
 		}
 		return fmt.Errorf("unpack blob %s: %w", l.Blob, err)
@@ -324,12 +324,11 @@ func (t *transfer) unpackBlob(ctx context.Context, l recordLayer, dir string) er
 
 // dropBlob removes a blob, or what came of it, that is known to be of no use. It
 // goes although it is leased: whoever holds it finds out and fetches it anew.
-func (s *Store) dropBlob(digest string) (bool, error) {
+func (s *Store) dropBlob(digest string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	err := errors.Join(ignoreGone(os.Remove(s.metaPath(blobsDir, hexOf(digest)))),
+	return errors.Join(ignoreGone(os.Remove(s.metaPath(blobsDir, hexOf(digest)))),
 		ignoreGone(os.Remove(s.path(blobsDir, digest))), ignoreGone(os.Remove(s.path(partialDir, digest))))
-	return err == nil, err
 }
 
 // fromAny asks the sources in order until one delivers what it should.

@@ -68,7 +68,7 @@ func (p *Puller) Pull(ctx context.Context, want Request, progress func(Progress)
 			return have, nil
 		}
 	}
-	return Pulled{}, fmt.Errorf("image %s: %w: the servers: %w", name, ErrUnreachable, err)
+	return Pulled{}, &pullError{ErrUnreachable, fmt.Errorf("the servers cannot be asked for it: %w", err)}
 }
 
 func (p *Puller) ofCluster(ctx context.Context, name string, kept Kept, progress func(Progress)) (Pulled, error) {
@@ -77,8 +77,9 @@ func (p *Puller) ofCluster(ctx context.Context, name string, kept Kept, progress
 	}
 	pulled, err := p.Store.Transfer(ctx, Transfer{Name: name, Digest: kept.Digest, Sources: kept.Sources, Progress: progress})
 	if errors.Is(err, ErrNotFound) {
-		// The name is known; that a part of it is missing is another matter.
-		err = fmt.Errorf("parts of it are missing, import or push it again: %v", err)
+		// The name is known; that a part of it is missing is another matter, and must
+		// not read as ErrNotFound.
+		err = errors.New("parts of it are missing, import or push it again: " + err.Error())
 	}
 	return pulled, err
 }
@@ -116,14 +117,22 @@ func (p *Puller) local(name string) (Pulled, error) {
 	return Pulled{Image: image, SizeBytes: p.Store.sizeOf(r)}, nil
 }
 
+// pullError is a cause, told in its own words, and what callers branch on.
+type pullError struct{ is, cause error }
+
+func (e *pullError) Error() string   { return e.cause.Error() }
+func (e *pullError) Unwrap() []error { return []error{e.is, e.cause} }
+
+// resolveError says what was tried before the registry was asked.
 func resolveError(err error) error {
+	told := fmt.Errorf("it is not in the cluster, and no registry gave it: %w", err)
 	switch {
 	case errors.Is(err, registry.ErrNotFound), errors.Is(err, registry.ErrBlocked):
-		return fmt.Errorf("%w: the cluster does not keep it, and: %w", ErrNotFound, err)
+		return &pullError{ErrNotFound, told}
 	case errors.Is(err, registry.ErrUnauthorized), errors.Is(err, registry.ErrRefused):
-		return err
+		return told
 	}
-	return fmt.Errorf("%w: %w", ErrUnreachable, err)
+	return &pullError{ErrUnreachable, told}
 }
 
 // registrySource is a session as a Source.

@@ -27,7 +27,7 @@ const (
 
 // unpack writes a layer to a directory of its own, which gets its name once the
 // diff id is right.
-func (s *Store) unpack(ctx context.Context, compressed io.Reader, diffID, dir string) error {
+func (s *Store) unpack(ctx context.Context, compressed io.Reader, diffID string) error {
 	temp, err := os.MkdirTemp(s.temp(), "layer-")
 	if err != nil {
 		return noSpace(err)

@@ -176,7 +176,7 @@ func Plan(v View, t Thresholds, now time.Time) Actions {
 		}
 	}
 	a.Reclaim = t.reclaim(v.Usage, signs)
-	a.relieve(v, signs)
+	a.relieve(v, signs, t)
 	return a
 }
 
@@ -241,7 +241,7 @@ func (p Pod) over() string {
 
 // relieve evicts one pod for the first condition that holds, once nothing else
 // can be given back, and while no other is on its way out.
-func (a *Actions) relieve(v View, signs map[Condition]string) {
+func (a *Actions) relieve(v View, signs map[Condition]string, t Thresholds) {
 	if len(a.Evict) > 0 || slices.ContainsFunc(v.Pods, func(p Pod) bool { return p.Leaving }) {
 		return
 	}
@@ -250,11 +250,22 @@ func (a *Actions) relieve(v View, signs map[Condition]string) {
 		if !short || c == Disk && !v.Reclaimed {
 			continue
 		}
-		if p, found := first(v.Pods, c); found {
+		if p, found := first(worth(v, c, t), c); found {
 			a.Evict = append(a.Evict, Eviction{p, c, fmt.Sprintf("the node was short: %s; %s", message, p.share(c))})
 		}
 		return
 	}
+}
+
+// worth leaves out the pods whose end would not help: those that hold less than a
+// thousandth of the disk space that is missing. When something else has filled
+// the disk, pods that write nothing go on; the kubelet ends them too.
+func worth(v View, c Condition, t Thresholds) []Pod {
+	missing := int64(float64(v.Usage.DiskBytes)*float64(t.DiskAvailablePercent)/100) - v.Usage.DiskAvailableBytes
+	if c != Disk || missing <= 0 { // not disk, or inodes, of which nobody knows who has them
+		return v.Pods
+	}
+	return slices.DeleteFunc(slices.Clone(v.Pods), func(p Pod) bool { return p.Disk < missing/1000 })
 }
 
 func (p Pod) share(c Condition) string {

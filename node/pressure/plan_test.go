@@ -91,6 +91,23 @@ func TestDiskIsGivenBackBeforePodsGo(t *testing.T) {
 	}
 }
 
+func TestAFullDiskEndsNobodyWhoHasNoPartInIt(t *testing.T) {
+	v := View{Usage: well(), Pods: []Pod{{UID: "a", Name: "a", Disk: 5 << 20}, {UID: "b", Name: "b", Disk: 20 << 20, Priority: 9}}, Reclaimed: true}
+	v.Usage.DiskAvailableBytes = 0
+	if a := plan(v); len(a.Evict) != 1 || a.Evict[0].Pod.Name != "b" {
+		t.Errorf("of 10 GiB that are missing, a has 5 MiB and b 20 MiB: %s", a)
+	}
+	v.Pods = v.Pods[:1]
+	if a := plan(v); len(a.Evict) != 0 || a.Conditions[Disk] == "" {
+		t.Errorf("nobody is worth it: %s", a)
+	}
+	v.Usage = well()
+	v.Usage.InodesAvailable = 0
+	if a := plan(v); len(a.Evict) != 1 {
+		t.Errorf("inodes: %s", a)
+	}
+}
+
 func TestPodsOverTheirDiskLimitGoAtOnce(t *testing.T) {
 	a := plan(View{Usage: well(), Pods: []Pod{
 		{UID: "a", Name: "volume", Parts: []Part{{`volume "cache"`, 11 << 20, 10 << 20}}},

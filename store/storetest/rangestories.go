@@ -4,7 +4,6 @@ import (
 	"fmt"
 
 	internalv1 "github.com/balsa-run/balsa/gen/balsainternal/v1"
-	"github.com/balsa-run/balsa/store"
 )
 
 // binaryKeys are keys that are no text: zero bytes, 0xff, broken UTF-8.
@@ -130,5 +129,5 @@ func unreadableRanges(s *teller) {
 	s.apply(limited(func(r *internalv1.Range) { r.MinModRevision = 1 }), limit)
 	s.apply(limited(func(r *internalv1.Range) { r.Revision = int64(rev) }), limit)
 	s.apply(limited(func(r *internalv1.Range) { r.Revision = int64(rev) - 3 }), ok)
-	s.same(store.Revision(rev), s.m.Facts(suiteSpace).Revision)
+	s.same(rev, s.m.Facts(suiteSpace).Revision)
 }

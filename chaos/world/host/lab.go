@@ -16,8 +16,8 @@ import (
 // Limits of a lab.
 const (
 	MaxHosts       = 200 // addresses of the lab's network
-	commandTimeout = 20 * time.Second
-	killTimeout    = 10 * time.Second
+	commandTimeout = 60 * time.Second
+	killTimeout    = 60 * time.Second
 )
 
 // subnet is the lab's network. It exists in the lab's namespaces only.

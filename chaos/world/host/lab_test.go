@@ -34,7 +34,7 @@ func addHost(t *testing.T, lab *Lab, name string) *Host {
 
 func reaches(t *testing.T, from, to *Host) bool {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 15*time.Second)
 	defer cancel()
 	_, err := from.Run(ctx, "bash", "-c", "exec 3<>/dev/tcp/"+to.Address+"/9 2>/dev/null || exit $(( $? ))")
 	// A refused connection has reached the host; a cut one runs into the time-out.

@@ -9,7 +9,6 @@ import (
 	"net"
 	"net/http"
 	"strings"
-	"time"
 
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 )
@@ -31,9 +30,8 @@ var (
 
 // statusError is an answer that is not the one that was asked for.
 type statusError struct {
-	status     int
-	text       string
-	retryAfter time.Duration
+	status int
+	text   string
 }
 
 func (e *statusError) Error() string {

@@ -179,7 +179,7 @@ func acceptManifests() http.Header {
 
 // document reads a small answer whole.
 func (e *endpoint) document(ctx context.Context, path string) ([]byte, error) {
-	res, cancel, err := e.do(ctx, http.MethodGet, path, acceptManifests(), false)
+	res, cancel, err := e.do(ctx, http.MethodGet, path, acceptManifests(), false) //nolint:bodyclose // the watched body below is closed
 	if err != nil {
 		return nil, err
 	}
@@ -193,11 +193,11 @@ func (e *endpoint) blob(ctx context.Context, digest string, offset int64) (io.Re
 	if offset > 0 {
 		header.Set("Range", fmt.Sprintf("bytes=%d-", offset))
 	}
-	res, cancel, err := e.do(ctx, http.MethodGet, "blobs/"+digest, header, true)
+	res, cancel, err := e.do(ctx, http.MethodGet, "blobs/"+digest, header, true) //nolint:bodyclose // whoever reads the blob closes it
 	if offset > 0 && isStatus(err, http.StatusRequestedRangeNotSatisfiable) {
 		// Some refuse a range without an end.
 		header.Del("Range")
-		res, cancel, err = e.do(ctx, http.MethodGet, "blobs/"+digest, header, true)
+		res, cancel, err = e.do(ctx, http.MethodGet, "blobs/"+digest, header, true) //nolint:bodyclose // as above
 	}
 	if err != nil {
 		return nil, err

@@ -2,6 +2,7 @@ package registry
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"sync/atomic"
@@ -48,7 +49,7 @@ func (w *watched) Read(p []byte) (int, error) {
 	n, err := w.body.Read(p)
 	w.reading.Store(false)
 	w.bytes.Add(int64(n))
-	if err != nil && err != io.EOF && w.stalled.Load() {
+	if err != nil && !errors.Is(err, io.EOF) && w.stalled.Load() {
 		err = fmt.Errorf("%w: less than %d bytes in %s", ErrStalled, w.limits.StallBytes, w.limits.Stall)
 	}
 	return n, err

@@ -226,13 +226,13 @@ func (in *incoming) own(parent *os.File, name string, h *tar.Header) error {
 }
 
 // replace makes something under a name of its own and gives it its place.
-func (in *incoming) replace(parent *os.File, base string, make func(temp string) error) error {
+func (in *incoming) replace(parent *os.File, base string, create func(temp string) error) error {
 	var temp string
 	err := fs.ErrExist
 	for range tempAttempts {
 		in.temps++
 		temp = temporary + strconv.Itoa(os.Getpid()) + "-" + strconv.FormatInt(time.Now().UnixNano(), 36) + strconv.Itoa(in.temps)
-		if err = make(temp); !errors.Is(err, fs.ErrExist) {
+		if err = create(temp); !errors.Is(err, fs.ErrExist) {
 			break
 		}
 	}

@@ -418,7 +418,7 @@ func TestPrivilegedHasDevices(t *testing.T) {
 
 func TestPodLimits(t *testing.T) {
 	s := newPod(t, func(c *runtime.PodConfig) {
-		c.Resources = runtime.Resources{CPUShares: 700, CPUQuotaMicros: 2000, MemoryLimitBytes: 48 << 20, PidsLimit: 50}
+		c.Resources = runtime.Resources{CPUShares: 700, CPUQuotaMicros: 20_000, MemoryLimitBytes: 48 << 20, PidsLimit: 50}
 	})
 	// The quota of the container is more than the pod has.
 	s.add("c", func(c *runtime.ContainerConfig) { c.Resources.CPUQuotaMicros = 50_000 })
@@ -461,9 +461,9 @@ func TestSmallQuotaStartsFast(t *testing.T) {
 	}
 	t.Logf("fastest starts: %v", took)
 	for name, d := range took {
-		// The programs that start a container use some 30 ms of a processor,
-		// which would take three seconds at one per cent.
-		if d > took["none"]+500*time.Millisecond {
+		// What starts a container uses most of that time of a processor, which
+		// would take a hundred times as long at one per cent.
+		if d > 3*took["none"]+500*time.Millisecond {
 			t.Errorf("with a quota for %s the fastest start took %v, without one %v", name, d, took["none"])
 		}
 	}
@@ -479,9 +479,9 @@ func podValues(t *testing.T, dir string) map[string]string {
 				values[path] = "700"
 			}
 		case "cpu.max":
-			values[path] = "2000 100000"
+			values[path] = "20000 100000"
 		case "cpu.cfs_quota_us":
-			values[path] = "2000"
+			values[path] = "20000"
 		case "memory.max", "memory.limit_in_bytes":
 			values[path] = strconv.Itoa(48 << 20)
 		case "pids.max":

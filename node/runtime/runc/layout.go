@@ -16,7 +16,7 @@ import (
 // The directory of a pod, <Options.Dir>/pods/<uid>. It is the truth: what the
 // agent holds in memory can be read again from here and from the shim.
 //
-//	pod.json          podRecord
+//	pod.json          podRecord; written when all of the sandbox is made
 //	removing          exists once RemovePod has begun
 //	shim.lock         locked as long as the shim lives
 //	shim.sock shim.log

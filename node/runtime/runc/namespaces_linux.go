@@ -195,7 +195,7 @@ func (p *pod) holdWith(ctx context.Context, h holder, lock, shim *os.File) error
 	}
 	defer func() { _ = wait.Close() }() // ends it, unless it was told to stay
 	cmd := &exec.Cmd{
-		Path: pauseProgram, Args: append([]string{"balsa-shim", "pause"}, h.args...), Env: []string{"GOMAXPROCS=1", "GOTRACEBACK=single"},
+		Path: pauseProgram, Args: append([]string{"balsa-shim", "pause"}, h.args...), Env: shimEnv(),
 		ExtraFiles: []*os.File{readyChild, lock, waitChild, shim}, SysProcAttr: h.attributes(),
 	}
 	start := cmd.Start

@@ -152,8 +152,11 @@ func (p *pod) makeSandbox(ctx context.Context, cfg runtime.PodConfig, existed bo
 		record = p.record
 		p.mu.Unlock()
 		record.BootID = p.rt.bootID
+		if err := p.writeRecord(record); err != nil {
+			return err
+		}
 	}
-	if err := p.makeFiles(record); err != nil {
+	if err := p.makeFiles(record.Config); err != nil {
 		return err
 	}
 	// A pod that is made is not seen before it is complete, so its two halves
@@ -172,6 +175,13 @@ func (p *pod) makeSandbox(ctx context.Context, cfg runtime.PodConfig, existed bo
 	if err := errors.Join(p.makeShim(ctx, record.Config), <-mounted); err != nil {
 		return err
 	}
+	if !existed {
+		// Last: a directory without it is a leftover. A shim that lives says nothing
+		// of the name spaces, which an agent that died may not have pinned.
+		if err := p.writeRecord(record); err != nil {
+			return err
+		}
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.exists, p.record = true, record
@@ -188,12 +198,12 @@ func (p *pod) makeShim(ctx context.Context, cfg runtime.PodConfig) error {
 	return p.startShim(ctx)
 }
 
-// makeFiles writes pod.json first: a directory without it is a leftover.
-func (p *pod) makeFiles(record podRecord) error {
+func (p *pod) writeRecord(record podRecord) error {
+	return writeJSON(filepath.Join(p.dir, podFile), record)
+}
+
+func (p *pod) makeFiles(cfg runtime.PodConfig) error {
 	if err := os.Mkdir(p.dir, 0o711); err != nil && !errors.Is(err, fs.ErrExist) {
-		return err
-	}
-	if err := writeJSON(filepath.Join(p.dir, podFile), record); err != nil {
 		return err
 	}
 	for _, dir := range []string{nsDir, etcDir, shmDir, logsDir, containersDir} {
@@ -201,7 +211,6 @@ func (p *pod) makeFiles(record podRecord) error {
 			return err
 		}
 	}
-	cfg := record.Config
 	for name, content := range map[string][]byte{
 		"hosts": cfg.Hosts, "resolv.conf": cfg.ResolvConf, "hostname": []byte(cfg.Hostname + "\n"),
 	} {

@@ -59,8 +59,7 @@ func (p *pod) spawnShim(ctx context.Context, lock *os.File) error {
 	// The shim outlives the call, and this process.
 	cmd := exec.CommandContext(context.WithoutCancel(ctx), p.rt.opt.Helpers.Shim, p.dir, string(p.uid), p.rt.opt.Helpers.Runc)
 	cmd.Dir, cmd.Stderr, cmd.ExtraFiles = p.dir, log, []*os.File{child, lock}
-	// One thread does the work: this keeps the Go runtime's own share small.
-	cmd.Env = []string{"GOMAXPROCS=1", "GOTRACEBACK=single"}
+	cmd.Env = shimEnv()
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	err = p.rt.cgroups.Start(filepath.Join(p.cgroup, shimCgroup), cmd)
 	_ = child.Close()
@@ -69,6 +68,14 @@ func (p *pod) spawnShim(ctx context.Context, lock *os.File) error {
 	}
 	go func() { _ = cmd.Wait() }() // reaps it, if it should end before us
 	return awaitReady(ctx, ready)
+}
+
+// shimEnv keeps the Go runtime's own share small in the programs that last as
+// long as a pod. One thread does their work, and their heap is a tenth of a huge
+// page; with transparent huge pages set to "always", as in Debian's kernel, each
+// would be given one.
+func shimEnv() []string {
+	return []string{"GOMAXPROCS=1", "GOTRACEBACK=single", "GODEBUG=disablethp=1"}
 }
 
 func awaitReady(ctx context.Context, ready *os.File) error {

@@ -25,13 +25,11 @@ import (
 
 	"github.com/containerd/containerd"
 	"github.com/containerd/containerd/cio"
+	"github.com/containerd/containerd/contrib/seccomp"
 	"github.com/containerd/containerd/errdefs"
 	"github.com/containerd/containerd/namespaces"
 	"github.com/containerd/containerd/oci"
 )
-
-// namespace is containerd's, for everything that is made here.
-const namespace = "bench"
 
 // goneFor bounds the wait for a container's end.
 const goneFor = 30 * time.Second
@@ -50,6 +48,9 @@ type tool struct {
 	parallel int
 	out      string
 	args     []string
+	// namespace is containerd's, for everything that is made here, and the name of
+	// its cgroup.
+	namespace string
 }
 
 func main() {
@@ -68,6 +69,7 @@ func run(ctx context.Context) (err error) {
 	flag.StringVar(&t.out, "out", "", "file for the report")
 	flag.StringVar(&t.logs, "logs", os.TempDir(), "folder of the containers' output")
 	flag.IntVar(&t.count, "count", 1, "how often")
+	flag.StringVar(&t.namespace, "namespace", "bench", "of containerd")
 	flag.StringVar(&args, "args", "", "of the image's program, instead of its own")
 	flag.IntVar(&t.parallel, "parallel", 1, "how many at once, in each round")
 	flag.Parse()
@@ -75,12 +77,12 @@ func run(ctx context.Context) (err error) {
 	if flag.NArg() < 2 {
 		return errors.New("usage: containerd FLAGS import|start|hold|exec|pull WHAT")
 	}
-	if t.client, err = containerd.New(*socket, containerd.WithDefaultNamespace(namespace)); err != nil {
+	if t.client, err = containerd.New(*socket, containerd.WithDefaultNamespace(t.namespace)); err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, t.client.Close()) }()
 	what := flag.Arg(1)
-	ctx = namespaces.WithNamespace(ctx, namespace)
+	ctx = namespaces.WithNamespace(ctx, t.namespace)
 	switch flag.Arg(0) {
 	case "import":
 		return t.load(ctx, what)
@@ -133,11 +135,11 @@ type running struct {
 }
 
 // one brings a container from nothing to running: snapshot, specification,
-// namespaces with an empty network, shim, runc.
+// namespaces with an empty network, the default seccomp filter, shim, runc.
 func (t *tool) one(ctx context.Context, image containerd.Image, id string) (*running, error) {
 	r := &running{}
 	var err error
-	r.container, err = t.client.NewContainer(ctx, id, containerd.WithNewSnapshot(id, image), containerd.WithNewSpec(oci.WithImageConfigArgs(image, t.args)))
+	r.container, err = t.client.NewContainer(ctx, id, containerd.WithNewSnapshot(id, image), containerd.WithNewSpec(oci.WithImageConfigArgs(image, t.args), seccomp.WithDefaultProfile()))
 	if err != nil {
 		return r, err
 	}
@@ -151,8 +153,8 @@ func (t *tool) one(ctx context.Context, image containerd.Image, id string) (*run
 }
 
 // end removes what one made, also when it failed half way.
-func (r *running) end() error {
-	ctx, cancel := context.WithTimeout(namespaces.WithNamespace(context.Background(), namespace), goneFor)
+func (r *running) end(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), goneFor)
 	defer cancel()
 	var failed []error
 	if r.task != nil {
@@ -187,7 +189,7 @@ func (t *tool) start(ctx context.Context, name string) error {
 		all, took, err := t.round(ctx, image, round)
 		r.WallMS = append(r.WallMS, since(began))
 		for _, each := range all {
-			err = errors.Join(err, each.end())
+			err = errors.Join(err, each.end(ctx))
 		}
 		if err != nil {
 			return err
@@ -221,7 +223,7 @@ func (t *tool) hold(ctx context.Context, name string) (err error) {
 	all, took, err := t.round(ctx, image, 0)
 	defer func() {
 		for _, each := range all {
-			err = errors.Join(err, each.end())
+			err = errors.Join(err, each.end(ctx))
 		}
 	}()
 	if err != nil {
@@ -241,7 +243,7 @@ func (t *tool) exec(ctx context.Context, name string, args []string) (err error)
 		return err
 	}
 	container, err := t.one(ctx, image, fmt.Sprintf("b%d-exec", os.Getpid()))
-	defer func() { err = errors.Join(err, container.end()) }()
+	defer func() { err = errors.Join(err, container.end(ctx)) }()
 	if err != nil {
 		return err
 	}

@@ -1,0 +1,138 @@
+package faults
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+// change alters what pods refer to, once they have seen how it was.
+func (c *specs) change(t *testing.T) {
+	t.Helper()
+	c.until(t, "a pod to have read old files", func(ctx context.Context) error {
+		got, err := c.s.Balsa(ctx, "logs", "updates", "-n", specNamespace)
+		if err == nil && got != "oldoldoldold\n" {
+			err = fmt.Errorf("it prints %q", got)
+		}
+		return err
+	})
+	c.until(t, "a pod to wait for a ConfigMap", func(ctx context.Context) error {
+		return c.holds(ctx, &specRow{name: "env-waits", status: []string{
+			"containerStatuses.0.state.waiting.reason CreateContainerConfigError", `containerStatuses.0.state.waiting.message .*"spec/later".*`,
+		}})
+	})
+	c.balsa(t, "apply", "-f", "testdata/podspec/later.yaml")
+	c.balsa(t, "label", "pod", "updates", "-n", specNamespace, "changed=true")
+}
+
+// special are checks beyond a row's status and logs.
+func (c *specs) special() map[string]func(*testing.T) {
+	return map[string]func(*testing.T){
+		"sidecar":          c.order("sidecar", "side is up\nbetween\nmain\nside ends\n"),
+		"post-start-sleep": c.readyAfter("post-start-sleep", 3*time.Second),
+		"probe-delay":      c.readyAfter("probe-delay", 5*time.Second),
+		"probe-thrice":     c.readyAfter("probe-thrice", 4*time.Second),
+		"stop-in-order":    c.stops("stop-in-order", 0, c.order("stop", "preStop\nTERM\n")),
+		"stop-by-signal":   c.stops("stop-by-signal", 0, c.order("signal", "USR1\n")),
+		"stop-after-sleep": c.stops("stop-after-sleep", 3*time.Second, nil),
+		"stop-after-grace": c.stops("stop-after-grace", 3*time.Second, nil),
+	}
+}
+
+// order reads what containers wrote, one after the other.
+func (c *specs) order(folder, want string) func(*testing.T) {
+	return func(t *testing.T) {
+		got, err := os.ReadFile(filepath.Join(c.host, folder, "order"))
+		if err != nil || string(got) != want {
+			t.Errorf("they wrote %q, %v; want %q", got, err, want)
+		}
+	}
+}
+
+// readyAfter looks how long after its container's start a pod became ready.
+// Times are told in whole seconds.
+func (c *specs) readyAfter(name string, least time.Duration) func(*testing.T) {
+	return func(t *testing.T) {
+		var pod struct {
+			Status struct {
+				Conditions []struct {
+					Type               string    `json:"type"`
+					LastTransitionTime time.Time `json:"lastTransitionTime"`
+				} `json:"conditions"`
+				ContainerStatuses []struct {
+					State struct {
+						Running struct {
+							StartedAt time.Time `json:"startedAt"`
+						} `json:"running"`
+					} `json:"state"`
+				} `json:"containerStatuses"`
+			} `json:"status"`
+		}
+		must(t, c.s.Decode(t.Context(), &pod, "get", "pod", name, "-n", specNamespace))
+		for _, condition := range pod.Status.Conditions {
+			took := condition.LastTransitionTime.Sub(pod.Status.ContainerStatuses[0].State.Running.StartedAt)
+			if condition.Type == "Ready" && took <= least-time.Second {
+				t.Errorf("it was ready after %v, want %v at least", took, least)
+			}
+		}
+	}
+}
+
+// stops deletes a pod, which takes a while, but not until it is killed.
+func (c *specs) stops(name string, least time.Duration, then func(*testing.T)) func(*testing.T) {
+	return func(t *testing.T) {
+		started := time.Now()
+		c.balsa(t, "delete", "pod", name, "-n", specNamespace)
+		if took := time.Since(started); took < least {
+			t.Errorf("it was gone after %v, want %v at least", took, least)
+		}
+		c.rows = slices.DeleteFunc(slices.Clone(c.rows), func(row *specRow) bool { return row.name == name })
+		if then != nil {
+			then(t)
+		}
+	}
+}
+
+func (c *specs) stillSo(t *testing.T) {
+	for _, row := range c.rows {
+		if err := c.holds(t.Context(), row); err != nil {
+			t.Errorf("%s: %v", row.name, err)
+		}
+	}
+}
+
+// tolerations taints the node, so it comes last.
+func (c *specs) tolerations(t *testing.T) {
+	c.balsa(t, "taint", "node", "n1", "dedicated=spec:NoSchedule")
+	defer c.balsa(t, "taint", "node", "n1", "dedicated-")
+	var out strings.Builder
+	rows := []*specRow{}
+	for name, list := range map[string][]any{
+		"tolerates":       {map[string]any{"key": "dedicated", "operator": "Equal", "value": "spec", "effect": "NoSchedule"}},
+		"tolerates-key":   {map[string]any{"key": "dedicated", "operator": "Exists"}},
+		"tolerates-other": {map[string]any{"key": "dedicated", "operator": "Equal", "value": "other", "effect": "NoSchedule"}},
+		"tolerates-later": {map[string]any{"key": "dedicated", "operator": "Exists", "effect": "NoExecute"}},
+		"tolerates-none":  {},
+	} {
+		row := &specRow{name: name, spec: map[string]any{"tolerations": list, "containers": []any{map[string]any{"args": []any{"echo there"}}}}}
+		if name != "tolerates" && name != "tolerates-key" {
+			row.status = []string{"phase Pending", "conditions.PodScheduled False"}
+		}
+		pod, err := json.Marshal(row.pod())
+		must(t, err)
+		fmt.Fprintf(&out, "---\n%s\n", pod)
+		rows = append(rows, row)
+	}
+	path := filepath.Join(t.TempDir(), "pods.yaml")
+	must(t, os.WriteFile(path, []byte(out.String()), 0o600))
+	c.balsa(t, "apply", "-f", path)
+	for _, row := range rows {
+		c.until(t, row.name, func(ctx context.Context) error { return c.holds(ctx, row) })
+	}
+}
