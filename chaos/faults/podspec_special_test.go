@@ -132,6 +132,7 @@ func (c *specs) tolerations(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "pods.yaml")
 	must(t, os.WriteFile(path, []byte(out.String()), 0o600))
 	c.balsa(t, "apply", "-f", path)
+	c.end = time.Now().Add(specPatience)
 	for _, row := range rows {
 		c.until(t, row.name, func(ctx context.Context) error { return c.holds(ctx, row) })
 	}

@@ -23,8 +23,10 @@ import (
 
 const (
 	specNamespace = "spec"
-	specPatience  = 150 * time.Second
-	absent        = "<none>"
+	// specPatience is for all rows together, specLast for what is asked after it.
+	specPatience = 150 * time.Second
+	specLast     = time.Second
+	absent       = "<none>"
 )
 
 // specRow is a pod and what has to come of it. docs/reference/pod-spec.md names
@@ -43,6 +45,7 @@ type specs struct {
 	s    *stage.Stage
 	host string // folder of the node, for hostPath volumes
 	rows []*specRow
+	end  time.Time // of the patience
 }
 
 // TestPodSpecForReal runs a pod for each row of testdata/podspec: what a field
@@ -56,6 +59,7 @@ func TestPodSpecForReal(t *testing.T) {
 	c.balsa(t, "image", "import", archive)
 	c.balsa(t, "apply", "-f", "testdata/podspec/objects.yaml")
 	c.balsa(t, "apply", "-f", c.manifest(t))
+	c.end = time.Now().Add(specPatience)
 	c.change(t)
 	special := c.special()
 	for _, row := range c.rows {
@@ -203,7 +207,7 @@ func (c *specs) balsa(t *testing.T, args ...string) string {
 func (c *specs) until(t *testing.T, what string, check func(context.Context) error) {
 	t.Helper()
 	last := errors.New("nothing")
-	err := c.s.Until(t.Context(), specPatience, what, func(ctx context.Context) error {
+	err := c.s.Until(t.Context(), max(specLast, time.Until(c.end)), what, func(ctx context.Context) error {
 		err := check(ctx)
 		if ctx.Err() == nil {
 			last = err
