@@ -120,3 +120,13 @@ func TestImagesAreAskedForWhatIsWanted(t *testing.T) {
 		t.Errorf("more than there is: %+v", p)
 	}
 }
+
+// BenchmarkUsage is what the machine's measuring costs every ten seconds.
+func BenchmarkUsage(b *testing.B) {
+	m := thisMachine{dirs: []string{b.TempDir()}}
+	for b.Loop() {
+		if _, err := m.Usage(b.Context()); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -42,8 +41,8 @@ func checkMachine() error {
 	if os.Geteuid() != 0 {
 		missing = append(missing, errors.New("an agent makes namespaces, mounts and cgroups: run it as root"))
 	}
-	if err := unix.Access("/proc/sys/net/netfilter", unix.F_OK); err != nil {
-		missing = append(missing, errors.New("the kernel has no netfilter (CONFIG_NF_TABLES, CONFIG_NF_CONNTRACK): services cannot be routed"))
+	if err := hasNetfilter(); err != nil {
+		missing = append(missing, err)
 	}
 	if err := knowsFilesystem("overlay"); err != nil {
 		missing = append(missing, err)
@@ -54,15 +53,28 @@ func checkMachine() error {
 	return errors.Join(missing...)
 }
 
+// knowsFilesystem asks for the file system instead of reading /proc/filesystems:
+// where it is a module, as in Debian's kernel, the question loads it.
 func knowsFilesystem(name string) error {
-	text, err := os.ReadFile("/proc/filesystems")
+	fd, err := unix.Fsopen(name, unix.FSOPEN_CLOEXEC)
+	if errors.Is(err, unix.ENODEV) {
+		return fmt.Errorf("the kernel does not know the file system %q (CONFIG_OVERLAY_FS, or modprobe overlay): images cannot be mounted", name)
+	}
 	if err != nil {
-		return fmt.Errorf("see which file systems the kernel knows: %w", err)
+		return fmt.Errorf("see whether the kernel knows the file system %q: %w", name, err)
 	}
-	for _, word := range strings.Fields(string(text)) {
-		if word == name {
-			return nil
-		}
+	return unix.Close(fd)
+}
+
+// hasNetfilter opens the socket that nftables and conntrack are asked through;
+// that, too, loads the module.
+func hasNetfilter() error {
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_NETFILTER)
+	if errors.Is(err, unix.EPROTONOSUPPORT) {
+		return errors.New("the kernel has no netfilter (CONFIG_NF_TABLES, CONFIG_NF_CONNTRACK): services cannot be routed")
 	}
-	return fmt.Errorf("the kernel does not know the file system %q (CONFIG_OVERLAY_FS, or modprobe overlay): images cannot be mounted", name)
+	if err != nil {
+		return fmt.Errorf("see whether the kernel has netfilter: %w", err)
+	}
+	return unix.Close(fd)
 }

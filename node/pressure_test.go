@@ -346,10 +346,11 @@ func TestDiskPressureGivesBackBeforeItEvicts(t *testing.T) {
 			s.volumes["uid-a"] = map[string]int64{"tmp": 30 * gib}
 		})
 		s.within(11*time.Second, "the condition", s.holds("DiskPressure", "True"))
-		s.within(15*time.Second, "when nothing else is left, the pod", s.evicted("a", "5.0 GiB of disk are available, of 100.0 GiB; the least is 10%"))
+		// What it holds is known a minute later at most.
+		s.within(80*time.Second, "when nothing else is left, the pod", s.evicted("a", "5.0 GiB of disk are available, of 100.0 GiB; the least is 10%"))
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		if s.reclaims != 2 || !slices.Contains(s.cleared, "logs of uid-done") || !slices.Contains(s.cleared, "rotated logs of uid-a") || !s.hasEvent("FreeDiskSpaceFailed", "") {
+		if s.reclaims < 2 || !slices.Contains(s.cleared, "logs of uid-done") || !slices.Contains(s.cleared, "rotated logs of uid-a") || !s.hasEvent("FreeDiskSpaceFailed", "") {
 			t.Errorf("%d reclaims, logs removed %v, events %v", s.reclaims, s.cleared, s.server.events)
 		}
 	})

@@ -12,6 +12,9 @@ import (
 	"time"
 )
 
+// stopsWithin is less than the time after which pods are killed that do not say.
+const stopsWithin = 25 * time.Second
+
 // change alters what pods refer to, once they have seen how it was.
 func (c *specs) change(t *testing.T) {
 	t.Helper()
@@ -89,8 +92,8 @@ func (c *specs) stops(name string, least time.Duration, then func(*testing.T)) f
 	return func(t *testing.T) {
 		started := time.Now()
 		c.balsa(t, "delete", "pod", name, "-n", specNamespace)
-		if took := time.Since(started); took < least {
-			t.Errorf("it was gone after %v, want %v at least", took, least)
+		if took := time.Since(started); took < least || took > stopsWithin {
+			t.Errorf("it was gone after %v, want %v at least, and %v at most", took, least, stopsWithin)
 		}
 		c.rows = slices.DeleteFunc(slices.Clone(c.rows), func(row *specRow) bool { return row.name == name })
 		if then != nil {
@@ -109,10 +112,12 @@ func (c *specs) stillSo(t *testing.T) {
 
 // tolerations taints the node, so it comes last.
 func (c *specs) tolerations(t *testing.T) {
-	c.balsa(t, "taint", "node", "n1", "dedicated=spec:NoSchedule")
-	defer c.balsa(t, "taint", "node", "n1", "dedicated-")
+	c.balsa(t, "node", "taint", "n1", "dedicated=spec:NoSchedule")
+	defer c.balsa(t, "node", "taint", "n1", "dedicated-")
 	var out strings.Builder
 	rows := []*specRow{}
+	// Who names the node himself asks no scheduler.
+	named := &specRow{name: "node-name", spec: map[string]any{"nodeName": "n1", "containers": []any{map[string]any{"args": []any{"echo there"}}}}}
 	for name, list := range map[string][]any{
 		"tolerates":       {map[string]any{"key": "dedicated", "operator": "Equal", "value": "spec", "effect": "NoSchedule"}},
 		"tolerates-key":   {map[string]any{"key": "dedicated", "operator": "Exists"}},
@@ -129,6 +134,10 @@ func (c *specs) tolerations(t *testing.T) {
 		fmt.Fprintf(&out, "---\n%s\n", pod)
 		rows = append(rows, row)
 	}
+	pod, err := json.Marshal(named.pod())
+	must(t, err)
+	fmt.Fprintf(&out, "---\n%s\n", pod)
+	rows = append(rows, named)
 	path := filepath.Join(t.TempDir(), "pods.yaml")
 	must(t, os.WriteFile(path, []byte(out.String()), 0o600))
 	c.balsa(t, "apply", "-f", path)

@@ -16,6 +16,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"go.yaml.in/yaml/v3"
+	"golang.org/x/sys/unix"
 	"golang.org/x/tools/txtar"
 
 	"github.com/balsa-run/balsa/chaos/stage"
@@ -87,6 +88,12 @@ func (c *specs) prepareNode(t *testing.T) {
 		must(t, os.Mkdir(filepath.Join(c.host, dir), 0o777))
 		must(t, os.Chmod(filepath.Join(c.host, dir), 0o777))
 	}
+	// Mounts get into and out of containers where those of the node are shared, as
+	// systemd makes them.
+	shared := filepath.Join(c.host, "propagation")
+	must(t, unix.Mount(shared, shared, "", unix.MS_BIND, ""))
+	t.Cleanup(func() { must(t, unix.Unmount(shared, unix.MNT_DETACH)) })
+	must(t, unix.Mount("", shared, "", unix.MS_SHARED, ""))
 	must(t, os.WriteFile(filepath.Join(c.host, "there", "file"), []byte("of the node\n"), 0o644))
 	profiles := filepath.Join(c.s.Agents[0].Host.Dir, "data", "seccomp", "profiles")
 	must(t, os.MkdirAll(profiles, 0o755))
@@ -221,6 +228,7 @@ func (c *specs) until(t *testing.T, what string, check func(context.Context) err
 
 // check waits for a row's status, then compares its logs.
 func (c *specs) check(t *testing.T, row *specRow) {
+	defer c.explain(t, row)
 	c.until(t, row.name, func(ctx context.Context) error { return c.holds(ctx, row) })
 	for container, want := range row.logs {
 		args := []string{"logs", row.name, "-n", specNamespace}
@@ -232,6 +240,9 @@ func (c *specs) check(t *testing.T, row *specRow) {
 			t.Errorf("container %q prints (-want +got):\n%s", container, diff)
 		}
 	}
+}
+
+func (c *specs) explain(t *testing.T, row *specRow) {
 	if t.Failed() {
 		t.Log(c.s.Balsa(context.WithoutCancel(t.Context()), "describe", "pod", row.name, "-n", specNamespace))
 	}

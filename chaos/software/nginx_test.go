@@ -10,7 +10,9 @@ import (
 	"github.com/balsa-run/balsa/chaos/stage"
 )
 
-const loadsPerNode = 2
+// pages are what is asked for: a short one, and one that takes more than a second,
+// so that whatever ends a pod meets an answer that is under way.
+func pages() map[string]string { return map[string]string{"short": "", "long": "slow"} }
 
 // nginx is asked all the time, over the service and from both nodes, while its
 // pages and its configuration change, a pod is deleted and it is scaled. No
@@ -26,12 +28,13 @@ func nginx(t *testing.T, c *cluster) {
 	}
 	must(t, c.Decode(t.Context(), &service, "get", "service", "nginx", "-n", "web"))
 	url := "http://" + service.Spec.ClusterIP + "/"
-	var loads []*stage.Requests
-	for number := range loadsPerNode * len(c.Agents) {
-		from := c.Agents[number%len(c.Agents)].Host
-		load, err := c.StartRequests(from, c.programs.Chaos, url, fmt.Sprintf("nginx-%d", number))
-		must(t, err)
-		loads = append(loads, load)
+	loads := map[string]*stage.Requests{}
+	for _, agent := range c.Agents {
+		for page, path := range pages() {
+			name := "nginx-" + page + "-" + agent.Host.Name
+			loads[name], err = c.StartRequests(agent.Host, c.programs.Chaos, url+path, name)
+			must(t, err)
+		}
 	}
 	c.newPage(t, pods)
 	c.replaceNginx(t, pods)
@@ -46,13 +49,12 @@ func nginx(t *testing.T, c *cluster) {
 			return err
 		})
 	}
-	for number, load := range loads {
+	for name, load := range loads {
 		report, err := load.Stop()
 		must(t, err)
-		from := c.Agents[number%len(c.Agents)].Host.Name
-		t.Logf("from %s: %d requests, %d failed, longest gap %d ms", from, report.Requests, report.Failed, report.LongestGapMS)
+		t.Logf("%s: %d requests, %d failed, longest gap %d ms", name, report.Requests, report.Failed, report.LongestGapMS)
 		if report.Failed > 0 {
-			t.Errorf("from %s: requests failed: %v", from, report.Errors)
+			t.Errorf("%s: requests failed: %v", name, report.Errors)
 		}
 	}
 	c.noRestarts(t, "web")

@@ -159,7 +159,7 @@ func (c *cluster) explain(t *testing.T) {
 	t.Logf("%s %v", names, err)
 	for line := range strings.Lines(names) {
 		fields := strings.Fields(line)
-		if len(fields) < 2 || fields[0] == "NAMESPACE" {
+		if len(fields) < 5 || fields[0] == "NAMESPACE" { // not a pod
 			continue
 		}
 		for _, words := range [][]string{{"describe", "pod", fields[1]}, {"logs", fields[1], "--all-containers", "--prefix", "--tail", "30"}} {
@@ -335,8 +335,11 @@ func leftovers(t *testing.T, c *cluster) []string {
 	}
 	for _, agent := range c.Agents {
 		err := filepath.WalkDir(agent.Host.Dir, func(path string, entry fs.DirEntry, err error) error {
+			if errors.Is(err, fs.ErrNotExist) {
+				return nil // it is going away
+			}
 			if err != nil || !uid.MatchString(entry.Name()) {
-				return nil // what is going away is no leftover
+				return err
 			}
 			all = append(all, "file "+strings.TrimPrefix(path, c.Lab.Dir))
 			if entry.IsDir() {

@@ -32,12 +32,12 @@ func TestCommandsExist(t *testing.T) {
 // TestCommandsAreChecked: a check that lets everything through checks nothing.
 func TestCommandsAreChecked(t *testing.T) {
 	tree := commandTree(t)
-	for _, wrong := range []string{"balsa explain pod", "balsa get pods --no-such-flag", "balsa cluster destroy", "balsa get pods -Q", "balsa token"} {
+	for _, wrong := range []string{"balsa explain pod", "balsa get pods --no-such-flag", "balsa cluster destroy", "balsa get pods -Q", "balsa token", "balsa exec -iz x -- sh", "balsa port-backward x 80"} {
 		if tree.check(strings.Fields(wrong)) == nil {
 			t.Errorf("%q passes", wrong)
 		}
 	}
-	for _, right := range []string{"balsa get pods -A -o wide", "balsa -n hello logs -f x --tail=3", "balsa cluster status", "balsa delete pod x --grace-period 0"} {
+	for _, right := range []string{"balsa get pods -A -o wide", "balsa -n hello logs -f x --tail=3", "balsa cluster status", "balsa delete pod x --grace-period 0", "balsa exec -it x -- ls -l", "balsa port-forward x 80"} {
 		if err := tree.check(strings.Fields(right)); err != nil {
 			t.Errorf("%q: %v", right, err)
 		}
@@ -123,7 +123,7 @@ func helpOf(ctx context.Context, binary string, path []string) (*command, error)
 	}
 	c := &command{children: map[string]*command{}, long: map[string]bool{}, short: map[string]bool{}}
 	flag := regexp.MustCompile(`^\s+(?:-(\w), )?--([\w-]+)(?: (string|strings|stringArray|int|int32|int64|uint32|duration|stringToString))?\b`)
-	child := regexp.MustCompile(`^  ([a-z]+) {2,}\S`)
+	child := regexp.MustCompile(`^  ([a-z-]+) +\S`)
 	section := ""
 	for line := range strings.Lines(string(out)) {
 		line = strings.TrimRight(line, "\n")
@@ -157,6 +157,8 @@ func (c *command) check(words []string) error {
 		word := words[i]
 		next, known := at.children[word]
 		switch {
+		case word == "--":
+			return nil // what follows is the command of a container
 		case known:
 			at = next
 		case strings.HasPrefix(word, "-") && word != "-":
@@ -184,9 +186,16 @@ func (c *command) flag(word string) (takes bool, err error) {
 	if strings.HasPrefix(word, "--") {
 		known = c.long
 	}
-	takes, ok := known[name]
-	if !ok {
-		return false, fmt.Errorf("there is no flag %s", word)
+	// Short flags may stand together, all but the last without a value.
+	names := []string{name}
+	if !strings.HasPrefix(word, "--") {
+		names = strings.Split(name, "")
+	}
+	for i, name := range names {
+		var ok bool
+		if takes, ok = known[name]; !ok || takes && i < len(names)-1 {
+			return false, fmt.Errorf("there is no flag %s", word)
+		}
 	}
 	return takes, nil
 }

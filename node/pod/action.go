@@ -132,7 +132,7 @@ func harmless(action Action, err error) bool {
 func (m *Memory) failed(action Action, err error, now time.Time) []Event {
 	key := action.Key()
 	old := m.Failures[key]
-	m.Failures[key] = Failure{Count: old.Count + 1, At: now, Message: err.Error()}
+	m.Failures[key] = Failure{Count: old.Count + 1, At: now, Message: err.Error(), Invalid: errors.Is(err, runtime.ErrInvalid)}
 	if old.Message == err.Error() {
 		return nil
 	}

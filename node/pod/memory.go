@@ -92,6 +92,8 @@ type Failure struct {
 	Count   int
 	At      time.Time
 	Message string
+	// Invalid: what the pod says cannot be done, however often it is tried.
+	Invalid bool `json:",omitempty"`
 }
 
 // clone makes a memory that can be changed; its maps are never nil.

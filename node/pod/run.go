@@ -239,6 +239,9 @@ func (s *step) start(c *container) bool {
 	c.waitReason = s.creating()
 	if f, failed := s.mem.Failures[action.Key()]; failed {
 		c.waitReason, c.waitMessage = ReasonCreateError, f.Message
+		if f.Invalid {
+			c.waitReason = ReasonConfigError
+		}
 	}
 	if !s.may(action.Key()) {
 		return false

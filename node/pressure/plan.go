@@ -257,15 +257,19 @@ func (a *Actions) relieve(v View, signs map[Condition]string, t Thresholds) {
 	}
 }
 
+// leastWorth is the disk space for which a pod is ended at all: that of a log that
+// has hardly begun.
+const leastWorth = 1 << 20
+
 // worth leaves out the pods whose end would not help: those that hold less than a
-// thousandth of the disk space that is missing. When something else has filled
+// thousandth of the disk space that is missing, or next to nothing. When something else has filled
 // the disk, pods that write nothing go on; the kubelet ends them too.
 func worth(v View, c Condition, t Thresholds) []Pod {
 	missing := int64(float64(v.Usage.DiskBytes)*float64(t.DiskAvailablePercent)/100) - v.Usage.DiskAvailableBytes
 	if c != Disk || missing <= 0 { // not disk, or inodes, of which nobody knows who has them
 		return v.Pods
 	}
-	return slices.DeleteFunc(slices.Clone(v.Pods), func(p Pod) bool { return p.Disk < missing/1000 })
+	return slices.DeleteFunc(slices.Clone(v.Pods), func(p Pod) bool { return p.Disk < max(missing/1000, leastWorth) })
 }
 
 func (p Pod) share(c Condition) string {

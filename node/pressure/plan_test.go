@@ -101,6 +101,10 @@ func TestAFullDiskEndsNobodyWhoHasNoPartInIt(t *testing.T) {
 	if a := plan(v); len(a.Evict) != 0 || a.Conditions[Disk] == "" {
 		t.Errorf("nobody is worth it: %s", a)
 	}
+	v.Usage.DiskAvailableBytes, v.Pods[0].Disk = 10<<30-1, 900<<10
+	if a := plan(v); len(a.Evict) != 0 || a.Conditions[Disk] == "" {
+		t.Errorf("one byte is missing, and it has only a log: %s", a)
+	}
 	v.Usage = well()
 	v.Usage.InodesAvailable = 0
 	if a := plan(v); len(a.Evict) != 1 {

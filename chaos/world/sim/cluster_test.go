@@ -14,7 +14,7 @@ import (
 // More seeds, or one again: go test -run TestThreeServers/seeds -first 17 -seeds 1 -v
 var (
 	firstSeed = flag.Uint64("first", 1, "the first seed of TestThreeServers")
-	seeds     = flag.Uint64("seeds", 6, "how many seeds TestThreeServers runs, each twice")
+	seeds     = flag.Uint64("seeds", 10, "how many seeds TestThreeServers runs, each twice")
 )
 
 const (

@@ -5,6 +5,8 @@
 //	specprog grpc PORT     answer gRPC health checks: "app" serves, "down" does not
 //	specprog https PORT    answer HTTPS requests, with a certificate nobody signed
 //	specprog udp PORT      answer "udp" to every datagram
+//	specprog get URL       print what is there
+//	specprog ask ADDRESS   send a datagram and print the answer
 package main
 
 import (
@@ -15,6 +17,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"io"
 	"log"
 	"math/big"
 	"net"
@@ -26,6 +29,8 @@ import (
 	"google.golang.org/grpc/health"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 )
+
+const patience = 2 * time.Second
 
 func main() {
 	if err := run(os.Args[1:]); err != nil {
@@ -44,8 +49,12 @@ func run(args []string) error {
 		return serveTLS(":" + args[1])
 	case len(args) == 2 && args[0] == "udp":
 		return serveUDP(":" + args[1])
+	case len(args) == 2 && args[0] == "get":
+		return get(args[1])
+	case len(args) == 2 && args[0] == "ask":
+		return ask(args[1])
 	}
-	return errors.New("usage: specprog euid | (grpc|https|udp) PORT")
+	return errors.New("usage: specprog euid | (grpc|https|udp) PORT | get URL | ask ADDRESS")
 }
 
 func serveHealth(address string) error {
@@ -82,6 +91,41 @@ func serveTLS(address string) error {
 		}),
 	}
 	return server.ListenAndServeTLS("", "")
+}
+
+func get(url string) error {
+	client := &http.Client{Timeout: patience}
+	answer, err := client.Get(url)
+	if err != nil {
+		return err
+	}
+	defer answer.Body.Close()
+	if answer.StatusCode != http.StatusOK {
+		return errors.New(answer.Status)
+	}
+	_, err = io.Copy(os.Stdout, answer.Body)
+	return err
+}
+
+func ask(address string) error {
+	conn, err := net.Dial("udp", address)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	if err := conn.SetDeadline(time.Now().Add(patience)); err != nil {
+		return err
+	}
+	if _, err := conn.Write([]byte("x")); err != nil {
+		return err
+	}
+	buffer := make([]byte, 64)
+	n, err := conn.Read(buffer)
+	if err != nil {
+		return err
+	}
+	_, err = os.Stdout.Write(buffer[:n])
+	return err
 }
 
 func serveUDP(address string) error {
