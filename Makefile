@@ -75,6 +75,14 @@ check-breaking: $(TOOLS)/buf ## Fail when proto/ breaks what an earlier version 
 bench: build ## Measure and write docs/benchmarks.md
 	@go run ./bench/report
 
+.PHONY: bench-pods
+bench-pods: build ## Measure pods beside containerd, crane and tar; write docs/benchmarks-pods.md
+	@go run ./bench/report -suite pods
+
+.PHONY: test-v2
+test-v2: build ## Pods, demo and systemd units on Debian's own kernel with cgroup v2 alone, in a VM
+	@tools/v2/run
+
 $(TOOLS)/buf: tools/buf/go.mod
 	@mkdir -p $(TOOLS)
 	cd tools/buf && go build -o $@ github.com/bufbuild/buf/cmd/buf

@@ -69,7 +69,7 @@ func (g *PodGround) pulls(rounds int) []Measure {
 	what := fmt.Sprintf("an image of %d MB in %d layers of many files, which compress to about a third, from a registry (distribution, HTTPS) on the next host", pullLayers*pullLayerBytes/1_000_000, pullLayers)
 	seconds := Unit{Name: "s", Decimals: 2}
 	return []Measure{
-		part{t, "pull", "How long from sending Create of a pod until a watch shows it Running, when the agent has to bring and unpack " + what + "? Every digest is checked, every file is on the disk (fsync) before the image counts as there; starting the pod is included. Each round has another image.", seconds, nil},
+		part{t, "pull", "How long from sending Create of a pod until a watch shows it Running, when the agent has to bring and unpack " + what + "? Every digest is checked; starting the pod is included; the sync that makes the image safe against a crash of the machine comes later and is not in it. Each round has another image.", seconds, nil},
 		part{t, "crane-tar-pull", "How long does `crane export IMAGE - | tar -x` take for the same image? Nothing of it is synced to the disk.", seconds, nil},
 		part{t, "containerd-pull", "How long does containerd's client library take to pull and unpack the same image into the overlay snapshotter?", seconds, nil},
 	}
@@ -113,7 +113,7 @@ func (g *PodGround) cranePull(ctx context.Context, s *stage.Stage, t *takings, i
 		return err
 	}
 	t.add("crane-tar-pull", unpacked.Seconds())
-	t.note("crane-tar-pull", "with a sync of the file system afterwards, as Balsa and containerd do in their ways: %.2f s", time.Since(began).Seconds())
+	t.note("crane-tar-pull", "with a sync of the file system afterwards: %.2f s", time.Since(began).Seconds())
 	return os.RemoveAll(dir)
 }
 

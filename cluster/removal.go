@@ -34,14 +34,14 @@ func (c *Cluster) silence(r *raft.Raft) time.Duration { return c.cfg.Clock.Now()
 func (c *Cluster) Expelled(_ context.Context, id string) error {
 	r, stopped := c.running()
 	if stopped != nil || id == "" || r.State() != raft.Leader || c.knows(r, id) {
-		return nil
+		return nil //nolint:nilerr // it cannot be told
 	}
 	epoch, _, notReady := c.ready()
 	if notReady != nil || c.knows(r, id) {
-		return nil
+		return nil //nolint:nilerr // it cannot be told
 	}
 	if term, err := c.barrier(); err != nil || term != epoch {
-		return nil
+		return nil //nolint:nilerr // it cannot be told
 	}
 	return refused(ReasonRemoved, "member %s is not part of this cluster any more: the configuration of term %d, by which member %s leads, does not have it", id, epoch, c.cfg.ID)
 }

@@ -106,7 +106,7 @@ func (a *agent) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	serving, err := a.serve(ctx, withBlobs(withMetrics(made.Handler(), a.metrics), a.images.store), cancel)
+	serving, err := a.serve(ctx, portHandler(made.Handler(), a.images.store, a.metrics), cancel)
 	if err != nil {
 		return err
 	}

@@ -7,6 +7,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
+	"github.com/balsa-run/balsa/node/image"
 	"github.com/balsa-run/balsa/pki"
 )
 
@@ -17,6 +18,12 @@ func newAgentRegistry() *prometheus.Registry {
 	r := prometheus.NewRegistry()
 	r.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return r
+}
+
+// portHandler is everything on an agent's port: metrics for users and servers, image
+// blobs for agents and servers, and the rest for servers alone.
+func portHandler(agent http.Handler, store *image.Store, from prometheus.Gatherer) http.Handler {
+	return withMetrics(withBlobs(agent, store), from)
 }
 
 // withMetrics serves the agent's metrics to users and servers. Users get nothing

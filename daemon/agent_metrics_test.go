@@ -11,14 +11,14 @@ import (
 
 func TestAgentsPortByRole(t *testing.T) {
 	next := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusTeapot) })
-	handler := withMetrics(next, newAgentRegistry())
+	handler := portHandler(next, nil, newAgentRegistry())
 	for _, c := range []struct {
 		role          pki.Role
 		metrics, rest int
 	}{
 		{"", http.StatusUnauthorized, http.StatusUnauthorized},
 		{pki.RoleServer, http.StatusOK, http.StatusTeapot},
-		{pki.RoleAgent, http.StatusForbidden, http.StatusTeapot},
+		{pki.RoleAgent, http.StatusForbidden, http.StatusForbidden},
 		{pki.RoleAdmin, http.StatusOK, http.StatusForbidden},
 		{pki.RoleReader, http.StatusOK, http.StatusForbidden},
 	} {

@@ -37,10 +37,11 @@ func readServers(path string) []string {
 // checkMachine refuses early, and in one message, what an agent cannot do
 // without.
 func checkMachine() error {
-	var missing []error
 	if os.Geteuid() != 0 {
-		missing = append(missing, errors.New("an agent makes namespaces, mounts and cgroups: run it as root"))
+		// Who is not root cannot ask for the rest.
+		return errors.New("an agent makes namespaces, mounts and cgroups: run it as root")
 	}
+	var missing []error
 	if err := hasNetfilter(); err != nil {
 		missing = append(missing, err)
 	}

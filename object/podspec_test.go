@@ -31,7 +31,8 @@ Every field of Kubernetes 1.36's PodSpec, of Container and of what they are made
 * **refused by name**: a manifest with it is not accepted, and the message names the field and says "not supported yet".
   That holds for everything inside of such a field. Nothing is accepted and ignored.
 
-A field that is accepted and that no test shows yet says so. Rules for single values, for example which access modes or
+A test is named by its folder, its function and, after a slash, its part; TestPodSpecForReal has a part for each pod of
+` + "`chaos/faults/testdata/podspec`" + `, which runs on a node of real processes. Rules for single values, for example which access modes or
 sysctls there are, are in the refusals themselves; a value of Kubernetes' that is not supported is refused by name as well.
 
 Init containers are of the type Container too. This page is made from the code by
@@ -42,32 +43,23 @@ and a test fails when it is out of date. It takes Kubernetes' fields from ` + "`
 names from ` + "`object/testdata/podspec.txt`" + `; each refusal was tried.
 `
 
-// evidence is what podspec.txt says of a field.
-type evidence struct {
-	tests   []string
-	pending bool
-}
-
-func podSpecTests(t *testing.T) map[string]evidence {
+// podSpecTests reads which tests podspec.txt names for each field.
+func podSpecTests(t *testing.T) map[string][]string {
 	t.Helper()
 	text, err := os.ReadFile("testdata/podspec.txt")
 	if err != nil {
 		t.Fatal(err)
 	}
-	out := map[string]evidence{}
+	out := map[string][]string{}
 	for line := range strings.Lines(string(text)) {
 		words := strings.Fields(line)
 		if len(words) == 0 || words[0] == "#" {
 			continue
 		}
-		e := evidence{tests: words[1:]}
-		if len(e.tests) > 0 && e.tests[0] == "pending" {
-			e.pending, e.tests = true, e.tests[1:]
-		}
-		if _, twice := out[words[0]]; twice || len(e.tests) == 0 {
+		if _, twice := out[words[0]]; twice || len(words) == 1 {
 			t.Errorf("podspec.txt: %s is there twice, or names no test", words[0])
 		}
-		out[words[0]] = e
+		out[words[0]] = words[1:]
 	}
 	return out
 }
@@ -148,13 +140,14 @@ func podTypes(types map[string][]kubernetesField) []podType {
 // repository and what a manifest with the field is answered, and makes the page.
 func TestPodSpec(t *testing.T) {
 	types, tests, functions := kubernetesTypes(t), podSpecTests(t), testFunctions(t)
+	rows := podSpecRows(t)
 	var page strings.Builder
-	honoured, pending, refused := 0, 0, 0
+	honoured, refused := 0, 0
 	for _, of := range podTypes(types) {
 		fmt.Fprintf(&page, "\n## %s\n\n`%s`\n\n| field | | shown by |\n|---|---|---|\n", of.name, of.path)
 		for _, f := range types[of.name] {
 			name := of.name + "." + f.name
-			e, named := tests[name]
+			shown, named := tests[name]
 			delete(tests, name)
 			if of.message.Fields().ByJSONName(f.name) == nil {
 				refused++
@@ -165,13 +158,8 @@ func TestPodSpec(t *testing.T) {
 				fmt.Fprintf(&page, "| `%s` | refused by name | |\n", f.name)
 				continue
 			}
-			status := "honoured"
-			if e.pending {
-				pending++
-				status = "accepted"
-			}
 			honoured++
-			fmt.Fprintf(&page, "| `%s` | %s | %s |\n", f.name, status, shownBy(t, name, e, functions))
+			fmt.Fprintf(&page, "| `%s` | honoured | %s |\n", f.name, shownBy(t, name, shown, functions, rows))
 		}
 	}
 	for name := range tests {
@@ -180,24 +168,45 @@ func TestPodSpec(t *testing.T) {
 	if honoured < 200 || refused < 60 {
 		t.Errorf("%d fields honoured, %d refused: the search is broken", honoured, refused)
 	}
-	comparePage(t, podSpecHead+fmt.Sprintf("\n%d fields are honoured, %d are accepted and not yet shown by a test, %d are refused by name.\n", honoured-pending, pending, refused)+page.String())
+	comparePage(t, podSpecHead+fmt.Sprintf("\n%d fields are honoured, %d are refused by name.\n", honoured, refused)+page.String())
+}
+
+// podSpecRows finds the parts of tests: those that are written as t.Run("NAME" and
+// the pods of testdata/podspec, as "folder/NAME".
+func podSpecRows(t *testing.T) map[string]bool {
+	t.Helper()
+	out := map[string]bool{}
+	const folder = "chaos/faults"
+	for glob, pattern := range map[string]string{"testdata/podspec/*.txtar": `(?m)^-- (\S+)\.yaml --$`, "*_test.go": `t\.Run\("(\w+)"`} {
+		files, err := filepath.Glob(filepath.Join(repository, filepath.FromSlash(folder), filepath.FromSlash(glob)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, path := range files {
+			text, err := os.ReadFile(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, match := range regexp.MustCompile(pattern).FindAllStringSubmatch(string(text), -1) {
+				out[folder+"/"+match[1]] = true
+			}
+		}
+	}
+	return out
 }
 
 // shownBy checks that the tests of a field exist, and spells them for the page.
-func shownBy(t *testing.T, name string, e evidence, functions map[string][]string) string {
+func shownBy(t *testing.T, name string, tests []string, functions map[string][]string, rows map[string]bool) string {
 	t.Helper()
 	var cells []string
-	for _, test := range e.tests {
-		if e.pending {
-			if found := functions[test]; len(found) > 0 {
-				t.Errorf("podspec.txt: %s: %s exists in %v: write %s.%s in place of pending", name, test, found, found[0], test)
-			}
-			cells = []string{"not yet shown by a test"}
-			continue
-		}
+	for _, test := range tests {
 		folder, function, _ := strings.Cut(test, ".")
-		if !slices.Contains(functions[function], folder) {
-			t.Errorf("podspec.txt: %s: there is no test %s in %s (it is in %v)", name, function, folder, functions[function])
+		whole, row, part := strings.Cut(function, "/")
+		if !slices.Contains(functions[whole], folder) {
+			t.Errorf("podspec.txt: %s: there is no test %s in %s (it is in %v)", name, whole, folder, functions[whole])
+		}
+		if part && !rows[folder+"/"+row] {
+			t.Errorf("podspec.txt: %s: %s has no part %s", name, whole, row)
 		}
 		cells = append(cells, "`"+folder+"`: "+function)
 	}

@@ -92,7 +92,7 @@ func agreed(o outcome) string {
 	return o.state.NegotiatedProtocol
 }
 
-// TestAgentPort: servers and users come in, and only for h2.
+// TestAgentPort: servers, users and agents come in, and only for h2.
 func TestAgentPort(t *testing.T) {
 	w := newWorld(t)
 	agent := tlsOptions(w.callers["agent"], w.server.Guard, w.clk)
@@ -102,7 +102,7 @@ func TestAgentPort(t *testing.T) {
 			continue
 		}
 		got := handshake(t, AgentTLS(agent), AgentClientTLS(o, "n1"))
-		if in := got.server == nil && got.client == nil; in != slices.Contains([]string{"server", "admin", "reader"}, name) {
+		if in := got.server == nil && got.client == nil; in != slices.Contains([]string{"server", "admin", "reader", "agent"}, name) {
 			t.Errorf("%s: server %v, client %v", name, got.server, got.client)
 		}
 	}

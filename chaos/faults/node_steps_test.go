@@ -280,7 +280,7 @@ func momentsOf(steps []step) (at, between []moment) {
 }
 
 // TestAgentIsKilledAtEveryStepOfARealPod kills the agent at each action of a real
-// pod's life, in the middle of hooks and of its image's transfer. What comes of
+// pod's life. What comes of
 // it is what comes of a life that nothing disturbs: the same processes, mounts and
 // status, no restart, everything done once, and nothing left in the end.
 func TestAgentIsKilledAtEveryStepOfARealPod(t *testing.T) {

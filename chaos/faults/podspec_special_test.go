@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -38,6 +39,8 @@ func (c *specs) change(t *testing.T) {
 func (c *specs) special() map[string]func(*testing.T) {
 	return map[string]func(*testing.T){
 		"sidecar":          c.order("sidecar", "side is up\nbetween\nmain\nside ends\n"),
+		"ephemeral":        c.ephemeral,
+		"liveness":         c.noGrace("liveness"),
 		"post-start-sleep": c.readyAfter("post-start-sleep", 3*time.Second),
 		"probe-delay":      c.readyAfter("probe-delay", 5*time.Second),
 		"probe-thrice":     c.readyAfter("probe-thrice", 4*time.Second),
@@ -95,11 +98,46 @@ func (c *specs) stops(name string, least time.Duration, then func(*testing.T)) f
 		if took := time.Since(started); took < least || took > stopsWithin {
 			t.Errorf("it was gone after %v, want %v at least, and %v at most", took, least, stopsWithin)
 		}
-		c.rows = slices.DeleteFunc(slices.Clone(c.rows), func(row *specRow) bool { return row.name == name })
+		c.forget(name)
 		if then != nil {
 			then(t)
 		}
 	}
+}
+
+// ephemeral adds a container to a pod that runs, as who writes manifests does.
+func (c *specs) ephemeral(t *testing.T) {
+	at := slices.IndexFunc(c.rows, func(row *specRow) bool { return row.name == "ephemeral" })
+	row := *c.rows[at]
+	row.spec = maps.Clone(row.spec)
+	row.spec["ephemeralContainers"] = []any{map[string]any{
+		"name": "debug", "image": specImage, "command": []any{"sh", "-c"}, "workingDir": "/tmp", "targetContainerName": "main",
+		"args":    []any{"pwd; id -u; echo $WORD $COLOUR; cat /look/file; touch /look/x 2>&1; ps -o args | grep -c '[s]leep 600'; test -t 1 && tty; echo -n last >/tmp/said"},
+		"env":     []any{map[string]any{"name": "WORD", "value": "hello"}},
+		"envFrom": []any{map[string]any{"configMapRef": map[string]any{"name": "settings"}}}, "tty": true, "imagePullPolicy": "Never",
+		"securityContext": map[string]any{"runAsUser": 1000}, "terminationMessagePath": "/tmp/said",
+		"volumeMounts": []any{map[string]any{"name": "data", "mountPath": "/look", "readOnly": true}},
+	}}
+	pod, err := json.Marshal(row.pod())
+	must(t, err)
+	path := filepath.Join(t.TempDir(), "pod.json")
+	must(t, os.WriteFile(path, pod, 0o600))
+	c.balsa(t, "apply", "-f", path)
+	row.logs = map[string]string{"debug": "/tmp\n1000\nhello green\nof main\ntouch: /look/x: Read-only file system\n1\n/dev/pts/0\n"}
+	row.status = []string{"ephemeralContainerStatuses.0.state.terminated.message last", "conditions.Ready True"}
+	c.check(t, &row)
+}
+
+// noGrace ends a pod that would take five minutes to go by itself.
+func (c *specs) noGrace(name string) func(*testing.T) {
+	return func(t *testing.T) {
+		c.balsa(t, "delete", "pod", name, "-n", specNamespace, "--grace-period", "1")
+		c.forget(name)
+	}
+}
+
+func (c *specs) forget(name string) {
+	c.rows = slices.DeleteFunc(slices.Clone(c.rows), func(row *specRow) bool { return row.name == name })
 }
 
 func (c *specs) stillSo(t *testing.T) {

@@ -43,17 +43,18 @@ type specRow struct {
 
 // specs is the cluster in which all rows run at once.
 type specs struct {
-	s    *stage.Stage
-	host string // folder of the node, for hostPath volumes
-	rows []*specRow
-	end  time.Time // of the patience
+	s        *stage.Stage
+	programs stage.Programs
+	host     string // folder of the node, for hostPath volumes
+	rows     []*specRow
+	end      time.Time // of the patience
 }
 
 // TestPodSpecForReal runs a pod for each row of testdata/podspec: what a field
 // promises is looked for inside of the container or in the pod's status.
 func TestPodSpecForReal(t *testing.T) {
-	s, _ := up(t, "ps", 1, 1)
-	c := &specs{s: s, host: t.TempDir()}
+	s, programs := up(t, "ps", 1, 1)
+	c := &specs{s: s, programs: programs, host: t.TempDir()}
 	c.prepareNode(t)
 	c.read(t)
 	archive := imageForSpecs(t)
@@ -205,7 +206,9 @@ func (r *specRow) pod() map[string]any {
 
 func (c *specs) balsa(t *testing.T, args ...string) string {
 	t.Helper()
-	out, err := c.s.Balsa(t.Context(), args...)
+	ctx, cancel := context.WithTimeout(t.Context(), specPatience)
+	defer cancel()
+	out, err := c.s.Operator.Run(ctx, c.programs.Balsa, append([]string{"--config", c.s.Admin()}, args...)...)
 	must(t, err)
 	return out
 }
@@ -277,8 +280,12 @@ func (c *specs) holds(ctx context.Context, row *specRow) error {
 	for _, line := range lines {
 		path, pattern, _ := strings.Cut(line, " ")
 		got := fieldAt(pod.Status, path)
-		if ok, err := regexp.MatchString("^(?:"+pattern+")$", got); err != nil || !ok {
-			return fmt.Errorf("%s is %q, want %q (%v)", path, got, pattern, err)
+		ok, err := regexp.MatchString("^(?:"+pattern+")$", got)
+		if err != nil {
+			return err
+		}
+		if !ok {
+			return fmt.Errorf("%s is %q, want %q", path, got, pattern)
 		}
 	}
 	return nil

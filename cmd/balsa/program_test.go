@@ -10,13 +10,14 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
 
 // hidden names what program takes away from itself, for tests of machines that
-// lack it: a kernel cannot be told to forget a feature, but what a process sees
-// of it can be covered in a mount namespace of its own.
+// lack it: a kernel cannot be told to forget a feature, but a filter of a
+// process's system calls can answer as a kernel without it does.
 const hidden = "BALSA_TEST_HIDDEN"
 
 // program is balsa as a process: the test binary started again.
@@ -28,19 +29,40 @@ func program() {
 	os.Exit(run(context.Background(), os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
 }
 
-// hide covers paths, "what=with" each: with is a file, or empty for an empty
-// folder.
+// hide makes the kernel lack "overlay", "netfilter" or both, for this process.
 func hide(list string) error {
-	var failed []error
-	for _, pair := range strings.Fields(list) {
-		what, with, _ := strings.Cut(pair, "=")
-		if with == "" {
-			failed = append(failed, unix.Mount("none", what, "tmpfs", 0, ""))
-			continue
-		}
-		failed = append(failed, unix.Mount(with, what, "", unix.MS_BIND, ""))
+	if list == "" {
+		return nil
 	}
-	return errors.Join(failed...)
+	const number, first, third = 0, 16, 32 // where seccomp_data has the call and two of its arguments
+	load := func(offset uint32) unix.SockFilter {
+		return unix.SockFilter{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: offset}
+	}
+	unless := func(value uint32, skip uint8) unix.SockFilter {
+		return unix.SockFilter{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: value, Jf: skip}
+	}
+	answer := func(value uint32) unix.SockFilter {
+		return unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K, K: value}
+	}
+	var filter []unix.SockFilter
+	for what := range strings.FieldsSeq(list) {
+		switch what {
+		case "overlay":
+			filter = append(filter, load(number), unless(unix.SYS_FSOPEN, 1), answer(unix.SECCOMP_RET_ERRNO|uint32(unix.ENODEV)))
+		case "netfilter":
+			filter = append(filter, load(number), unless(unix.SYS_SOCKET, 5), load(first), unless(unix.AF_NETLINK, 3),
+				load(third), unless(unix.NETLINK_NETFILTER, 1), answer(unix.SECCOMP_RET_ERRNO|uint32(unix.EPROTONOSUPPORT)))
+		default:
+			return fmt.Errorf("%q cannot be hidden", what)
+		}
+	}
+	filter = append(filter, answer(unix.SECCOMP_RET_ALLOW))
+	program := unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]}
+	_, _, errno := unix.Syscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, unix.SECCOMP_FILTER_FLAG_TSYNC, uintptr(unsafe.Pointer(&program)))
+	if errno != 0 {
+		return errno
+	}
+	return nil
 }
 
 // process prepares balsa as a process of its own.
@@ -84,21 +106,16 @@ func TestAgentIsNotRoot(t *testing.T) {
 }
 
 func TestKernelLacksFeatures(t *testing.T) {
-	none := filepath.Join(t.TempDir(), "filesystems")
-	must(t, os.WriteFile(none, []byte("nodev\tproc\n\text4\n"), 0o644))
-	for _, c := range []struct{ name, hidden, want string }{
-		{"overlay", "/proc/filesystems=" + none,
-			"error: the kernel does not know the file system \"overlay\" (CONFIG_OVERLAY_FS, or modprobe overlay): images cannot be mounted\n"},
-		{"netfilter", "/proc/sys/net=",
-			"error: the kernel has no netfilter (CONFIG_NF_TABLES, CONFIG_NF_CONNTRACK): services cannot be routed\n"},
-		{"all", "/proc/sys/net= /proc/filesystems=" + none,
-			"error: the kernel has no netfilter (CONFIG_NF_TABLES, CONFIG_NF_CONNTRACK): services cannot be routed\n" +
-				"the kernel does not know the file system \"overlay\" (CONFIG_OVERLAY_FS, or modprobe overlay): images cannot be mounted\n"},
+	const (
+		overlay   = "the kernel does not know the file system \"overlay\" (CONFIG_OVERLAY_FS, or modprobe overlay): images cannot be mounted\n"
+		netfilter = "the kernel has no netfilter (CONFIG_NF_TABLES, CONFIG_NF_CONNTRACK): services cannot be routed\n"
+	)
+	for _, c := range []struct{ hidden, want string }{
+		{"overlay", "error: " + overlay}, {"netfilter", "error: " + netfilter}, {"overlay netfilter", "error: " + netfilter + overlay},
 	} {
-		t.Run(c.name, func(t *testing.T) {
+		t.Run(c.hidden, func(t *testing.T) {
 			command := process(t, itself(t), "agent", "--join", "127.0.0.1:1", "--token", "t", "--name", "n1", "--data-dir", t.TempDir())
 			command.Env = append(command.Env, hidden+"="+c.hidden)
-			command.SysProcAttr.Unshareflags = syscall.CLONE_NEWNS
 			checkProcess(t, command, c.want)
 		})
 	}

@@ -1,6 +1,7 @@
 package core
 
 import (
+	"errors"
 	"io"
 	"net"
 	"testing"
@@ -64,11 +65,11 @@ func TestRaftStreamsOfTheRemoved(t *testing.T) {
 		}
 		guard.Update(set)
 		synctest.Wait()
-		if _, err := removed.Read(make([]byte, 1)); err != io.EOF {
+		if _, err := removed.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
 			t.Errorf("the removed server's stream: %v", err)
 		}
 		_ = stays.SetReadDeadline(time.Now().Add(time.Second))
-		if _, err := stays.Read(make([]byte, 1)); err == io.EOF {
+		if _, err := stays.Read(make([]byte, 1)); errors.Is(err, io.EOF) {
 			t.Error("the stream of another server ended with it")
 		}
 		again := call("s2")
@@ -76,7 +77,7 @@ func TestRaftStreamsOfTheRemoved(t *testing.T) {
 		if conn, err := s.Accept(); err == nil {
 			t.Errorf("the removed server was let in again: %v", conn)
 		}
-		if _, err := again.Read(make([]byte, 1)); err != io.EOF {
+		if _, err := again.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
 			t.Errorf("its second connection: %v", err)
 		}
 		if n := guard.Watched(); n != 1 {

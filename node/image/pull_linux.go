@@ -272,7 +272,7 @@ func (t *transfer) layer(ctx context.Context, l recordLayer) error {
 
 func (t *transfer) unpackWhileFetching(ctx context.Context, l recordLayer, dir string) error {
 	if exists(t.store.path(blobsDir, l.Blob)) {
-		return t.unpackBlob(ctx, l, dir)
+		return t.unpackBlob(ctx, l)
 	}
 	fetching, stopFetch := context.WithCancelCause(ctx)
 	defer stopFetch(nil)
@@ -295,7 +295,7 @@ func (t *transfer) unpackWhileFetching(ctx context.Context, l recordLayer, dir s
 		return err
 	case err == nil && (errors.Is(unpackErr, errFetch) || grow.wasRestarted()):
 		// It was fetched anew in between, or by somebody else: read it from the start.
-		return t.unpackBlob(ctx, l, dir)
+		return t.unpackBlob(ctx, l)
 	case errors.Is(unpackErr, errFetch):
 		return err
 	case ctx.Err() == nil:
@@ -306,7 +306,7 @@ func (t *transfer) unpackWhileFetching(ctx context.Context, l recordLayer, dir s
 	return context.Cause(ctx)
 }
 
-func (t *transfer) unpackBlob(ctx context.Context, l recordLayer, dir string) error {
+func (t *transfer) unpackBlob(ctx context.Context, l recordLayer) error {
 	f, err := t.store.openBlob(l.Blob)
 	if err != nil {
 		return err
