@@ -259,7 +259,7 @@ func (t *transfer) layer(ctx context.Context, l recordLayer) error {
 	}
 	return s.once(ctx, "layer "+l.DiffID, func() bool { return exists(dir) }, func() error {
 		t.begin()
-		if err := t.unpackWhileFetching(ctx, l, dir); err != nil {
+		if err := t.unpackWhileFetching(ctx, l); err != nil {
 			return err
 		}
 		t.mu.Lock()
@@ -270,7 +270,7 @@ func (t *transfer) layer(ctx context.Context, l recordLayer) error {
 	})
 }
 
-func (t *transfer) unpackWhileFetching(ctx context.Context, l recordLayer, dir string) error {
+func (t *transfer) unpackWhileFetching(ctx context.Context, l recordLayer) error {
 	if exists(t.store.path(blobsDir, l.Blob)) {
 		return t.unpackBlob(ctx, l)
 	}
