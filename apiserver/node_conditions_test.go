@@ -30,7 +30,7 @@ func TestAgentsWriteTheConditionsOfTheirResources(t *testing.T) {
 			t.Fatalf("a new node: %v", first)
 		}
 		began := time.Now()
-		time.Sleep(time.Minute)
+		<-time.After(time.Minute)
 		if got := register(newNode("n1")); len(got) != 1 || got[0].GetStatus() != "False" {
 			t.Errorf("an agent that has not measured: %v", got)
 		}

@@ -168,4 +168,12 @@ func (c *Cluster) watchDisk() {
 	}
 }
 
-func (c *Cluster) stalled() bool { return c.disk.stuck() > c.cfg.Disk.StallAfter }
+// stalled tells whether another member had better lead. An only voter keeps the
+// leadership however slow its disk is: there is nobody to take it.
+func (c *Cluster) stalled() bool {
+	if c.disk.stuck() <= c.cfg.Disk.StallAfter {
+		return false
+	}
+	r := c.raft.Load()
+	return r == nil || c.otherVoters(r) > 0
+}

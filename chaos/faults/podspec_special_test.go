@@ -42,8 +42,8 @@ func (c *specs) special() map[string]func(*testing.T) {
 		"ephemeral":        c.ephemeral,
 		"liveness":         c.noGrace("liveness"),
 		"post-start-sleep": c.readyAfter("post-start-sleep", 3*time.Second),
-		"probe-delay":      c.readyAfter("probe-delay", 5*time.Second),
-		"probe-thrice":     c.readyAfter("probe-thrice", 4*time.Second),
+		"probe-delay":      c.readyAfter("probe-delay", 12*time.Second),
+		"probe-successes":  c.readyAfter("probe-successes", 12*time.Second),
 		"stop-in-order":    c.stops("stop-in-order", 0, c.order("stop", "preStop\nTERM\n")),
 		"stop-by-signal":   c.stops("stop-by-signal", 0, c.order("signal", "USR1\n")),
 		"stop-after-sleep": c.stops("stop-after-sleep", 3*time.Second, nil),
@@ -62,7 +62,8 @@ func (c *specs) order(folder, want string) func(*testing.T) {
 }
 
 // readyAfter looks how long after its container's start a pod became ready.
-// Times are told in whole seconds.
+// Times are told in whole seconds. A container that is not ready is asked every
+// second at least.
 func (c *specs) readyAfter(name string, least time.Duration) func(*testing.T) {
 	return func(t *testing.T) {
 		var pod struct {

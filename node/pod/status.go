@@ -179,7 +179,7 @@ func (s *step) waiting(c *container) *balsav1.ContainerStateWaiting {
 
 func (s *step) terminated(c runtime.ContainerState, before *balsav1.PodStatus) *balsav1.ContainerStateTerminated {
 	return &balsav1.ContainerStateTerminated{
-		ExitCode: int32(c.Exit.Code), Signal: int32(c.Exit.Signal), Reason: string(c.Reason), Message: s.message(c, before),
+		ExitCode: proto.Int32(int32(c.Exit.Code)), Signal: int32(c.Exit.Signal), Reason: string(c.Reason), Message: s.message(c, before),
 		StartedAt: stamp(c.StartedAt), FinishedAt: stamp(c.FinishedAt), ContainerId: s.containerID(c),
 	}
 }

@@ -4100,7 +4100,7 @@ func (x *ContainerStateRunning) GetStartedAt() *timestamppb.Timestamp {
 
 type ContainerStateTerminated struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
-	ExitCode int32                  `protobuf:"varint,1,opt,name=exit_code,json=exitCode,proto3" json:"exit_code,omitempty"`
+	ExitCode *int32                 `protobuf:"varint,1,opt,name=exit_code,json=exitCode,proto3,oneof" json:"exit_code,omitempty"`
 	Signal   int32                  `protobuf:"varint,2,opt,name=signal,proto3" json:"signal,omitempty"`
 	// Completed, Error, OOMKilled, ContainerStatusUnknown …
 	Reason        string                 `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
@@ -4143,8 +4143,8 @@ func (*ContainerStateTerminated) Descriptor() ([]byte, []int) {
 }
 
 func (x *ContainerStateTerminated) GetExitCode() int32 {
-	if x != nil {
-		return x.ExitCode
+	if x != nil && x.ExitCode != nil {
+		return *x.ExitCode
 	}
 	return 0
 }
@@ -4606,9 +4606,9 @@ const file_balsa_v1_pod_proto_rawDesc = "" +
 	"\amessage\x18\x02 \x01(\tR\amessage\"R\n" +
 	"\x15ContainerStateRunning\x129\n" +
 	"\n" +
-	"started_at\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\tstartedAt\"\x9c\x02\n" +
-	"\x18ContainerStateTerminated\x12\x1b\n" +
-	"\texit_code\x18\x01 \x01(\x05R\bexitCode\x12\x16\n" +
+	"started_at\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\tstartedAt\"\xaf\x02\n" +
+	"\x18ContainerStateTerminated\x12 \n" +
+	"\texit_code\x18\x01 \x01(\x05H\x00R\bexitCode\x88\x01\x01\x12\x16\n" +
 	"\x06signal\x18\x02 \x01(\x05R\x06signal\x12\x16\n" +
 	"\x06reason\x18\x03 \x01(\tR\x06reason\x12\x18\n" +
 	"\amessage\x18\x04 \x01(\tR\amessage\x129\n" +
@@ -4616,7 +4616,9 @@ const file_balsa_v1_pod_proto_rawDesc = "" +
 	"started_at\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\tstartedAt\x12;\n" +
 	"\vfinished_at\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"finishedAt\x12!\n" +
-	"\fcontainer_id\x18\a \x01(\tR\vcontainerIDB\x8a\x01\n" +
+	"\fcontainer_id\x18\a \x01(\tR\vcontainerIDB\f\n" +
+	"\n" +
+	"_exit_codeB\x8a\x01\n" +
 	"\fcom.balsa.v1B\bPodProtoP\x01Z/github.com/balsa-run/balsa/gen/balsa/v1;balsav1\xa2\x02\x03BXX\xaa\x02\bBalsa.V1\xca\x02\bBalsa\\V1\xe2\x02\x14Balsa\\V1\\GPBMetadata\xea\x02\tBalsa::V1b\x06proto3"
 
 var (
@@ -4830,6 +4832,7 @@ func file_balsa_v1_pod_proto_init() {
 	file_balsa_v1_pod_proto_msgTypes[42].OneofWrappers = []any{}
 	file_balsa_v1_pod_proto_msgTypes[44].OneofWrappers = []any{}
 	file_balsa_v1_pod_proto_msgTypes[52].OneofWrappers = []any{}
+	file_balsa_v1_pod_proto_msgTypes[56].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
