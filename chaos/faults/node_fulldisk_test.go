@@ -171,7 +171,8 @@ func (n *crashNode) crashesOnAFullDisk(disk string) {
 		if end == nil {
 			end = c.State.Terminated
 		}
-		return end != nil && end.ExitCode == 137
+		// The node may have found room and started it more than once meanwhile.
+		return end != nil && (end.ExitCode == 137 || c.RestartCount > 1)
 	}
 	n.until("the pod to say how its container has ended", func(ctx context.Context) error {
 		if c, err := status(ctx); err != nil || !ended(c) {
