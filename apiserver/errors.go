@@ -245,12 +245,13 @@ func keyOfMessage(m object.Message) *balsav1.ObjectKey {
 
 // invalid refuses an argument of the request itself, not of an object.
 func invalid(field, hint, format string, args ...any) *problem {
+	cause := fmt.Errorf(format, args...) // %w works, and keeps the cause in the chain
 	return &problem{
 		code:       connect.CodeInvalidArgument,
 		reason:     "Invalid",
-		violations: []*balsav1.FieldViolation{{Field: field, Message: fmt.Sprintf(format, args...)}},
+		violations: []*balsav1.FieldViolation{{Field: field, Message: cause.Error()}},
 		hint:       hint,
-		err:        fmt.Errorf(field+": "+format, args...),
+		err:        fmt.Errorf("%s: %w", field, cause),
 	}
 }
 

@@ -119,7 +119,7 @@ func (i imageService) PushImage(ctx context.Context, req *balsav1.PushImageReque
 func (i imageService) pushedRecord(ctx context.Context, req *balsav1.PushImageRequest) (*internalv1.ImageRecord, error) {
 	name, err := ociarchive.NormalizeName(req.GetName())
 	if err != nil {
-		return nil, invalid("name", "give the image a name, for example shop/web:7", "%v", err)
+		return nil, invalid("name", "give the image a name, for example shop/web:7", "%w", err)
 	}
 	inner, err := ociarchive.ChooseManifest(req.GetManifest(), "")
 	if err == nil && inner != "" {
@@ -161,7 +161,7 @@ func (i imageService) pushedRecord(ctx context.Context, req *balsav1.PushImageRe
 }
 
 func badManifest(err error) error {
-	return invalid("manifest", "push an image with balsa image push", "%v", err)
+	return invalid("manifest", "push an image with balsa image push", "%w", err)
 }
 
 // checkPushed makes a blob local and checks its size.

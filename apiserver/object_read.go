@@ -123,10 +123,10 @@ func newQuery(kindName, namespace, labels, fields string) (query, error) {
 	}
 	q := query{kind: kind, namespace: namespace}
 	if q.labels, err = object.ParseSelector(labels); err != nil {
-		return query{}, invalid("labelSelector", "for example app=hello,tier in (web,api),!old", "%v", err)
+		return query{}, invalid("labelSelector", "for example app=hello,tier in (web,api),!old", "%w", err)
 	}
 	if q.fields, err = object.ParseFieldSelector(kind, fields); err != nil {
-		return query{}, invalid("fieldSelector", "for example metadata.name=hello", "%v", err)
+		return query{}, invalid("fieldSelector", "for example metadata.name=hello", "%w", err)
 	}
 	sum := sha256.Sum256(fmt.Appendf(nil, "%q %q %q %q", kind.Name, namespace, labels, fields))
 	q.print = [8]byte(sum[:8])

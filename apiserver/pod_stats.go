@@ -29,7 +29,7 @@ const (
 func (p podService) Stats(ctx context.Context, req *balsav1.StatsRequest) (*balsav1.StatsResponse, error) {
 	selector, err := object.ParseSelector(req.GetLabelSelector())
 	if err != nil {
-		return nil, invalid("labelSelector", "write it as key=value,key2 in (a, b)", "%v", err)
+		return nil, invalid("labelSelector", "write it as key=value,key2 in (a, b)", "%w", err)
 	}
 	if err := p.barrier(ctx); err != nil {
 		return nil, err

@@ -50,11 +50,6 @@ func (i *images) Local(ctx context.Context, name string) (runtime.Image, error) 
 	return found, nodeError(err)
 }
 
-func (i *images) Fetch(ctx context.Context, name string) (runtime.Image, error) {
-	pulled, err := i.Pull(ctx, node.ImagePull{Name: name, Policy: object.PullIfNotPresent}, func(node.ImageProgress) {})
-	return pulled.Image, err
-}
-
 // Pull implements node.Puller.
 func (i *images) Pull(ctx context.Context, want node.ImagePull, progress func(node.ImageProgress)) (node.PulledImage, error) {
 	log := i.log

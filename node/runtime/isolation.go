@@ -39,7 +39,7 @@ func (p PodConfig) checkSysctls() error {
 	for name, value := range p.Sysctls {
 		file, err := SysctlFile(name)
 		if err != nil {
-			return p.invalid("%v", err)
+			return p.invalid("%w", err)
 		}
 		host := map[string]bool{"net": p.HostNetwork, "ipc": p.HostIPC}[SysctlNamespace(file)]
 		switch {
@@ -129,7 +129,7 @@ func (c ContainerConfig) checkSecurity() error {
 		return c.invalid("seccompProfile: both a filter and Unconfined: choose one")
 	}
 	if _, err := ParseSeccomp(sec.SeccompProfile); err != nil {
-		return c.invalid("%v", err)
+		return c.invalid("%w", err)
 	}
 	return nil
 }

@@ -31,7 +31,7 @@ func (c ContainerConfig) Process(hostname string) (Process, error) {
 	}
 	env, err := MergeEnv(append([]string{defaultPath, "HOSTNAME=" + hostname}, c.Image.Env...), c.Env)
 	if err != nil {
-		return Process{}, c.invalid("%v", err)
+		return Process{}, c.invalid("%w", err)
 	}
 	p.Env = env
 	return p, nil

@@ -37,7 +37,7 @@ func (p PodConfig) Validate() error {
 }
 
 func (p PodConfig) invalid(format string, args ...any) error {
-	return fmt.Errorf("pod %s: %s: %w", p.UID, fmt.Sprintf(format, args...), ErrInvalid)
+	return fmt.Errorf("pod %s: %w: %w", p.UID, fmt.Errorf(format, args...), ErrInvalid)
 }
 
 // ValidateUID refuses a uid that could not name a directory or a cgroup.
@@ -129,7 +129,7 @@ func (r Resources) problem() string {
 }
 
 func (c ContainerConfig) invalid(format string, args ...any) error {
-	return fmt.Errorf("container %s: %s: %w", c.Name, fmt.Sprintf(format, args...), ErrInvalid)
+	return fmt.Errorf("container %s: %w: %w", c.Name, fmt.Errorf(format, args...), ErrInvalid)
 }
 
 // WithDefaults fills in the limits that were left zero.

@@ -31,9 +31,7 @@ func newClaims(v View) *claims {
 	return c
 }
 
-// placed notes what a pod that has a node uses.
-func (c *claims) placed(pod *balsav1.Pod) { c.take(pod) }
-
+// take notes what a pod uses that has a node, or is about to get one.
 func (c *claims) take(pod *balsav1.Pod) {
 	for _, name := range object.ClaimNames(pod.GetSpec()) {
 		key := pod.GetMetadata().GetNamespace() + "/" + name

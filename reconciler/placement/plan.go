@@ -107,7 +107,7 @@ func (a *Actions) viewOf(v View, pending map[string]*balsav1.Pod) (view schedule
 	claims := newClaims(v)
 	for _, pod := range v.Pods {
 		if pod.GetSpec().GetNodeName() != "" && !object.PodFinished(pod) {
-			claims.placed(pod)
+			claims.take(pod)
 		}
 	}
 	for _, pod := range inOrder(v.Pods) {

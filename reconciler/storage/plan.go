@@ -13,7 +13,6 @@ import (
 	"time"
 
 	"google.golang.org/protobuf/proto"
-	"google.golang.org/protobuf/types/known/timestamppb"
 
 	balsav1 "github.com/balsa-run/balsa/gen/balsa/v1"
 	"github.com/balsa-run/balsa/object"
@@ -488,12 +487,4 @@ func (p *planner) phase(v *balsav1.PersistentVolume, phase, message string) {
 	next := object.Clone(v)
 	next.Status = &balsav1.PersistentVolumeStatus{Phase: phase, Message: message}
 	p.do(Step{Update: []object.Message{next}})
-}
-
-// Mark is a claim or volume whose deletion was asked for: it goes once nothing
-// uses it.
-func Mark[M object.Message](m M, now time.Time) M {
-	next := object.Clone(m)
-	next.GetMetadata().DeletionTimestamp = timestamppb.New(now)
-	return next
 }
