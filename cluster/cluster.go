@@ -54,6 +54,8 @@ type Cluster struct {
 	ctx    context.Context // ends when the member stops
 	cancel context.CancelFunc
 	failed chan struct{} // closed by fail
+	ended  chan struct{} // closed once the library's goroutines have ended; see endsWith
+	end    sync.Once
 	tasks  sync.WaitGroup
 
 	mu       sync.Mutex
@@ -73,7 +75,7 @@ func New(cfg Config) (*Cluster, error) {
 	if err := raft.ValidateConfig(cfg.raftConfig()); err != nil {
 		return nil, fmt.Errorf("cluster: timing and limits: %w", err)
 	}
-	c := &Cluster{cfg: cfg, log: cfg.Logger.With("member", cfg.ID), phase: PhaseUninitialised, failed: make(chan struct{})}
+	c := &Cluster{cfg: cfg, log: cfg.Logger.With("member", cfg.ID), phase: PhaseUninitialised, failed: make(chan struct{}), ended: make(chan struct{})}
 	c.ctx, c.cancel = context.WithCancel(context.Background())
 	c.disk = newDiskWatch(cfg.Clock)
 	c.logs = &guardedLog{inner: cfg.LogStore, disk: c.disk, c: c}
@@ -331,10 +333,13 @@ func (c *Cluster) Shutdown(ctx context.Context) error {
 }
 
 func (c *Cluster) stopRaft() error {
-	if r := c.raft.Load(); r != nil {
-		return r.Shutdown().Error()
+	r := c.raft.Load()
+	if r == nil {
+		return nil
 	}
-	return nil
+	err := r.Shutdown().Error()
+	c.end.Do(func() { close(c.ended) })
+	return err
 }
 
 func (c *Cluster) handOver(ctx context.Context) {

@@ -166,7 +166,7 @@ func (c *Cluster) barrier() (term uint64, err error) {
 		return 0, err
 	}
 	future := c.raft.Load().Apply(data, c.cfg.Timing.Propose)
-	if err := future.Error(); err != nil {
+	if err := endsWith(future, c.ended).Error(); err != nil {
 		return 0, err
 	}
 	return future.Response().(*applied).term, nil

@@ -220,7 +220,7 @@ func (c *Cluster) TransferLeadership(ctx context.Context, id string) error {
 	} else {
 		future = r.LeadershipTransferToServer(target.ID, target.Address)
 	}
-	if err := await(ctx, future); err != nil {
+	if err := await(ctx, endsWith(future, c.ended)); err != nil {
 		c.gate.reach.handOvers.Add(1)
 		return refused(ReasonTransfer, "hand over leadership: %w", err)
 	}
@@ -273,7 +273,7 @@ func (c *Cluster) leaderRaft() (*raft.Raft, error) {
 }
 
 func (c *Cluster) changed(ctx context.Context, future raft.IndexFuture) error {
-	err := await(ctx, future)
+	err := await(ctx, endsWith(future, c.ended))
 	switch {
 	case err == nil:
 		return nil

@@ -365,7 +365,7 @@ func (c *Cluster) commit(commands []*internalv1.Command) (*applied, uint64, *Err
 	}
 	start := c.cfg.Clock.Now()
 	future := c.raft.Load().Apply(data, c.cfg.Timing.Propose)
-	if err := future.Error(); err != nil {
+	if err := endsWith(future, c.ended).Error(); err != nil {
 		return nil, 0, c.classify(err)
 	}
 	c.cfg.Metrics.Observe("cluster_batch_commands", float64(len(commands)))

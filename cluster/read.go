@@ -272,19 +272,6 @@ func (r *rounds) begin() *round {
 	return current
 }
 
-// await is a library future under a context. The future ends by itself when raft
-// does.
-func await(ctx context.Context, future raft.Future) error {
-	done := make(chan error, 1)
-	go func() { done <- future.Error() }()
-	select {
-	case err := <-done:
-		return err
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-}
-
 // remaining is how long ctx has, for calls that take a duration; 0 is no limit.
 func remaining(ctx context.Context, otherwise time.Duration) time.Duration {
 	if deadline, ok := ctx.Deadline(); ok {
