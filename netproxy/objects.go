@@ -17,14 +17,52 @@ const clusterIPNone = "None"
 
 // NodeParams are the parts of a view that are not about services.
 type NodeParams struct {
+	Name        string
 	PodCIDR     netip.Prefix
+	ClusterCIDR netip.Prefix
 	ServiceCIDR netip.Prefix
 	NodeIP      netip.Addr
 }
 
+// Objects are what a view is built from.
+type Objects struct {
+	Services     []*balsav1.Service
+	Slices       []*balsav1.EndpointSlice
+	Policies     []*balsav1.NetworkPolicy
+	PolicySlices []*balsav1.NetworkPolicySlice
+	// Pods are those of the node that have an address of their own.
+	Pods []LocalPod
+}
+
+// LocalPod is a pod of this node.
+type LocalPod struct {
+	IP              netip.Addr
+	Namespace, Name string
+	Labels          map[string]string
+	Ports           []NamedPort
+	HostPorts       []HostPort
+}
+
+// NamedPort is a port of a pod that policies may call by name.
+type NamedPort struct {
+	Name     string
+	Protocol Protocol
+	Port     uint16
+}
+
+// HostPort leads from a port of the node to one of a pod.
+type HostPort struct {
+	// HostIP is the node's address; the zero Addr: every one.
+	HostIP   netip.Addr
+	HostPort uint16
+	Protocol Protocol
+	Port     uint16
+}
+
 // FromObjects builds the view of a node at a revision. Objects are read only.
 // What it cannot use becomes a Problem of the view; the rest is used.
-func FromObjects(revision int64, node NodeParams, services []*balsav1.Service, slices []*balsav1.EndpointSlice) View {
+func FromObjects(revision int64, node NodeParams, o Objects) View {
+	services, slices := o.Services, o.Slices
 	b := viewBuilder{view: View{Revision: revision, PodCIDR: node.PodCIDR, ServiceCIDR: node.ServiceCIDR, NodeIP: node.NodeIP}}
 	byService := make(map[serviceName][]*balsav1.EndpointSlice, len(services))
 	for _, s := range slices {

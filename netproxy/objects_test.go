@@ -35,7 +35,7 @@ func TestFromObjects(t *testing.T) {
 			Ports: []*balsav1.EndpointPort{{Name: "http", Port: 8080}}, Endpoints: []*balsav1.Endpoint{{Addresses: []string{"10.244.7.7"}}}},
 	}
 	params := netproxy.NodeParams{PodCIDR: netip.MustParsePrefix("10.244.1.0/24"), ServiceCIDR: netip.MustParsePrefix("10.96.0.0/12"), NodeIP: netip.MustParseAddr("192.168.77.1")}
-	got := netproxy.FromObjects(7, params, services, slices)
+	got := netproxy.FromObjects(7, params, netproxy.Objects{Services: services, Slices: slices})
 	ip := netip.MustParseAddr
 	want := netproxy.View{Revision: 7, PodCIDR: params.PodCIDR, ServiceCIDR: params.ServiceCIDR, NodeIP: params.NodeIP, Services: []netproxy.ServicePort{
 		{Namespace: "shop", Name: "web", PortName: "http", VIP: ip("10.96.0.10"), Protocol: netproxy.TCP, Port: 80, Endpoints: []netproxy.Endpoint{

@@ -252,13 +252,13 @@ func BenchmarkPlan(b *testing.B) {
 	for _, n := range []int{1000, 10_000} {
 		services, slices := manyObjects(n, 3)
 		params := netproxy.NodeParams{PodCIDR: emptyView().PodCIDR, ServiceCIDR: emptyView().ServiceCIDR, NodeIP: emptyView().NodeIP}
-		view := netproxy.FromObjects(1, params, services, slices)
+		view := netproxy.FromObjects(1, params, netproxy.Objects{Services: services, Slices: slices})
 		old := netproxy.Plan(view)
 		slices[n/2].Endpoints[0].Addresses[0] = "10.245.0.1"
-		next := netproxy.Plan(netproxy.FromObjects(2, params, services, slices))
+		next := netproxy.Plan(netproxy.FromObjects(2, params, netproxy.Objects{Services: services, Slices: slices}))
 		b.Run(fmt.Sprint("from-objects/", n), func(b *testing.B) {
 			for b.Loop() {
-				netproxy.FromObjects(1, params, services, slices)
+				netproxy.FromObjects(1, params, netproxy.Objects{Services: services, Slices: slices})
 			}
 		})
 		b.Run(fmt.Sprint("plan/", n), func(b *testing.B) {

@@ -86,7 +86,8 @@ func (s *syncer) apply(ctx context.Context, w wiring) error {
 		problems = append(problems, err.Error())
 	}
 	f := s.a.facts
-	view := netproxy.FromObjects(w.revision, netproxy.NodeParams{PodCIDR: f.PodCIDR, ServiceCIDR: f.ServiceCIDR, NodeIP: s.a.cfg.NodeIP}, w.services, w.slices)
+	view := netproxy.FromObjects(w.revision, netproxy.NodeParams{Name: s.a.cfg.Name, PodCIDR: f.PodCIDR, ClusterCIDR: f.ClusterCIDR, ServiceCIDR: f.ServiceCIDR, NodeIP: s.a.cfg.NodeIP},
+		netproxy.Objects{Services: w.services, Slices: w.slices})
 	rules := netproxy.Plan(view)
 	for _, p := range rules.Problems {
 		problems = append(problems, p.String())

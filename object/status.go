@@ -54,11 +54,17 @@ const (
 	ConditionReadyToStart = "PodReadyToStartContainers"
 	// ConditionDisruptionTarget is True of a pod that is evicted or preempted.
 	ConditionDisruptionTarget = "DisruptionTarget"
-	ConditionInitialized      = "Initialized"
-	ConditionContainersReady  = "ContainersReady"
-	ConditionReady            = "Ready"
-	ConditionAvailable        = "Available"
-	ConditionProgressing      = "Progressing"
+	// ConditionEvictionRequested is True of a pod that stays until another is
+	// available in its place.
+	ConditionEvictionRequested = "EvictionRequested"
+	// ConditionDrained is True of a terminating pod that no node sends new
+	// connections to: its containers may be stopped.
+	ConditionDrained         = "Drained"
+	ConditionInitialized     = "Initialized"
+	ConditionContainersReady = "ContainersReady"
+	ConditionReady           = "Ready"
+	ConditionAvailable       = "Available"
+	ConditionProgressing     = "Progressing"
 )
 
 // FindCondition returns the condition of a type, nil when there is none.

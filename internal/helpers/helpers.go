@@ -12,9 +12,11 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 )
 
 // Paths are the helper programs on disk.
@@ -38,6 +40,7 @@ func Extract(dir string) (Paths, error) {
 	if err != nil {
 		return Paths{}, err
 	}
+	defer release()
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return Paths{}, fmt.Errorf("extract helper programs: %w", err)
 	}
@@ -56,11 +59,14 @@ func Extract(dir string) (Paths, error) {
 }
 
 // extract leaves a file alone that is there with the right content.
-func extract(dir, name string, content []byte) (string, error) {
-	sum := sha256.Sum256(content)
+func extract(dir, name, content string) (string, error) {
+	sum, err := hashOf(reader(content))
+	if err != nil {
+		return "", err
+	}
 	path := filepath.Join(dir, name+"-"+hex.EncodeToString(sum[:hashBytes]))
-	have, err := os.ReadFile(path)
-	if err == nil && sha256.Sum256(have) == sum {
+	have, err := hashOfFile(path)
+	if err == nil && have == sum {
 		return path, os.Chmod(path, 0o755)
 	}
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -69,14 +75,35 @@ func extract(dir, name string, content []byte) (string, error) {
 	return path, writeProgram(dir, path, content)
 }
 
+// reader hands a program out piece by piece: nothing may copy all of it to the
+// heap, which would stay as large.
+func reader(content string) io.Reader {
+	return io.NewSectionReader(strings.NewReader(content), 0, int64(len(content)))
+}
+
+func hashOf(r io.Reader) (sum [sha256.Size]byte, err error) {
+	h := sha256.New()
+	_, err = io.Copy(h, r)
+	return [sha256.Size]byte(h.Sum(nil)), err
+}
+
+func hashOfFile(path string) (sum [sha256.Size]byte, err error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return sum, err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	return hashOf(f)
+}
+
 // writeProgram is atomic: nobody ever executes half a program.
-func writeProgram(dir, path string, content []byte) error {
+func writeProgram(dir, path, content string) error {
 	f, err := os.CreateTemp(dir, ".extract-*")
 	if err != nil {
 		return err
 	}
 	defer func() { _ = os.Remove(f.Name()) }()
-	_, err = f.Write(content)
+	_, err = f.WriteString(content)
 	if err == nil {
 		err = f.Chmod(0o755)
 	}

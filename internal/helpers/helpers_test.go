@@ -9,7 +9,7 @@ import (
 
 func TestExtractKeepsWhatIsThere(t *testing.T) {
 	dir := t.TempDir()
-	first, err := extract(dir, "balsa-shim", []byte("one"))
+	first, err := extract(dir, "balsa-shim", "one")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -17,7 +17,7 @@ func TestExtractKeepsWhatIsThere(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	again, err := extract(dir, "balsa-shim", []byte("one"))
+	again, err := extract(dir, "balsa-shim", "one")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -32,11 +32,11 @@ func TestExtractKeepsWhatIsThere(t *testing.T) {
 
 func TestExtractNeverOverwritesAnotherVersion(t *testing.T) {
 	dir := t.TempDir()
-	old, err := extract(dir, "balsa-shim", []byte("one"))
+	old, err := extract(dir, "balsa-shim", "one")
 	if err != nil {
 		t.Fatal(err)
 	}
-	upgraded, err := extract(dir, "balsa-shim", []byte("two"))
+	upgraded, err := extract(dir, "balsa-shim", "two")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -50,14 +50,14 @@ func TestExtractNeverOverwritesAnotherVersion(t *testing.T) {
 
 func TestExtractReplacesADamagedFile(t *testing.T) {
 	dir := t.TempDir()
-	path, err := extract(dir, "balsa-runc", []byte("program"))
+	path, err := extract(dir, "balsa-runc", "program")
 	if err != nil {
 		t.Fatal(err)
 	}
 	if err := os.WriteFile(path, []byte("prog"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := extract(dir, "balsa-runc", []byte("program")); err != nil {
+	if _, err := extract(dir, "balsa-runc", "program"); err != nil {
 		t.Fatal(err)
 	}
 	content, err := os.ReadFile(path)

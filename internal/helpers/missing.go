@@ -2,4 +2,6 @@
 
 package helpers
 
-func embedded() (map[string][]byte, error) { return nil, ErrNotEmbedded }
+func embedded() (map[string]string, error) { return nil, ErrNotEmbedded }
+
+func release() {}

@@ -11,6 +11,7 @@ package balsav1
 import (
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
 	sync "sync"
 	unsafe "unsafe"
@@ -114,8 +115,15 @@ type DeploymentSpec struct {
 	// Seconds without progress after which the condition Progressing is False; 600
 	// unless given.
 	ProgressDeadlineSeconds *int32 `protobuf:"varint,7,opt,name=progress_deadline_seconds,json=progressDeadlineSeconds,proto3,oneof" json:"progress_deadline_seconds,omitempty"`
-	unknownFields           protoimpl.UnknownFields
-	sizeCache               protoimpl.SizeCache
+	// Nothing is rolled out; scaling goes on.
+	Paused *bool `protobuf:"varint,8,opt,name=paused,proto3,oneof" json:"paused,omitempty"`
+	// What becomes of a rollout that makes no progress for
+	// progressDeadlineSeconds: rollback, the default, runs the newest revision again
+	// that was complete, until the template or what it refers to changes; pause
+	// leaves everything as it is. Not of Kubernetes.
+	OnFailure     string `protobuf:"bytes,9,opt,name=on_failure,json=onFailure,proto3" json:"on_failure,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *DeploymentSpec) Reset() {
@@ -195,6 +203,20 @@ func (x *DeploymentSpec) GetProgressDeadlineSeconds() int32 {
 		return *x.ProgressDeadlineSeconds
 	}
 	return 0
+}
+
+func (x *DeploymentSpec) GetPaused() bool {
+	if x != nil && x.Paused != nil {
+		return *x.Paused
+	}
+	return false
+}
+
+func (x *DeploymentSpec) GetOnFailure() string {
+	if x != nil {
+		return x.OnFailure
+	}
+	return ""
 }
 
 type DeploymentStrategy struct {
@@ -318,8 +340,11 @@ type DeploymentStatus struct {
 	Conditions []*Condition `protobuf:"bytes,7,rep,name=conditions,proto3" json:"conditions,omitempty"`
 	// Told apart template hashes that collide.
 	CollisionCount *int32 `protobuf:"varint,8,opt,name=collision_count,json=collisionCount,proto3,oneof" json:"collision_count,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// A rollout that failed and was taken back; absent: none since the template or
+	// what it refers to changed. Not of Kubernetes.
+	FailedRollout *FailedRollout `protobuf:"bytes,9,opt,name=failed_rollout,json=failedRollout,proto3" json:"failed_rollout,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *DeploymentStatus) Reset() {
@@ -408,6 +433,102 @@ func (x *DeploymentStatus) GetCollisionCount() int32 {
 	return 0
 }
 
+func (x *DeploymentStatus) GetFailedRollout() *FailedRollout {
+	if x != nil {
+		return x.FailedRollout
+	}
+	return nil
+}
+
+// FailedRollout says why a Deployment does not run what its spec says.
+type FailedRollout struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The ReplicaSet and the revision that failed.
+	ReplicaSet string `protobuf:"bytes,1,opt,name=replica_set,json=replicaSet,proto3" json:"replica_set,omitempty"`
+	Revision   int64  `protobuf:"varint,2,opt,name=revision,proto3" json:"revision,omitempty"`
+	// The revision that runs instead; 0: none, the rollout stands still.
+	RunningRevision int64 `protobuf:"varint,3,opt,name=running_revision,json=runningRevision,proto3" json:"running_revision,omitempty"`
+	// For example ImagePullBackOff, CrashLoopBackOff, NeverReady, Unschedulable.
+	Reason string `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
+	// What a pod of the failed revision said.
+	Message       string                 `protobuf:"bytes,5,opt,name=message,proto3" json:"message,omitempty"`
+	Time          *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=time,proto3" json:"time,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FailedRollout) Reset() {
+	*x = FailedRollout{}
+	mi := &file_balsa_v1_apps_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FailedRollout) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FailedRollout) ProtoMessage() {}
+
+func (x *FailedRollout) ProtoReflect() protoreflect.Message {
+	mi := &file_balsa_v1_apps_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FailedRollout.ProtoReflect.Descriptor instead.
+func (*FailedRollout) Descriptor() ([]byte, []int) {
+	return file_balsa_v1_apps_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *FailedRollout) GetReplicaSet() string {
+	if x != nil {
+		return x.ReplicaSet
+	}
+	return ""
+}
+
+func (x *FailedRollout) GetRevision() int64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+func (x *FailedRollout) GetRunningRevision() int64 {
+	if x != nil {
+		return x.RunningRevision
+	}
+	return 0
+}
+
+func (x *FailedRollout) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *FailedRollout) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
+func (x *FailedRollout) GetTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Time
+	}
+	return nil
+}
+
 type ReplicaSet struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	ApiVersion    string                 `protobuf:"bytes,1,opt,name=api_version,json=apiVersion,proto3" json:"api_version,omitempty"`
@@ -421,7 +542,7 @@ type ReplicaSet struct {
 
 func (x *ReplicaSet) Reset() {
 	*x = ReplicaSet{}
-	mi := &file_balsa_v1_apps_proto_msgTypes[5]
+	mi := &file_balsa_v1_apps_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -433,7 +554,7 @@ func (x *ReplicaSet) String() string {
 func (*ReplicaSet) ProtoMessage() {}
 
 func (x *ReplicaSet) ProtoReflect() protoreflect.Message {
-	mi := &file_balsa_v1_apps_proto_msgTypes[5]
+	mi := &file_balsa_v1_apps_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -446,7 +567,7 @@ func (x *ReplicaSet) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplicaSet.ProtoReflect.Descriptor instead.
 func (*ReplicaSet) Descriptor() ([]byte, []int) {
-	return file_balsa_v1_apps_proto_rawDescGZIP(), []int{5}
+	return file_balsa_v1_apps_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *ReplicaSet) GetApiVersion() string {
@@ -497,7 +618,7 @@ type ReplicaSetSpec struct {
 
 func (x *ReplicaSetSpec) Reset() {
 	*x = ReplicaSetSpec{}
-	mi := &file_balsa_v1_apps_proto_msgTypes[6]
+	mi := &file_balsa_v1_apps_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -509,7 +630,7 @@ func (x *ReplicaSetSpec) String() string {
 func (*ReplicaSetSpec) ProtoMessage() {}
 
 func (x *ReplicaSetSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_balsa_v1_apps_proto_msgTypes[6]
+	mi := &file_balsa_v1_apps_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -522,7 +643,7 @@ func (x *ReplicaSetSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplicaSetSpec.ProtoReflect.Descriptor instead.
 func (*ReplicaSetSpec) Descriptor() ([]byte, []int) {
-	return file_balsa_v1_apps_proto_rawDescGZIP(), []int{6}
+	return file_balsa_v1_apps_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *ReplicaSetSpec) GetReplicas() int32 {
@@ -567,7 +688,7 @@ type ReplicaSetStatus struct {
 
 func (x *ReplicaSetStatus) Reset() {
 	*x = ReplicaSetStatus{}
-	mi := &file_balsa_v1_apps_proto_msgTypes[7]
+	mi := &file_balsa_v1_apps_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -579,7 +700,7 @@ func (x *ReplicaSetStatus) String() string {
 func (*ReplicaSetStatus) ProtoMessage() {}
 
 func (x *ReplicaSetStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_balsa_v1_apps_proto_msgTypes[7]
+	mi := &file_balsa_v1_apps_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -592,7 +713,7 @@ func (x *ReplicaSetStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplicaSetStatus.ProtoReflect.Descriptor instead.
 func (*ReplicaSetStatus) Descriptor() ([]byte, []int) {
-	return file_balsa_v1_apps_proto_rawDescGZIP(), []int{7}
+	return file_balsa_v1_apps_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *ReplicaSetStatus) GetReplicas() int32 {
@@ -654,7 +775,7 @@ type EndpointSlice struct {
 
 func (x *EndpointSlice) Reset() {
 	*x = EndpointSlice{}
-	mi := &file_balsa_v1_apps_proto_msgTypes[8]
+	mi := &file_balsa_v1_apps_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -666,7 +787,7 @@ func (x *EndpointSlice) String() string {
 func (*EndpointSlice) ProtoMessage() {}
 
 func (x *EndpointSlice) ProtoReflect() protoreflect.Message {
-	mi := &file_balsa_v1_apps_proto_msgTypes[8]
+	mi := &file_balsa_v1_apps_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -679,7 +800,7 @@ func (x *EndpointSlice) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EndpointSlice.ProtoReflect.Descriptor instead.
 func (*EndpointSlice) Descriptor() ([]byte, []int) {
-	return file_balsa_v1_apps_proto_rawDescGZIP(), []int{8}
+	return file_balsa_v1_apps_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *EndpointSlice) GetApiVersion() string {
@@ -737,7 +858,7 @@ type Endpoint struct {
 
 func (x *Endpoint) Reset() {
 	*x = Endpoint{}
-	mi := &file_balsa_v1_apps_proto_msgTypes[9]
+	mi := &file_balsa_v1_apps_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -749,7 +870,7 @@ func (x *Endpoint) String() string {
 func (*Endpoint) ProtoMessage() {}
 
 func (x *Endpoint) ProtoReflect() protoreflect.Message {
-	mi := &file_balsa_v1_apps_proto_msgTypes[9]
+	mi := &file_balsa_v1_apps_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -762,7 +883,7 @@ func (x *Endpoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Endpoint.ProtoReflect.Descriptor instead.
 func (*Endpoint) Descriptor() ([]byte, []int) {
-	return file_balsa_v1_apps_proto_rawDescGZIP(), []int{9}
+	return file_balsa_v1_apps_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Endpoint) GetAddresses() []string {
@@ -811,7 +932,7 @@ type EndpointConditions struct {
 
 func (x *EndpointConditions) Reset() {
 	*x = EndpointConditions{}
-	mi := &file_balsa_v1_apps_proto_msgTypes[10]
+	mi := &file_balsa_v1_apps_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -823,7 +944,7 @@ func (x *EndpointConditions) String() string {
 func (*EndpointConditions) ProtoMessage() {}
 
 func (x *EndpointConditions) ProtoReflect() protoreflect.Message {
-	mi := &file_balsa_v1_apps_proto_msgTypes[10]
+	mi := &file_balsa_v1_apps_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -836,7 +957,7 @@ func (x *EndpointConditions) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EndpointConditions.ProtoReflect.Descriptor instead.
 func (*EndpointConditions) Descriptor() ([]byte, []int) {
-	return file_balsa_v1_apps_proto_rawDescGZIP(), []int{10}
+	return file_balsa_v1_apps_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *EndpointConditions) GetReady() bool {
@@ -871,7 +992,7 @@ type EndpointPort struct {
 
 func (x *EndpointPort) Reset() {
 	*x = EndpointPort{}
-	mi := &file_balsa_v1_apps_proto_msgTypes[11]
+	mi := &file_balsa_v1_apps_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -883,7 +1004,7 @@ func (x *EndpointPort) String() string {
 func (*EndpointPort) ProtoMessage() {}
 
 func (x *EndpointPort) ProtoReflect() protoreflect.Message {
-	mi := &file_balsa_v1_apps_proto_msgTypes[11]
+	mi := &file_balsa_v1_apps_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -896,7 +1017,7 @@ func (x *EndpointPort) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EndpointPort.ProtoReflect.Descriptor instead.
 func (*EndpointPort) Descriptor() ([]byte, []int) {
-	return file_balsa_v1_apps_proto_rawDescGZIP(), []int{11}
+	return file_balsa_v1_apps_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *EndpointPort) GetName() string {
@@ -924,7 +1045,7 @@ var File_balsa_v1_apps_proto protoreflect.FileDescriptor
 
 const file_balsa_v1_apps_proto_rawDesc = "" +
 	"\n" +
-	"\x13balsa/v1/apps.proto\x12\bbalsa.v1\x1a\x13balsa/v1/core.proto\x1a\x13balsa/v1/meta.proto\x1a\x12balsa/v1/pod.proto\"\xd5\x01\n" +
+	"\x13balsa/v1/apps.proto\x12\bbalsa.v1\x1a\x13balsa/v1/core.proto\x1a\x13balsa/v1/meta.proto\x1a\x12balsa/v1/pod.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xd5\x01\n" +
 	"\n" +
 	"Deployment\x12\x1f\n" +
 	"\vapi_version\x18\x01 \x01(\tR\n" +
@@ -932,7 +1053,7 @@ const file_balsa_v1_apps_proto_rawDesc = "" +
 	"\x04kind\x18\x02 \x01(\tR\x04kind\x120\n" +
 	"\bmetadata\x18\x03 \x01(\v2\x14.balsa.v1.ObjectMetaR\bmetadata\x12,\n" +
 	"\x04spec\x18\x04 \x01(\v2\x18.balsa.v1.DeploymentSpecR\x04spec\x122\n" +
-	"\x06status\x18\x05 \x01(\v2\x1a.balsa.v1.DeploymentStatusR\x06status\"\xe0\x03\n" +
+	"\x06status\x18\x05 \x01(\v2\x1a.balsa.v1.DeploymentStatusR\x06status\"\xa7\x04\n" +
 	"\x0eDeploymentSpec\x12\x1f\n" +
 	"\breplicas\x18\x01 \x01(\x05H\x00R\breplicas\x88\x01\x01\x123\n" +
 	"\bselector\x18\x02 \x01(\v2\x17.balsa.v1.LabelSelectorR\bselector\x125\n" +
@@ -940,17 +1061,21 @@ const file_balsa_v1_apps_proto_rawDesc = "" +
 	"\bstrategy\x18\x04 \x01(\v2\x1c.balsa.v1.DeploymentStrategyR\bstrategy\x12/\n" +
 	"\x11min_ready_seconds\x18\x05 \x01(\x05H\x01R\x0fminReadySeconds\x88\x01\x01\x129\n" +
 	"\x16revision_history_limit\x18\x06 \x01(\x05H\x02R\x14revisionHistoryLimit\x88\x01\x01\x12?\n" +
-	"\x19progress_deadline_seconds\x18\a \x01(\x05H\x03R\x17progressDeadlineSeconds\x88\x01\x01B\v\n" +
+	"\x19progress_deadline_seconds\x18\a \x01(\x05H\x03R\x17progressDeadlineSeconds\x88\x01\x01\x12\x1b\n" +
+	"\x06paused\x18\b \x01(\bH\x04R\x06paused\x88\x01\x01\x12\x1d\n" +
+	"\n" +
+	"on_failure\x18\t \x01(\tR\tonFailureB\v\n" +
 	"\t_replicasB\x14\n" +
 	"\x12_min_ready_secondsB\x19\n" +
 	"\x17_revision_history_limitB\x1c\n" +
-	"\x1a_progress_deadline_seconds\"r\n" +
+	"\x1a_progress_deadline_secondsB\t\n" +
+	"\a_paused\"r\n" +
 	"\x12DeploymentStrategy\x12\x12\n" +
 	"\x04type\x18\x01 \x01(\tR\x04type\x12H\n" +
 	"\x0erolling_update\x18\x02 \x01(\v2!.balsa.v1.RollingUpdateDeploymentR\rrollingUpdate\"\x8d\x01\n" +
 	"\x17RollingUpdateDeployment\x12>\n" +
 	"\x0fmax_unavailable\x18\x01 \x01(\v2\x15.balsa.v1.IntOrStringR\x0emaxUnavailable\x122\n" +
-	"\tmax_surge\x18\x02 \x01(\v2\x15.balsa.v1.IntOrStringR\bmaxSurge\"\x8a\x03\n" +
+	"\tmax_surge\x18\x02 \x01(\v2\x15.balsa.v1.IntOrStringR\bmaxSurge\"\xca\x03\n" +
 	"\x10DeploymentStatus\x12/\n" +
 	"\x13observed_generation\x18\x01 \x01(\x03R\x12observedGeneration\x12\x1a\n" +
 	"\breplicas\x18\x02 \x01(\x05R\breplicas\x12)\n" +
@@ -961,8 +1086,17 @@ const file_balsa_v1_apps_proto_rawDesc = "" +
 	"\n" +
 	"conditions\x18\a \x03(\v2\x13.balsa.v1.ConditionR\n" +
 	"conditions\x12,\n" +
-	"\x0fcollision_count\x18\b \x01(\x05H\x00R\x0ecollisionCount\x88\x01\x01B\x12\n" +
-	"\x10_collision_count\"\xd5\x01\n" +
+	"\x0fcollision_count\x18\b \x01(\x05H\x00R\x0ecollisionCount\x88\x01\x01\x12>\n" +
+	"\x0efailed_rollout\x18\t \x01(\v2\x17.balsa.v1.FailedRolloutR\rfailedRolloutB\x12\n" +
+	"\x10_collision_count\"\xd9\x01\n" +
+	"\rFailedRollout\x12\x1f\n" +
+	"\vreplica_set\x18\x01 \x01(\tR\n" +
+	"replicaSet\x12\x1a\n" +
+	"\brevision\x18\x02 \x01(\x03R\brevision\x12)\n" +
+	"\x10running_revision\x18\x03 \x01(\x03R\x0frunningRevision\x12\x16\n" +
+	"\x06reason\x18\x04 \x01(\tR\x06reason\x12\x18\n" +
+	"\amessage\x18\x05 \x01(\tR\amessage\x12.\n" +
+	"\x04time\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\"\xd5\x01\n" +
 	"\n" +
 	"ReplicaSet\x12\x1f\n" +
 	"\vapi_version\x18\x01 \x01(\tR\n" +
@@ -1030,54 +1164,58 @@ func file_balsa_v1_apps_proto_rawDescGZIP() []byte {
 	return file_balsa_v1_apps_proto_rawDescData
 }
 
-var file_balsa_v1_apps_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
+var file_balsa_v1_apps_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
 var file_balsa_v1_apps_proto_goTypes = []any{
 	(*Deployment)(nil),              // 0: balsa.v1.Deployment
 	(*DeploymentSpec)(nil),          // 1: balsa.v1.DeploymentSpec
 	(*DeploymentStrategy)(nil),      // 2: balsa.v1.DeploymentStrategy
 	(*RollingUpdateDeployment)(nil), // 3: balsa.v1.RollingUpdateDeployment
 	(*DeploymentStatus)(nil),        // 4: balsa.v1.DeploymentStatus
-	(*ReplicaSet)(nil),              // 5: balsa.v1.ReplicaSet
-	(*ReplicaSetSpec)(nil),          // 6: balsa.v1.ReplicaSetSpec
-	(*ReplicaSetStatus)(nil),        // 7: balsa.v1.ReplicaSetStatus
-	(*EndpointSlice)(nil),           // 8: balsa.v1.EndpointSlice
-	(*Endpoint)(nil),                // 9: balsa.v1.Endpoint
-	(*EndpointConditions)(nil),      // 10: balsa.v1.EndpointConditions
-	(*EndpointPort)(nil),            // 11: balsa.v1.EndpointPort
-	(*ObjectMeta)(nil),              // 12: balsa.v1.ObjectMeta
-	(*LabelSelector)(nil),           // 13: balsa.v1.LabelSelector
-	(*PodTemplateSpec)(nil),         // 14: balsa.v1.PodTemplateSpec
-	(*IntOrString)(nil),             // 15: balsa.v1.IntOrString
-	(*Condition)(nil),               // 16: balsa.v1.Condition
-	(*ObjectReference)(nil),         // 17: balsa.v1.ObjectReference
+	(*FailedRollout)(nil),           // 5: balsa.v1.FailedRollout
+	(*ReplicaSet)(nil),              // 6: balsa.v1.ReplicaSet
+	(*ReplicaSetSpec)(nil),          // 7: balsa.v1.ReplicaSetSpec
+	(*ReplicaSetStatus)(nil),        // 8: balsa.v1.ReplicaSetStatus
+	(*EndpointSlice)(nil),           // 9: balsa.v1.EndpointSlice
+	(*Endpoint)(nil),                // 10: balsa.v1.Endpoint
+	(*EndpointConditions)(nil),      // 11: balsa.v1.EndpointConditions
+	(*EndpointPort)(nil),            // 12: balsa.v1.EndpointPort
+	(*ObjectMeta)(nil),              // 13: balsa.v1.ObjectMeta
+	(*LabelSelector)(nil),           // 14: balsa.v1.LabelSelector
+	(*PodTemplateSpec)(nil),         // 15: balsa.v1.PodTemplateSpec
+	(*IntOrString)(nil),             // 16: balsa.v1.IntOrString
+	(*Condition)(nil),               // 17: balsa.v1.Condition
+	(*timestamppb.Timestamp)(nil),   // 18: google.protobuf.Timestamp
+	(*ObjectReference)(nil),         // 19: balsa.v1.ObjectReference
 }
 var file_balsa_v1_apps_proto_depIdxs = []int32{
-	12, // 0: balsa.v1.Deployment.metadata:type_name -> balsa.v1.ObjectMeta
+	13, // 0: balsa.v1.Deployment.metadata:type_name -> balsa.v1.ObjectMeta
 	1,  // 1: balsa.v1.Deployment.spec:type_name -> balsa.v1.DeploymentSpec
 	4,  // 2: balsa.v1.Deployment.status:type_name -> balsa.v1.DeploymentStatus
-	13, // 3: balsa.v1.DeploymentSpec.selector:type_name -> balsa.v1.LabelSelector
-	14, // 4: balsa.v1.DeploymentSpec.template:type_name -> balsa.v1.PodTemplateSpec
+	14, // 3: balsa.v1.DeploymentSpec.selector:type_name -> balsa.v1.LabelSelector
+	15, // 4: balsa.v1.DeploymentSpec.template:type_name -> balsa.v1.PodTemplateSpec
 	2,  // 5: balsa.v1.DeploymentSpec.strategy:type_name -> balsa.v1.DeploymentStrategy
 	3,  // 6: balsa.v1.DeploymentStrategy.rolling_update:type_name -> balsa.v1.RollingUpdateDeployment
-	15, // 7: balsa.v1.RollingUpdateDeployment.max_unavailable:type_name -> balsa.v1.IntOrString
-	15, // 8: balsa.v1.RollingUpdateDeployment.max_surge:type_name -> balsa.v1.IntOrString
-	16, // 9: balsa.v1.DeploymentStatus.conditions:type_name -> balsa.v1.Condition
-	12, // 10: balsa.v1.ReplicaSet.metadata:type_name -> balsa.v1.ObjectMeta
-	6,  // 11: balsa.v1.ReplicaSet.spec:type_name -> balsa.v1.ReplicaSetSpec
-	7,  // 12: balsa.v1.ReplicaSet.status:type_name -> balsa.v1.ReplicaSetStatus
-	13, // 13: balsa.v1.ReplicaSetSpec.selector:type_name -> balsa.v1.LabelSelector
-	14, // 14: balsa.v1.ReplicaSetSpec.template:type_name -> balsa.v1.PodTemplateSpec
-	16, // 15: balsa.v1.ReplicaSetStatus.conditions:type_name -> balsa.v1.Condition
-	12, // 16: balsa.v1.EndpointSlice.metadata:type_name -> balsa.v1.ObjectMeta
-	9,  // 17: balsa.v1.EndpointSlice.endpoints:type_name -> balsa.v1.Endpoint
-	11, // 18: balsa.v1.EndpointSlice.ports:type_name -> balsa.v1.EndpointPort
-	10, // 19: balsa.v1.Endpoint.conditions:type_name -> balsa.v1.EndpointConditions
-	17, // 20: balsa.v1.Endpoint.target_ref:type_name -> balsa.v1.ObjectReference
-	21, // [21:21] is the sub-list for method output_type
-	21, // [21:21] is the sub-list for method input_type
-	21, // [21:21] is the sub-list for extension type_name
-	21, // [21:21] is the sub-list for extension extendee
-	0,  // [0:21] is the sub-list for field type_name
+	16, // 7: balsa.v1.RollingUpdateDeployment.max_unavailable:type_name -> balsa.v1.IntOrString
+	16, // 8: balsa.v1.RollingUpdateDeployment.max_surge:type_name -> balsa.v1.IntOrString
+	17, // 9: balsa.v1.DeploymentStatus.conditions:type_name -> balsa.v1.Condition
+	5,  // 10: balsa.v1.DeploymentStatus.failed_rollout:type_name -> balsa.v1.FailedRollout
+	18, // 11: balsa.v1.FailedRollout.time:type_name -> google.protobuf.Timestamp
+	13, // 12: balsa.v1.ReplicaSet.metadata:type_name -> balsa.v1.ObjectMeta
+	7,  // 13: balsa.v1.ReplicaSet.spec:type_name -> balsa.v1.ReplicaSetSpec
+	8,  // 14: balsa.v1.ReplicaSet.status:type_name -> balsa.v1.ReplicaSetStatus
+	14, // 15: balsa.v1.ReplicaSetSpec.selector:type_name -> balsa.v1.LabelSelector
+	15, // 16: balsa.v1.ReplicaSetSpec.template:type_name -> balsa.v1.PodTemplateSpec
+	17, // 17: balsa.v1.ReplicaSetStatus.conditions:type_name -> balsa.v1.Condition
+	13, // 18: balsa.v1.EndpointSlice.metadata:type_name -> balsa.v1.ObjectMeta
+	10, // 19: balsa.v1.EndpointSlice.endpoints:type_name -> balsa.v1.Endpoint
+	12, // 20: balsa.v1.EndpointSlice.ports:type_name -> balsa.v1.EndpointPort
+	11, // 21: balsa.v1.Endpoint.conditions:type_name -> balsa.v1.EndpointConditions
+	19, // 22: balsa.v1.Endpoint.target_ref:type_name -> balsa.v1.ObjectReference
+	23, // [23:23] is the sub-list for method output_type
+	23, // [23:23] is the sub-list for method input_type
+	23, // [23:23] is the sub-list for extension type_name
+	23, // [23:23] is the sub-list for extension extendee
+	0,  // [0:23] is the sub-list for field type_name
 }
 
 func init() { file_balsa_v1_apps_proto_init() }
@@ -1090,15 +1228,15 @@ func file_balsa_v1_apps_proto_init() {
 	file_balsa_v1_pod_proto_init()
 	file_balsa_v1_apps_proto_msgTypes[1].OneofWrappers = []any{}
 	file_balsa_v1_apps_proto_msgTypes[4].OneofWrappers = []any{}
-	file_balsa_v1_apps_proto_msgTypes[6].OneofWrappers = []any{}
-	file_balsa_v1_apps_proto_msgTypes[10].OneofWrappers = []any{}
+	file_balsa_v1_apps_proto_msgTypes[7].OneofWrappers = []any{}
+	file_balsa_v1_apps_proto_msgTypes[11].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_balsa_v1_apps_proto_rawDesc), len(file_balsa_v1_apps_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   12,
+			NumMessages:   13,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

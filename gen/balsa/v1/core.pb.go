@@ -820,14 +820,43 @@ func (x *Service) GetStatus() *ServiceStatus {
 
 type ServiceSpec struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// ClusterIP, the default.
+	// ClusterIP, the default, NodePort, LoadBalancer or ExternalName.
 	Type     string            `protobuf:"bytes,1,opt,name=type,proto3" json:"type,omitempty"`
 	Selector map[string]string `protobuf:"bytes,2,rep,name=selector,proto3" json:"selector,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	Ports    []*ServicePort    `protobuf:"bytes,3,rep,name=ports,proto3" json:"ports,omitempty"`
 	// An address of the service CIDR; empty: the server chooses; None: headless.
-	ClusterIp     string `protobuf:"bytes,4,opt,name=cluster_ip,json=clusterIP,proto3" json:"cluster_ip,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	ClusterIp string `protobuf:"bytes,4,opt,name=cluster_ip,json=clusterIP,proto3" json:"cluster_ip,omitempty"`
+	// The same as clusterIP, as a list of one.
+	ClusterIps []string `protobuf:"bytes,5,rep,name=cluster_ips,json=clusterIPs,proto3" json:"cluster_ips,omitempty"`
+	// Addresses that somebody else leads to the nodes: translated like clusterIP.
+	ExternalIps []string `protobuf:"bytes,6,rep,name=external_ips,json=externalIPs,proto3" json:"external_ips,omitempty"`
+	// None, the default, or ClientIP.
+	SessionAffinity       string                 `protobuf:"bytes,7,opt,name=session_affinity,json=sessionAffinity,proto3" json:"session_affinity,omitempty"`
+	SessionAffinityConfig *SessionAffinityConfig `protobuf:"bytes,8,opt,name=session_affinity_config,json=sessionAffinityConfig,proto3" json:"session_affinity_config,omitempty"`
+	// Cluster, the default, or Local: only endpoints of the node that a connection
+	// comes to, which then see the client's address.
+	ExternalTrafficPolicy string `protobuf:"bytes,9,opt,name=external_traffic_policy,json=externalTrafficPolicy,proto3" json:"external_traffic_policy,omitempty"`
+	// Cluster, the default, or Local, for connections from within the cluster.
+	InternalTrafficPolicy string `protobuf:"bytes,10,opt,name=internal_traffic_policy,json=internalTrafficPolicy,proto3" json:"internal_traffic_policy,omitempty"`
+	// Endpoints count as ready whatever their pods say.
+	PublishNotReadyAddresses *bool `protobuf:"varint,11,opt,name=publish_not_ready_addresses,json=publishNotReadyAddresses,proto3,oneof" json:"publish_not_ready_addresses,omitempty"`
+	// What the name of an ExternalName service stands for.
+	ExternalName string `protobuf:"bytes,12,opt,name=external_name,json=externalName,proto3" json:"external_name,omitempty"`
+	// Empty: Balsa gives an address of an AddressPool and announces it. Anything
+	// else: a controller outside writes status.loadBalancer.
+	LoadBalancerClass *string `protobuf:"bytes,13,opt,name=load_balancer_class,json=loadBalancerClass,proto3,oneof" json:"load_balancer_class,omitempty"`
+	// The address of an AddressPool that is wanted; empty: any.
+	LoadBalancerIp string `protobuf:"bytes,14,opt,name=load_balancer_ip,json=loadBalancerIP,proto3" json:"load_balancer_ip,omitempty"`
+	// The clients that may use the load balancer's addresses; empty: all.
+	LoadBalancerSourceRanges []string `protobuf:"bytes,15,rep,name=load_balancer_source_ranges,json=loadBalancerSourceRanges,proto3" json:"load_balancer_source_ranges,omitempty"`
+	// Whether a LoadBalancer gets node ports as well; true unless given.
+	AllocateLoadBalancerNodePorts *bool `protobuf:"varint,16,opt,name=allocate_load_balancer_node_ports,json=allocateLoadBalancerNodePorts,proto3,oneof" json:"allocate_load_balancer_node_ports,omitempty"`
+	// IPv4 alone.
+	IpFamilies []string `protobuf:"bytes,17,rep,name=ip_families,json=ipFamilies,proto3" json:"ip_families,omitempty"`
+	// SingleStack alone.
+	IpFamilyPolicy *string `protobuf:"bytes,18,opt,name=ip_family_policy,json=ipFamilyPolicy,proto3,oneof" json:"ip_family_policy,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *ServiceSpec) Reset() {
@@ -888,6 +917,194 @@ func (x *ServiceSpec) GetClusterIp() string {
 	return ""
 }
 
+func (x *ServiceSpec) GetClusterIps() []string {
+	if x != nil {
+		return x.ClusterIps
+	}
+	return nil
+}
+
+func (x *ServiceSpec) GetExternalIps() []string {
+	if x != nil {
+		return x.ExternalIps
+	}
+	return nil
+}
+
+func (x *ServiceSpec) GetSessionAffinity() string {
+	if x != nil {
+		return x.SessionAffinity
+	}
+	return ""
+}
+
+func (x *ServiceSpec) GetSessionAffinityConfig() *SessionAffinityConfig {
+	if x != nil {
+		return x.SessionAffinityConfig
+	}
+	return nil
+}
+
+func (x *ServiceSpec) GetExternalTrafficPolicy() string {
+	if x != nil {
+		return x.ExternalTrafficPolicy
+	}
+	return ""
+}
+
+func (x *ServiceSpec) GetInternalTrafficPolicy() string {
+	if x != nil {
+		return x.InternalTrafficPolicy
+	}
+	return ""
+}
+
+func (x *ServiceSpec) GetPublishNotReadyAddresses() bool {
+	if x != nil && x.PublishNotReadyAddresses != nil {
+		return *x.PublishNotReadyAddresses
+	}
+	return false
+}
+
+func (x *ServiceSpec) GetExternalName() string {
+	if x != nil {
+		return x.ExternalName
+	}
+	return ""
+}
+
+func (x *ServiceSpec) GetLoadBalancerClass() string {
+	if x != nil && x.LoadBalancerClass != nil {
+		return *x.LoadBalancerClass
+	}
+	return ""
+}
+
+func (x *ServiceSpec) GetLoadBalancerIp() string {
+	if x != nil {
+		return x.LoadBalancerIp
+	}
+	return ""
+}
+
+func (x *ServiceSpec) GetLoadBalancerSourceRanges() []string {
+	if x != nil {
+		return x.LoadBalancerSourceRanges
+	}
+	return nil
+}
+
+func (x *ServiceSpec) GetAllocateLoadBalancerNodePorts() bool {
+	if x != nil && x.AllocateLoadBalancerNodePorts != nil {
+		return *x.AllocateLoadBalancerNodePorts
+	}
+	return false
+}
+
+func (x *ServiceSpec) GetIpFamilies() []string {
+	if x != nil {
+		return x.IpFamilies
+	}
+	return nil
+}
+
+func (x *ServiceSpec) GetIpFamilyPolicy() string {
+	if x != nil && x.IpFamilyPolicy != nil {
+		return *x.IpFamilyPolicy
+	}
+	return ""
+}
+
+type SessionAffinityConfig struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	ClientIp      *ClientIPConfig        `protobuf:"bytes,1,opt,name=client_ip,json=clientIP,proto3" json:"client_ip,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SessionAffinityConfig) Reset() {
+	*x = SessionAffinityConfig{}
+	mi := &file_balsa_v1_core_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SessionAffinityConfig) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SessionAffinityConfig) ProtoMessage() {}
+
+func (x *SessionAffinityConfig) ProtoReflect() protoreflect.Message {
+	mi := &file_balsa_v1_core_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SessionAffinityConfig.ProtoReflect.Descriptor instead.
+func (*SessionAffinityConfig) Descriptor() ([]byte, []int) {
+	return file_balsa_v1_core_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *SessionAffinityConfig) GetClientIp() *ClientIPConfig {
+	if x != nil {
+		return x.ClientIp
+	}
+	return nil
+}
+
+type ClientIPConfig struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// 1 to 86400 seconds without a connection until a client may be led elsewhere;
+	// 10800 unless given.
+	TimeoutSeconds *int32 `protobuf:"varint,1,opt,name=timeout_seconds,json=timeoutSeconds,proto3,oneof" json:"timeout_seconds,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *ClientIPConfig) Reset() {
+	*x = ClientIPConfig{}
+	mi := &file_balsa_v1_core_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ClientIPConfig) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ClientIPConfig) ProtoMessage() {}
+
+func (x *ClientIPConfig) ProtoReflect() protoreflect.Message {
+	mi := &file_balsa_v1_core_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ClientIPConfig.ProtoReflect.Descriptor instead.
+func (*ClientIPConfig) Descriptor() ([]byte, []int) {
+	return file_balsa_v1_core_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *ClientIPConfig) GetTimeoutSeconds() int32 {
+	if x != nil && x.TimeoutSeconds != nil {
+		return *x.TimeoutSeconds
+	}
+	return 0
+}
+
 type ServicePort struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Required when there are several.
@@ -896,14 +1113,19 @@ type ServicePort struct {
 	Protocol string `protobuf:"bytes,2,opt,name=protocol,proto3" json:"protocol,omitempty"`
 	Port     int32  `protobuf:"varint,3,opt,name=port,proto3" json:"port,omitempty"`
 	// A port of the pods, by number or by name; absent: the same number as port.
-	TargetPort    *IntOrString `protobuf:"bytes,4,opt,name=target_port,json=targetPort,proto3" json:"target_port,omitempty"`
+	TargetPort *IntOrString `protobuf:"bytes,4,opt,name=target_port,json=targetPort,proto3" json:"target_port,omitempty"`
+	// A port of every node, of the cluster's range (30000 to 32767); the server
+	// chooses it where the type needs one and none is given.
+	NodePort *int32 `protobuf:"varint,5,opt,name=node_port,json=nodePort,proto3,oneof" json:"node_port,omitempty"`
+	// Which protocol is spoken, for clients; nobody here reads it.
+	AppProtocol   *string `protobuf:"bytes,6,opt,name=app_protocol,json=appProtocol,proto3,oneof" json:"app_protocol,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ServicePort) Reset() {
 	*x = ServicePort{}
-	mi := &file_balsa_v1_core_proto_msgTypes[13]
+	mi := &file_balsa_v1_core_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -915,7 +1137,7 @@ func (x *ServicePort) String() string {
 func (*ServicePort) ProtoMessage() {}
 
 func (x *ServicePort) ProtoReflect() protoreflect.Message {
-	mi := &file_balsa_v1_core_proto_msgTypes[13]
+	mi := &file_balsa_v1_core_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -928,7 +1150,7 @@ func (x *ServicePort) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServicePort.ProtoReflect.Descriptor instead.
 func (*ServicePort) Descriptor() ([]byte, []int) {
-	return file_balsa_v1_core_proto_rawDescGZIP(), []int{13}
+	return file_balsa_v1_core_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ServicePort) GetName() string {
@@ -959,16 +1181,31 @@ func (x *ServicePort) GetTargetPort() *IntOrString {
 	return nil
 }
 
+func (x *ServicePort) GetNodePort() int32 {
+	if x != nil && x.NodePort != nil {
+		return *x.NodePort
+	}
+	return 0
+}
+
+func (x *ServicePort) GetAppProtocol() string {
+	if x != nil && x.AppProtocol != nil {
+		return *x.AppProtocol
+	}
+	return ""
+}
+
 type ServiceStatus struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Conditions    []*Condition           `protobuf:"bytes,1,rep,name=conditions,proto3" json:"conditions,omitempty"`
+	LoadBalancer  *LoadBalancerStatus    `protobuf:"bytes,2,opt,name=load_balancer,json=loadBalancer,proto3" json:"load_balancer,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ServiceStatus) Reset() {
 	*x = ServiceStatus{}
-	mi := &file_balsa_v1_core_proto_msgTypes[14]
+	mi := &file_balsa_v1_core_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -980,7 +1217,7 @@ func (x *ServiceStatus) String() string {
 func (*ServiceStatus) ProtoMessage() {}
 
 func (x *ServiceStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_balsa_v1_core_proto_msgTypes[14]
+	mi := &file_balsa_v1_core_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -993,7 +1230,7 @@ func (x *ServiceStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServiceStatus.ProtoReflect.Descriptor instead.
 func (*ServiceStatus) Descriptor() ([]byte, []int) {
-	return file_balsa_v1_core_proto_rawDescGZIP(), []int{14}
+	return file_balsa_v1_core_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ServiceStatus) GetConditions() []*Condition {
@@ -1001,6 +1238,118 @@ func (x *ServiceStatus) GetConditions() []*Condition {
 		return x.Conditions
 	}
 	return nil
+}
+
+func (x *ServiceStatus) GetLoadBalancer() *LoadBalancerStatus {
+	if x != nil {
+		return x.LoadBalancer
+	}
+	return nil
+}
+
+type LoadBalancerStatus struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Ingress       []*LoadBalancerIngress `protobuf:"bytes,1,rep,name=ingress,proto3" json:"ingress,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LoadBalancerStatus) Reset() {
+	*x = LoadBalancerStatus{}
+	mi := &file_balsa_v1_core_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LoadBalancerStatus) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LoadBalancerStatus) ProtoMessage() {}
+
+func (x *LoadBalancerStatus) ProtoReflect() protoreflect.Message {
+	mi := &file_balsa_v1_core_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LoadBalancerStatus.ProtoReflect.Descriptor instead.
+func (*LoadBalancerStatus) Descriptor() ([]byte, []int) {
+	return file_balsa_v1_core_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *LoadBalancerStatus) GetIngress() []*LoadBalancerIngress {
+	if x != nil {
+		return x.Ingress
+	}
+	return nil
+}
+
+type LoadBalancerIngress struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Ip       string                 `protobuf:"bytes,1,opt,name=ip,proto3" json:"ip,omitempty"`
+	Hostname string                 `protobuf:"bytes,2,opt,name=hostname,proto3" json:"hostname,omitempty"`
+	// VIP, the default, or Proxy: then nodes do not translate the address.
+	IpMode        *string `protobuf:"bytes,3,opt,name=ip_mode,json=ipMode,proto3,oneof" json:"ip_mode,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LoadBalancerIngress) Reset() {
+	*x = LoadBalancerIngress{}
+	mi := &file_balsa_v1_core_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LoadBalancerIngress) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LoadBalancerIngress) ProtoMessage() {}
+
+func (x *LoadBalancerIngress) ProtoReflect() protoreflect.Message {
+	mi := &file_balsa_v1_core_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LoadBalancerIngress.ProtoReflect.Descriptor instead.
+func (*LoadBalancerIngress) Descriptor() ([]byte, []int) {
+	return file_balsa_v1_core_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *LoadBalancerIngress) GetIp() string {
+	if x != nil {
+		return x.Ip
+	}
+	return ""
+}
+
+func (x *LoadBalancerIngress) GetHostname() string {
+	if x != nil {
+		return x.Hostname
+	}
+	return ""
+}
+
+func (x *LoadBalancerIngress) GetIpMode() string {
+	if x != nil && x.IpMode != nil {
+		return *x.IpMode
+	}
+	return ""
 }
 
 type ConfigMap struct {
@@ -1017,7 +1366,7 @@ type ConfigMap struct {
 
 func (x *ConfigMap) Reset() {
 	*x = ConfigMap{}
-	mi := &file_balsa_v1_core_proto_msgTypes[15]
+	mi := &file_balsa_v1_core_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1029,7 +1378,7 @@ func (x *ConfigMap) String() string {
 func (*ConfigMap) ProtoMessage() {}
 
 func (x *ConfigMap) ProtoReflect() protoreflect.Message {
-	mi := &file_balsa_v1_core_proto_msgTypes[15]
+	mi := &file_balsa_v1_core_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1042,7 +1391,7 @@ func (x *ConfigMap) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConfigMap.ProtoReflect.Descriptor instead.
 func (*ConfigMap) Descriptor() ([]byte, []int) {
-	return file_balsa_v1_core_proto_rawDescGZIP(), []int{15}
+	return file_balsa_v1_core_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ConfigMap) GetApiVersion() string {
@@ -1107,7 +1456,7 @@ type Secret struct {
 
 func (x *Secret) Reset() {
 	*x = Secret{}
-	mi := &file_balsa_v1_core_proto_msgTypes[16]
+	mi := &file_balsa_v1_core_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1119,7 +1468,7 @@ func (x *Secret) String() string {
 func (*Secret) ProtoMessage() {}
 
 func (x *Secret) ProtoReflect() protoreflect.Message {
-	mi := &file_balsa_v1_core_proto_msgTypes[16]
+	mi := &file_balsa_v1_core_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1132,7 +1481,7 @@ func (x *Secret) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Secret.ProtoReflect.Descriptor instead.
 func (*Secret) Descriptor() ([]byte, []int) {
-	return file_balsa_v1_core_proto_rawDescGZIP(), []int{16}
+	return file_balsa_v1_core_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Secret) GetApiVersion() string {
@@ -1206,7 +1555,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_balsa_v1_core_proto_msgTypes[17]
+	mi := &file_balsa_v1_core_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1218,7 +1567,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_balsa_v1_core_proto_msgTypes[17]
+	mi := &file_balsa_v1_core_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1231,7 +1580,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_balsa_v1_core_proto_rawDescGZIP(), []int{17}
+	return file_balsa_v1_core_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Event) GetApiVersion() string {
@@ -1327,7 +1676,7 @@ type ObjectReference struct {
 
 func (x *ObjectReference) Reset() {
 	*x = ObjectReference{}
-	mi := &file_balsa_v1_core_proto_msgTypes[18]
+	mi := &file_balsa_v1_core_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1339,7 +1688,7 @@ func (x *ObjectReference) String() string {
 func (*ObjectReference) ProtoMessage() {}
 
 func (x *ObjectReference) ProtoReflect() protoreflect.Message {
-	mi := &file_balsa_v1_core_proto_msgTypes[18]
+	mi := &file_balsa_v1_core_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1352,7 +1701,7 @@ func (x *ObjectReference) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ObjectReference.ProtoReflect.Descriptor instead.
 func (*ObjectReference) Descriptor() ([]byte, []int) {
-	return file_balsa_v1_core_proto_rawDescGZIP(), []int{18}
+	return file_balsa_v1_core_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ObjectReference) GetApiVersion() string {
@@ -1414,7 +1763,7 @@ type EventSource struct {
 
 func (x *EventSource) Reset() {
 	*x = EventSource{}
-	mi := &file_balsa_v1_core_proto_msgTypes[19]
+	mi := &file_balsa_v1_core_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1426,7 +1775,7 @@ func (x *EventSource) String() string {
 func (*EventSource) ProtoMessage() {}
 
 func (x *EventSource) ProtoReflect() protoreflect.Message {
-	mi := &file_balsa_v1_core_proto_msgTypes[19]
+	mi := &file_balsa_v1_core_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1439,7 +1788,7 @@ func (x *EventSource) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EventSource.ProtoReflect.Descriptor instead.
 func (*EventSource) Descriptor() ([]byte, []int) {
-	return file_balsa_v1_core_proto_rawDescGZIP(), []int{19}
+	return file_balsa_v1_core_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *EventSource) GetComponent() string {
@@ -1534,26 +1883,66 @@ const file_balsa_v1_core_proto_rawDesc = "" +
 	"\x04kind\x18\x02 \x01(\tR\x04kind\x120\n" +
 	"\bmetadata\x18\x03 \x01(\v2\x14.balsa.v1.ObjectMetaR\bmetadata\x12)\n" +
 	"\x04spec\x18\x04 \x01(\v2\x15.balsa.v1.ServiceSpecR\x04spec\x12/\n" +
-	"\x06status\x18\x05 \x01(\v2\x17.balsa.v1.ServiceStatusR\x06status\"\xeb\x01\n" +
+	"\x06status\x18\x05 \x01(\v2\x17.balsa.v1.ServiceStatusR\x06status\"\xbc\b\n" +
 	"\vServiceSpec\x12\x12\n" +
 	"\x04type\x18\x01 \x01(\tR\x04type\x12?\n" +
 	"\bselector\x18\x02 \x03(\v2#.balsa.v1.ServiceSpec.SelectorEntryR\bselector\x12+\n" +
 	"\x05ports\x18\x03 \x03(\v2\x15.balsa.v1.ServicePortR\x05ports\x12\x1d\n" +
 	"\n" +
-	"cluster_ip\x18\x04 \x01(\tR\tclusterIP\x1a;\n" +
+	"cluster_ip\x18\x04 \x01(\tR\tclusterIP\x12\x1f\n" +
+	"\vcluster_ips\x18\x05 \x03(\tR\n" +
+	"clusterIPs\x12!\n" +
+	"\fexternal_ips\x18\x06 \x03(\tR\vexternalIPs\x12)\n" +
+	"\x10session_affinity\x18\a \x01(\tR\x0fsessionAffinity\x12W\n" +
+	"\x17session_affinity_config\x18\b \x01(\v2\x1f.balsa.v1.SessionAffinityConfigR\x15sessionAffinityConfig\x126\n" +
+	"\x17external_traffic_policy\x18\t \x01(\tR\x15externalTrafficPolicy\x126\n" +
+	"\x17internal_traffic_policy\x18\n" +
+	" \x01(\tR\x15internalTrafficPolicy\x12B\n" +
+	"\x1bpublish_not_ready_addresses\x18\v \x01(\bH\x00R\x18publishNotReadyAddresses\x88\x01\x01\x12#\n" +
+	"\rexternal_name\x18\f \x01(\tR\fexternalName\x123\n" +
+	"\x13load_balancer_class\x18\r \x01(\tH\x01R\x11loadBalancerClass\x88\x01\x01\x12(\n" +
+	"\x10load_balancer_ip\x18\x0e \x01(\tR\x0eloadBalancerIP\x12=\n" +
+	"\x1bload_balancer_source_ranges\x18\x0f \x03(\tR\x18loadBalancerSourceRanges\x12M\n" +
+	"!allocate_load_balancer_node_ports\x18\x10 \x01(\bH\x02R\x1dallocateLoadBalancerNodePorts\x88\x01\x01\x12\x1f\n" +
+	"\vip_families\x18\x11 \x03(\tR\n" +
+	"ipFamilies\x12-\n" +
+	"\x10ip_family_policy\x18\x12 \x01(\tH\x03R\x0eipFamilyPolicy\x88\x01\x01\x1a;\n" +
 	"\rSelectorEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x89\x01\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B\x1e\n" +
+	"\x1c_publish_not_ready_addressesB\x16\n" +
+	"\x14_load_balancer_classB$\n" +
+	"\"_allocate_load_balancer_node_portsB\x13\n" +
+	"\x11_ip_family_policy\"N\n" +
+	"\x15SessionAffinityConfig\x125\n" +
+	"\tclient_ip\x18\x01 \x01(\v2\x18.balsa.v1.ClientIPConfigR\bclientIP\"R\n" +
+	"\x0eClientIPConfig\x12,\n" +
+	"\x0ftimeout_seconds\x18\x01 \x01(\x05H\x00R\x0etimeoutSeconds\x88\x01\x01B\x12\n" +
+	"\x10_timeout_seconds\"\xf2\x01\n" +
 	"\vServicePort\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1a\n" +
 	"\bprotocol\x18\x02 \x01(\tR\bprotocol\x12\x12\n" +
 	"\x04port\x18\x03 \x01(\x05R\x04port\x126\n" +
 	"\vtarget_port\x18\x04 \x01(\v2\x15.balsa.v1.IntOrStringR\n" +
-	"targetPort\"D\n" +
+	"targetPort\x12 \n" +
+	"\tnode_port\x18\x05 \x01(\x05H\x00R\bnodePort\x88\x01\x01\x12&\n" +
+	"\fapp_protocol\x18\x06 \x01(\tH\x01R\vappProtocol\x88\x01\x01B\f\n" +
+	"\n" +
+	"_node_portB\x0f\n" +
+	"\r_app_protocol\"\x87\x01\n" +
 	"\rServiceStatus\x123\n" +
 	"\n" +
 	"conditions\x18\x01 \x03(\v2\x13.balsa.v1.ConditionR\n" +
-	"conditions\"\x94\x03\n" +
+	"conditions\x12A\n" +
+	"\rload_balancer\x18\x02 \x01(\v2\x1c.balsa.v1.LoadBalancerStatusR\floadBalancer\"M\n" +
+	"\x12LoadBalancerStatus\x127\n" +
+	"\aingress\x18\x01 \x03(\v2\x1d.balsa.v1.LoadBalancerIngressR\aingress\"k\n" +
+	"\x13LoadBalancerIngress\x12\x0e\n" +
+	"\x02ip\x18\x01 \x01(\tR\x02ip\x12\x1a\n" +
+	"\bhostname\x18\x02 \x01(\tR\bhostname\x12\x1c\n" +
+	"\aip_mode\x18\x03 \x01(\tH\x00R\x06ipMode\x88\x01\x01B\n" +
+	"\n" +
+	"\b_ip_mode\"\x94\x03\n" +
 	"\tConfigMap\x12\x1f\n" +
 	"\vapi_version\x18\x01 \x01(\tR\n" +
 	"apiVersion\x12\x12\n" +
@@ -1630,7 +2019,7 @@ func file_balsa_v1_core_proto_rawDescGZIP() []byte {
 	return file_balsa_v1_core_proto_rawDescData
 }
 
-var file_balsa_v1_core_proto_msgTypes = make([]protoimpl.MessageInfo, 27)
+var file_balsa_v1_core_proto_msgTypes = make([]protoimpl.MessageInfo, 31)
 var file_balsa_v1_core_proto_goTypes = []any{
 	(*Namespace)(nil),             // 0: balsa.v1.Namespace
 	(*NamespaceStatus)(nil),       // 1: balsa.v1.NamespaceStatus
@@ -1645,68 +2034,76 @@ var file_balsa_v1_core_proto_goTypes = []any{
 	(*NodeSystemInfo)(nil),        // 10: balsa.v1.NodeSystemInfo
 	(*Service)(nil),               // 11: balsa.v1.Service
 	(*ServiceSpec)(nil),           // 12: balsa.v1.ServiceSpec
-	(*ServicePort)(nil),           // 13: balsa.v1.ServicePort
-	(*ServiceStatus)(nil),         // 14: balsa.v1.ServiceStatus
-	(*ConfigMap)(nil),             // 15: balsa.v1.ConfigMap
-	(*Secret)(nil),                // 16: balsa.v1.Secret
-	(*Event)(nil),                 // 17: balsa.v1.Event
-	(*ObjectReference)(nil),       // 18: balsa.v1.ObjectReference
-	(*EventSource)(nil),           // 19: balsa.v1.EventSource
-	nil,                           // 20: balsa.v1.NodeStatus.CapacityEntry
-	nil,                           // 21: balsa.v1.NodeStatus.AllocatableEntry
-	nil,                           // 22: balsa.v1.ServiceSpec.SelectorEntry
-	nil,                           // 23: balsa.v1.ConfigMap.DataEntry
-	nil,                           // 24: balsa.v1.ConfigMap.BinaryDataEntry
-	nil,                           // 25: balsa.v1.Secret.DataEntry
-	nil,                           // 26: balsa.v1.Secret.StringDataEntry
-	(*ObjectMeta)(nil),            // 27: balsa.v1.ObjectMeta
-	(*Condition)(nil),             // 28: balsa.v1.Condition
-	(*timestamppb.Timestamp)(nil), // 29: google.protobuf.Timestamp
-	(*IntOrString)(nil),           // 30: balsa.v1.IntOrString
-	(*Quantity)(nil),              // 31: balsa.v1.Quantity
+	(*SessionAffinityConfig)(nil), // 13: balsa.v1.SessionAffinityConfig
+	(*ClientIPConfig)(nil),        // 14: balsa.v1.ClientIPConfig
+	(*ServicePort)(nil),           // 15: balsa.v1.ServicePort
+	(*ServiceStatus)(nil),         // 16: balsa.v1.ServiceStatus
+	(*LoadBalancerStatus)(nil),    // 17: balsa.v1.LoadBalancerStatus
+	(*LoadBalancerIngress)(nil),   // 18: balsa.v1.LoadBalancerIngress
+	(*ConfigMap)(nil),             // 19: balsa.v1.ConfigMap
+	(*Secret)(nil),                // 20: balsa.v1.Secret
+	(*Event)(nil),                 // 21: balsa.v1.Event
+	(*ObjectReference)(nil),       // 22: balsa.v1.ObjectReference
+	(*EventSource)(nil),           // 23: balsa.v1.EventSource
+	nil,                           // 24: balsa.v1.NodeStatus.CapacityEntry
+	nil,                           // 25: balsa.v1.NodeStatus.AllocatableEntry
+	nil,                           // 26: balsa.v1.ServiceSpec.SelectorEntry
+	nil,                           // 27: balsa.v1.ConfigMap.DataEntry
+	nil,                           // 28: balsa.v1.ConfigMap.BinaryDataEntry
+	nil,                           // 29: balsa.v1.Secret.DataEntry
+	nil,                           // 30: balsa.v1.Secret.StringDataEntry
+	(*ObjectMeta)(nil),            // 31: balsa.v1.ObjectMeta
+	(*Condition)(nil),             // 32: balsa.v1.Condition
+	(*timestamppb.Timestamp)(nil), // 33: google.protobuf.Timestamp
+	(*IntOrString)(nil),           // 34: balsa.v1.IntOrString
+	(*Quantity)(nil),              // 35: balsa.v1.Quantity
 }
 var file_balsa_v1_core_proto_depIdxs = []int32{
-	27, // 0: balsa.v1.Namespace.metadata:type_name -> balsa.v1.ObjectMeta
+	31, // 0: balsa.v1.Namespace.metadata:type_name -> balsa.v1.ObjectMeta
 	1,  // 1: balsa.v1.Namespace.status:type_name -> balsa.v1.NamespaceStatus
-	28, // 2: balsa.v1.NamespaceStatus.conditions:type_name -> balsa.v1.Condition
-	27, // 3: balsa.v1.Node.metadata:type_name -> balsa.v1.ObjectMeta
+	32, // 2: balsa.v1.NamespaceStatus.conditions:type_name -> balsa.v1.Condition
+	31, // 3: balsa.v1.Node.metadata:type_name -> balsa.v1.ObjectMeta
 	3,  // 4: balsa.v1.Node.spec:type_name -> balsa.v1.NodeSpec
 	5,  // 5: balsa.v1.Node.status:type_name -> balsa.v1.NodeStatus
 	4,  // 6: balsa.v1.NodeSpec.taints:type_name -> balsa.v1.Taint
-	29, // 7: balsa.v1.Taint.time_added:type_name -> google.protobuf.Timestamp
-	20, // 8: balsa.v1.NodeStatus.capacity:type_name -> balsa.v1.NodeStatus.CapacityEntry
-	21, // 9: balsa.v1.NodeStatus.allocatable:type_name -> balsa.v1.NodeStatus.AllocatableEntry
-	28, // 10: balsa.v1.NodeStatus.conditions:type_name -> balsa.v1.Condition
+	33, // 7: balsa.v1.Taint.time_added:type_name -> google.protobuf.Timestamp
+	24, // 8: balsa.v1.NodeStatus.capacity:type_name -> balsa.v1.NodeStatus.CapacityEntry
+	25, // 9: balsa.v1.NodeStatus.allocatable:type_name -> balsa.v1.NodeStatus.AllocatableEntry
+	32, // 10: balsa.v1.NodeStatus.conditions:type_name -> balsa.v1.Condition
 	7,  // 11: balsa.v1.NodeStatus.addresses:type_name -> balsa.v1.NodeAddress
 	8,  // 12: balsa.v1.NodeStatus.daemon_endpoints:type_name -> balsa.v1.NodeDaemonEndpoints
 	10, // 13: balsa.v1.NodeStatus.node_info:type_name -> balsa.v1.NodeSystemInfo
 	6,  // 14: balsa.v1.NodeStatus.images:type_name -> balsa.v1.ContainerImage
 	9,  // 15: balsa.v1.NodeDaemonEndpoints.kubelet_endpoint:type_name -> balsa.v1.DaemonEndpoint
-	27, // 16: balsa.v1.Service.metadata:type_name -> balsa.v1.ObjectMeta
+	31, // 16: balsa.v1.Service.metadata:type_name -> balsa.v1.ObjectMeta
 	12, // 17: balsa.v1.Service.spec:type_name -> balsa.v1.ServiceSpec
-	14, // 18: balsa.v1.Service.status:type_name -> balsa.v1.ServiceStatus
-	22, // 19: balsa.v1.ServiceSpec.selector:type_name -> balsa.v1.ServiceSpec.SelectorEntry
-	13, // 20: balsa.v1.ServiceSpec.ports:type_name -> balsa.v1.ServicePort
-	30, // 21: balsa.v1.ServicePort.target_port:type_name -> balsa.v1.IntOrString
-	28, // 22: balsa.v1.ServiceStatus.conditions:type_name -> balsa.v1.Condition
-	27, // 23: balsa.v1.ConfigMap.metadata:type_name -> balsa.v1.ObjectMeta
-	23, // 24: balsa.v1.ConfigMap.data:type_name -> balsa.v1.ConfigMap.DataEntry
-	24, // 25: balsa.v1.ConfigMap.binary_data:type_name -> balsa.v1.ConfigMap.BinaryDataEntry
-	27, // 26: balsa.v1.Secret.metadata:type_name -> balsa.v1.ObjectMeta
-	25, // 27: balsa.v1.Secret.data:type_name -> balsa.v1.Secret.DataEntry
-	26, // 28: balsa.v1.Secret.string_data:type_name -> balsa.v1.Secret.StringDataEntry
-	27, // 29: balsa.v1.Event.metadata:type_name -> balsa.v1.ObjectMeta
-	18, // 30: balsa.v1.Event.involved_object:type_name -> balsa.v1.ObjectReference
-	19, // 31: balsa.v1.Event.source:type_name -> balsa.v1.EventSource
-	29, // 32: balsa.v1.Event.first_timestamp:type_name -> google.protobuf.Timestamp
-	29, // 33: balsa.v1.Event.last_timestamp:type_name -> google.protobuf.Timestamp
-	31, // 34: balsa.v1.NodeStatus.CapacityEntry.value:type_name -> balsa.v1.Quantity
-	31, // 35: balsa.v1.NodeStatus.AllocatableEntry.value:type_name -> balsa.v1.Quantity
-	36, // [36:36] is the sub-list for method output_type
-	36, // [36:36] is the sub-list for method input_type
-	36, // [36:36] is the sub-list for extension type_name
-	36, // [36:36] is the sub-list for extension extendee
-	0,  // [0:36] is the sub-list for field type_name
+	16, // 18: balsa.v1.Service.status:type_name -> balsa.v1.ServiceStatus
+	26, // 19: balsa.v1.ServiceSpec.selector:type_name -> balsa.v1.ServiceSpec.SelectorEntry
+	15, // 20: balsa.v1.ServiceSpec.ports:type_name -> balsa.v1.ServicePort
+	13, // 21: balsa.v1.ServiceSpec.session_affinity_config:type_name -> balsa.v1.SessionAffinityConfig
+	14, // 22: balsa.v1.SessionAffinityConfig.client_ip:type_name -> balsa.v1.ClientIPConfig
+	34, // 23: balsa.v1.ServicePort.target_port:type_name -> balsa.v1.IntOrString
+	32, // 24: balsa.v1.ServiceStatus.conditions:type_name -> balsa.v1.Condition
+	17, // 25: balsa.v1.ServiceStatus.load_balancer:type_name -> balsa.v1.LoadBalancerStatus
+	18, // 26: balsa.v1.LoadBalancerStatus.ingress:type_name -> balsa.v1.LoadBalancerIngress
+	31, // 27: balsa.v1.ConfigMap.metadata:type_name -> balsa.v1.ObjectMeta
+	27, // 28: balsa.v1.ConfigMap.data:type_name -> balsa.v1.ConfigMap.DataEntry
+	28, // 29: balsa.v1.ConfigMap.binary_data:type_name -> balsa.v1.ConfigMap.BinaryDataEntry
+	31, // 30: balsa.v1.Secret.metadata:type_name -> balsa.v1.ObjectMeta
+	29, // 31: balsa.v1.Secret.data:type_name -> balsa.v1.Secret.DataEntry
+	30, // 32: balsa.v1.Secret.string_data:type_name -> balsa.v1.Secret.StringDataEntry
+	31, // 33: balsa.v1.Event.metadata:type_name -> balsa.v1.ObjectMeta
+	22, // 34: balsa.v1.Event.involved_object:type_name -> balsa.v1.ObjectReference
+	23, // 35: balsa.v1.Event.source:type_name -> balsa.v1.EventSource
+	33, // 36: balsa.v1.Event.first_timestamp:type_name -> google.protobuf.Timestamp
+	33, // 37: balsa.v1.Event.last_timestamp:type_name -> google.protobuf.Timestamp
+	35, // 38: balsa.v1.NodeStatus.CapacityEntry.value:type_name -> balsa.v1.Quantity
+	35, // 39: balsa.v1.NodeStatus.AllocatableEntry.value:type_name -> balsa.v1.Quantity
+	40, // [40:40] is the sub-list for method output_type
+	40, // [40:40] is the sub-list for method input_type
+	40, // [40:40] is the sub-list for extension type_name
+	40, // [40:40] is the sub-list for extension extendee
+	0,  // [0:40] is the sub-list for field type_name
 }
 
 func init() { file_balsa_v1_core_proto_init() }
@@ -1716,15 +2113,19 @@ func file_balsa_v1_core_proto_init() {
 	}
 	file_balsa_v1_meta_proto_init()
 	file_balsa_v1_core_proto_msgTypes[3].OneofWrappers = []any{}
+	file_balsa_v1_core_proto_msgTypes[12].OneofWrappers = []any{}
+	file_balsa_v1_core_proto_msgTypes[14].OneofWrappers = []any{}
 	file_balsa_v1_core_proto_msgTypes[15].OneofWrappers = []any{}
-	file_balsa_v1_core_proto_msgTypes[16].OneofWrappers = []any{}
+	file_balsa_v1_core_proto_msgTypes[18].OneofWrappers = []any{}
+	file_balsa_v1_core_proto_msgTypes[19].OneofWrappers = []any{}
+	file_balsa_v1_core_proto_msgTypes[20].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_balsa_v1_core_proto_rawDesc), len(file_balsa_v1_core_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   27,
+			NumMessages:   31,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

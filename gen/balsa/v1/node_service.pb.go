@@ -288,7 +288,10 @@ type HeartbeatResponse struct {
 	LeaseDurationMs int64                  `protobuf:"varint,1,opt,name=lease_duration_ms,json=leaseDurationMs,proto3" json:"lease_duration_ms,omitempty"`
 	Servers         []string               `protobuf:"bytes,2,rep,name=servers,proto3" json:"servers,omitempty"`
 	// The node is not registered, or was removed: register again.
-	Register      bool `protobuf:"varint,3,opt,name=register,proto3" json:"register,omitempty"`
+	Register bool `protobuf:"varint,3,opt,name=register,proto3" json:"register,omitempty"`
+	// Every identity whose certificate is refused although it has not expired. A
+	// list; it replaces the one before.
+	Removed       *RemovedIdentities `protobuf:"bytes,4,opt,name=removed,proto3" json:"removed,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -344,6 +347,120 @@ func (x *HeartbeatResponse) GetRegister() bool {
 	return false
 }
 
+func (x *HeartbeatResponse) GetRemoved() *RemovedIdentities {
+	if x != nil {
+		return x.Removed
+	}
+	return nil
+}
+
+type RemovedIdentities struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Identities    []*RemovedIdentity     `protobuf:"bytes,1,rep,name=identities,proto3" json:"identities,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemovedIdentities) Reset() {
+	*x = RemovedIdentities{}
+	mi := &file_balsa_v1_node_service_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemovedIdentities) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemovedIdentities) ProtoMessage() {}
+
+func (x *RemovedIdentities) ProtoReflect() protoreflect.Message {
+	mi := &file_balsa_v1_node_service_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemovedIdentities.ProtoReflect.Descriptor instead.
+func (*RemovedIdentities) Descriptor() ([]byte, []int) {
+	return file_balsa_v1_node_service_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *RemovedIdentities) GetIdentities() []*RemovedIdentity {
+	if x != nil {
+		return x.Identities
+	}
+	return nil
+}
+
+// RemovedIdentity refuses the certificates of a role and name that were issued up
+// to a moment.
+type RemovedIdentity struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Role  string                 `protobuf:"bytes,1,opt,name=role,proto3" json:"role,omitempty"`
+	Name  string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	// Unix nanoseconds.
+	AtNs          int64 `protobuf:"varint,3,opt,name=at_ns,json=atNs,proto3" json:"at_ns,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemovedIdentity) Reset() {
+	*x = RemovedIdentity{}
+	mi := &file_balsa_v1_node_service_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemovedIdentity) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemovedIdentity) ProtoMessage() {}
+
+func (x *RemovedIdentity) ProtoReflect() protoreflect.Message {
+	mi := &file_balsa_v1_node_service_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemovedIdentity.ProtoReflect.Descriptor instead.
+func (*RemovedIdentity) Descriptor() ([]byte, []int) {
+	return file_balsa_v1_node_service_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *RemovedIdentity) GetRole() string {
+	if x != nil {
+		return x.Role
+	}
+	return ""
+}
+
+func (x *RemovedIdentity) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *RemovedIdentity) GetAtNs() int64 {
+	if x != nil {
+		return x.AtNs
+	}
+	return 0
+}
+
 type AssignmentsRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	NodeName      string                 `protobuf:"bytes,1,opt,name=node_name,json=nodeName,proto3" json:"node_name,omitempty"`
@@ -353,7 +470,7 @@ type AssignmentsRequest struct {
 
 func (x *AssignmentsRequest) Reset() {
 	*x = AssignmentsRequest{}
-	mi := &file_balsa_v1_node_service_proto_msgTypes[5]
+	mi := &file_balsa_v1_node_service_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -365,7 +482,7 @@ func (x *AssignmentsRequest) String() string {
 func (*AssignmentsRequest) ProtoMessage() {}
 
 func (x *AssignmentsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_balsa_v1_node_service_proto_msgTypes[5]
+	mi := &file_balsa_v1_node_service_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -378,7 +495,7 @@ func (x *AssignmentsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AssignmentsRequest.ProtoReflect.Descriptor instead.
 func (*AssignmentsRequest) Descriptor() ([]byte, []int) {
-	return file_balsa_v1_node_service_proto_rawDescGZIP(), []int{5}
+	return file_balsa_v1_node_service_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *AssignmentsRequest) GetNodeName() string {
@@ -390,7 +507,8 @@ func (x *AssignmentsRequest) GetNodeName() string {
 
 // AssignmentsResponse is one step from a consistent state to the next. It holds
 // the pods of this node; the ConfigMaps and Secrets that they use, with opened
-// values; every Service, EndpointSlice and Node.
+// values; the claims and volumes; every Service, EndpointSlice, NetworkPolicy,
+// NetworkPolicySlice, AddressPool, Namespace and Node.
 type AssignmentsResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// A full set begins: what the agent held and is not in it is gone when synced
@@ -408,7 +526,7 @@ type AssignmentsResponse struct {
 
 func (x *AssignmentsResponse) Reset() {
 	*x = AssignmentsResponse{}
-	mi := &file_balsa_v1_node_service_proto_msgTypes[6]
+	mi := &file_balsa_v1_node_service_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -420,7 +538,7 @@ func (x *AssignmentsResponse) String() string {
 func (*AssignmentsResponse) ProtoMessage() {}
 
 func (x *AssignmentsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_balsa_v1_node_service_proto_msgTypes[6]
+	mi := &file_balsa_v1_node_service_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -433,7 +551,7 @@ func (x *AssignmentsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AssignmentsResponse.ProtoReflect.Descriptor instead.
 func (*AssignmentsResponse) Descriptor() ([]byte, []int) {
-	return file_balsa_v1_node_service_proto_rawDescGZIP(), []int{6}
+	return file_balsa_v1_node_service_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *AssignmentsResponse) GetFull() bool {
@@ -486,7 +604,7 @@ type ReportStatusRequest struct {
 
 func (x *ReportStatusRequest) Reset() {
 	*x = ReportStatusRequest{}
-	mi := &file_balsa_v1_node_service_proto_msgTypes[7]
+	mi := &file_balsa_v1_node_service_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -498,7 +616,7 @@ func (x *ReportStatusRequest) String() string {
 func (*ReportStatusRequest) ProtoMessage() {}
 
 func (x *ReportStatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_balsa_v1_node_service_proto_msgTypes[7]
+	mi := &file_balsa_v1_node_service_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -511,7 +629,7 @@ func (x *ReportStatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportStatusRequest.ProtoReflect.Descriptor instead.
 func (*ReportStatusRequest) Descriptor() ([]byte, []int) {
-	return file_balsa_v1_node_service_proto_rawDescGZIP(), []int{7}
+	return file_balsa_v1_node_service_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *ReportStatusRequest) GetNodeName() string {
@@ -559,7 +677,7 @@ type PodReport struct {
 
 func (x *PodReport) Reset() {
 	*x = PodReport{}
-	mi := &file_balsa_v1_node_service_proto_msgTypes[8]
+	mi := &file_balsa_v1_node_service_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -571,7 +689,7 @@ func (x *PodReport) String() string {
 func (*PodReport) ProtoMessage() {}
 
 func (x *PodReport) ProtoReflect() protoreflect.Message {
-	mi := &file_balsa_v1_node_service_proto_msgTypes[8]
+	mi := &file_balsa_v1_node_service_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -584,7 +702,7 @@ func (x *PodReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PodReport.ProtoReflect.Descriptor instead.
 func (*PodReport) Descriptor() ([]byte, []int) {
-	return file_balsa_v1_node_service_proto_rawDescGZIP(), []int{8}
+	return file_balsa_v1_node_service_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *PodReport) GetNamespace() string {
@@ -639,7 +757,7 @@ type ReportStatusResponse struct {
 
 func (x *ReportStatusResponse) Reset() {
 	*x = ReportStatusResponse{}
-	mi := &file_balsa_v1_node_service_proto_msgTypes[9]
+	mi := &file_balsa_v1_node_service_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -651,7 +769,7 @@ func (x *ReportStatusResponse) String() string {
 func (*ReportStatusResponse) ProtoMessage() {}
 
 func (x *ReportStatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_balsa_v1_node_service_proto_msgTypes[9]
+	mi := &file_balsa_v1_node_service_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -664,7 +782,7 @@ func (x *ReportStatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportStatusResponse.ProtoReflect.Descriptor instead.
 func (*ReportStatusResponse) Descriptor() ([]byte, []int) {
-	return file_balsa_v1_node_service_proto_rawDescGZIP(), []int{9}
+	return file_balsa_v1_node_service_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *ReportStatusResponse) GetRejected() []*RejectedReport {
@@ -684,7 +802,7 @@ type RejectedReport struct {
 
 func (x *RejectedReport) Reset() {
 	*x = RejectedReport{}
-	mi := &file_balsa_v1_node_service_proto_msgTypes[10]
+	mi := &file_balsa_v1_node_service_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -696,7 +814,7 @@ func (x *RejectedReport) String() string {
 func (*RejectedReport) ProtoMessage() {}
 
 func (x *RejectedReport) ProtoReflect() protoreflect.Message {
-	mi := &file_balsa_v1_node_service_proto_msgTypes[10]
+	mi := &file_balsa_v1_node_service_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -709,7 +827,7 @@ func (x *RejectedReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RejectedReport.ProtoReflect.Descriptor instead.
 func (*RejectedReport) Descriptor() ([]byte, []int) {
-	return file_balsa_v1_node_service_proto_rawDescGZIP(), []int{10}
+	return file_balsa_v1_node_service_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *RejectedReport) GetUid() string {
@@ -735,7 +853,7 @@ type GetImageRequest struct {
 
 func (x *GetImageRequest) Reset() {
 	*x = GetImageRequest{}
-	mi := &file_balsa_v1_node_service_proto_msgTypes[11]
+	mi := &file_balsa_v1_node_service_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -747,7 +865,7 @@ func (x *GetImageRequest) String() string {
 func (*GetImageRequest) ProtoMessage() {}
 
 func (x *GetImageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_balsa_v1_node_service_proto_msgTypes[11]
+	mi := &file_balsa_v1_node_service_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -760,7 +878,7 @@ func (x *GetImageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetImageRequest.ProtoReflect.Descriptor instead.
 func (*GetImageRequest) Descriptor() ([]byte, []int) {
-	return file_balsa_v1_node_service_proto_rawDescGZIP(), []int{11}
+	return file_balsa_v1_node_service_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *GetImageRequest) GetName() string {
@@ -785,7 +903,7 @@ type GetImageResponse struct {
 
 func (x *GetImageResponse) Reset() {
 	*x = GetImageResponse{}
-	mi := &file_balsa_v1_node_service_proto_msgTypes[12]
+	mi := &file_balsa_v1_node_service_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -797,7 +915,7 @@ func (x *GetImageResponse) String() string {
 func (*GetImageResponse) ProtoMessage() {}
 
 func (x *GetImageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_balsa_v1_node_service_proto_msgTypes[12]
+	mi := &file_balsa_v1_node_service_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -810,7 +928,7 @@ func (x *GetImageResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetImageResponse.ProtoReflect.Descriptor instead.
 func (*GetImageResponse) Descriptor() ([]byte, []int) {
-	return file_balsa_v1_node_service_proto_rawDescGZIP(), []int{12}
+	return file_balsa_v1_node_service_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *GetImageResponse) GetName() string {
@@ -859,7 +977,7 @@ type ImageBlob struct {
 
 func (x *ImageBlob) Reset() {
 	*x = ImageBlob{}
-	mi := &file_balsa_v1_node_service_proto_msgTypes[13]
+	mi := &file_balsa_v1_node_service_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -871,7 +989,7 @@ func (x *ImageBlob) String() string {
 func (*ImageBlob) ProtoMessage() {}
 
 func (x *ImageBlob) ProtoReflect() protoreflect.Message {
-	mi := &file_balsa_v1_node_service_proto_msgTypes[13]
+	mi := &file_balsa_v1_node_service_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -884,7 +1002,7 @@ func (x *ImageBlob) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImageBlob.ProtoReflect.Descriptor instead.
 func (*ImageBlob) Descriptor() ([]byte, []int) {
-	return file_balsa_v1_node_service_proto_rawDescGZIP(), []int{13}
+	return file_balsa_v1_node_service_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ImageBlob) GetDigest() string {
@@ -919,7 +1037,7 @@ type GetBlobRequest struct {
 
 func (x *GetBlobRequest) Reset() {
 	*x = GetBlobRequest{}
-	mi := &file_balsa_v1_node_service_proto_msgTypes[14]
+	mi := &file_balsa_v1_node_service_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -931,7 +1049,7 @@ func (x *GetBlobRequest) String() string {
 func (*GetBlobRequest) ProtoMessage() {}
 
 func (x *GetBlobRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_balsa_v1_node_service_proto_msgTypes[14]
+	mi := &file_balsa_v1_node_service_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -944,7 +1062,7 @@ func (x *GetBlobRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetBlobRequest.ProtoReflect.Descriptor instead.
 func (*GetBlobRequest) Descriptor() ([]byte, []int) {
-	return file_balsa_v1_node_service_proto_rawDescGZIP(), []int{14}
+	return file_balsa_v1_node_service_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *GetBlobRequest) GetDigest() string {
@@ -970,7 +1088,7 @@ type GetBlobResponse struct {
 
 func (x *GetBlobResponse) Reset() {
 	*x = GetBlobResponse{}
-	mi := &file_balsa_v1_node_service_proto_msgTypes[15]
+	mi := &file_balsa_v1_node_service_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -982,7 +1100,7 @@ func (x *GetBlobResponse) String() string {
 func (*GetBlobResponse) ProtoMessage() {}
 
 func (x *GetBlobResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_balsa_v1_node_service_proto_msgTypes[15]
+	mi := &file_balsa_v1_node_service_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -995,7 +1113,7 @@ func (x *GetBlobResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetBlobResponse.ProtoReflect.Descriptor instead.
 func (*GetBlobResponse) Descriptor() ([]byte, []int) {
-	return file_balsa_v1_node_service_proto_rawDescGZIP(), []int{15}
+	return file_balsa_v1_node_service_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *GetBlobResponse) GetData() []byte {
@@ -1029,11 +1147,20 @@ const file_balsa_v1_node_service_proto_rawDesc = "" +
 	"\tnode_name\x18\x01 \x01(\tR\bnodeName\x12\x17\n" +
 	"\aboot_id\x18\x02 \x01(\tR\x06bootId\x12)\n" +
 	"\x10applied_revision\x18\x03 \x01(\x03R\x0fappliedRevision\x12\x1a\n" +
-	"\bsequence\x18\x04 \x01(\x04R\bsequence\"u\n" +
+	"\bsequence\x18\x04 \x01(\x04R\bsequence\"\xac\x01\n" +
 	"\x11HeartbeatResponse\x12*\n" +
 	"\x11lease_duration_ms\x18\x01 \x01(\x03R\x0fleaseDurationMs\x12\x18\n" +
 	"\aservers\x18\x02 \x03(\tR\aservers\x12\x1a\n" +
-	"\bregister\x18\x03 \x01(\bR\bregister\"1\n" +
+	"\bregister\x18\x03 \x01(\bR\bregister\x125\n" +
+	"\aremoved\x18\x04 \x01(\v2\x1b.balsa.v1.RemovedIdentitiesR\aremoved\"N\n" +
+	"\x11RemovedIdentities\x129\n" +
+	"\n" +
+	"identities\x18\x01 \x03(\v2\x19.balsa.v1.RemovedIdentityR\n" +
+	"identities\"N\n" +
+	"\x0fRemovedIdentity\x12\x12\n" +
+	"\x04role\x18\x01 \x01(\tR\x04role\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x13\n" +
+	"\x05at_ns\x18\x03 \x01(\x03R\x04atNs\"1\n" +
 	"\x12AssignmentsRequest\x12\x1b\n" +
 	"\tnode_name\x18\x01 \x01(\tR\bnodeName\"\xb8\x01\n" +
 	"\x13AssignmentsResponse\x12\x12\n" +
@@ -1098,58 +1225,62 @@ func file_balsa_v1_node_service_proto_rawDescGZIP() []byte {
 	return file_balsa_v1_node_service_proto_rawDescData
 }
 
-var file_balsa_v1_node_service_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
+var file_balsa_v1_node_service_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
 var file_balsa_v1_node_service_proto_goTypes = []any{
 	(*RegisterRequest)(nil),      // 0: balsa.v1.RegisterRequest
 	(*RegisterResponse)(nil),     // 1: balsa.v1.RegisterResponse
 	(*ClusterInfo)(nil),          // 2: balsa.v1.ClusterInfo
 	(*HeartbeatRequest)(nil),     // 3: balsa.v1.HeartbeatRequest
 	(*HeartbeatResponse)(nil),    // 4: balsa.v1.HeartbeatResponse
-	(*AssignmentsRequest)(nil),   // 5: balsa.v1.AssignmentsRequest
-	(*AssignmentsResponse)(nil),  // 6: balsa.v1.AssignmentsResponse
-	(*ReportStatusRequest)(nil),  // 7: balsa.v1.ReportStatusRequest
-	(*PodReport)(nil),            // 8: balsa.v1.PodReport
-	(*ReportStatusResponse)(nil), // 9: balsa.v1.ReportStatusResponse
-	(*RejectedReport)(nil),       // 10: balsa.v1.RejectedReport
-	(*GetImageRequest)(nil),      // 11: balsa.v1.GetImageRequest
-	(*GetImageResponse)(nil),     // 12: balsa.v1.GetImageResponse
-	(*ImageBlob)(nil),            // 13: balsa.v1.ImageBlob
-	(*GetBlobRequest)(nil),       // 14: balsa.v1.GetBlobRequest
-	(*GetBlobResponse)(nil),      // 15: balsa.v1.GetBlobResponse
-	(*Node)(nil),                 // 16: balsa.v1.Node
-	(*Object)(nil),               // 17: balsa.v1.Object
-	(*ObjectKey)(nil),            // 18: balsa.v1.ObjectKey
-	(*Event)(nil),                // 19: balsa.v1.Event
-	(*PodStatus)(nil),            // 20: balsa.v1.PodStatus
+	(*RemovedIdentities)(nil),    // 5: balsa.v1.RemovedIdentities
+	(*RemovedIdentity)(nil),      // 6: balsa.v1.RemovedIdentity
+	(*AssignmentsRequest)(nil),   // 7: balsa.v1.AssignmentsRequest
+	(*AssignmentsResponse)(nil),  // 8: balsa.v1.AssignmentsResponse
+	(*ReportStatusRequest)(nil),  // 9: balsa.v1.ReportStatusRequest
+	(*PodReport)(nil),            // 10: balsa.v1.PodReport
+	(*ReportStatusResponse)(nil), // 11: balsa.v1.ReportStatusResponse
+	(*RejectedReport)(nil),       // 12: balsa.v1.RejectedReport
+	(*GetImageRequest)(nil),      // 13: balsa.v1.GetImageRequest
+	(*GetImageResponse)(nil),     // 14: balsa.v1.GetImageResponse
+	(*ImageBlob)(nil),            // 15: balsa.v1.ImageBlob
+	(*GetBlobRequest)(nil),       // 16: balsa.v1.GetBlobRequest
+	(*GetBlobResponse)(nil),      // 17: balsa.v1.GetBlobResponse
+	(*Node)(nil),                 // 18: balsa.v1.Node
+	(*Object)(nil),               // 19: balsa.v1.Object
+	(*ObjectKey)(nil),            // 20: balsa.v1.ObjectKey
+	(*Event)(nil),                // 21: balsa.v1.Event
+	(*PodStatus)(nil),            // 22: balsa.v1.PodStatus
 }
 var file_balsa_v1_node_service_proto_depIdxs = []int32{
-	16, // 0: balsa.v1.RegisterRequest.node:type_name -> balsa.v1.Node
-	16, // 1: balsa.v1.RegisterResponse.node:type_name -> balsa.v1.Node
+	18, // 0: balsa.v1.RegisterRequest.node:type_name -> balsa.v1.Node
+	18, // 1: balsa.v1.RegisterResponse.node:type_name -> balsa.v1.Node
 	2,  // 2: balsa.v1.RegisterResponse.cluster:type_name -> balsa.v1.ClusterInfo
-	17, // 3: balsa.v1.AssignmentsResponse.upserts:type_name -> balsa.v1.Object
-	18, // 4: balsa.v1.AssignmentsResponse.deletes:type_name -> balsa.v1.ObjectKey
-	8,  // 5: balsa.v1.ReportStatusRequest.pods:type_name -> balsa.v1.PodReport
-	19, // 6: balsa.v1.ReportStatusRequest.events:type_name -> balsa.v1.Event
-	20, // 7: balsa.v1.PodReport.status:type_name -> balsa.v1.PodStatus
-	10, // 8: balsa.v1.ReportStatusResponse.rejected:type_name -> balsa.v1.RejectedReport
-	13, // 9: balsa.v1.GetImageResponse.blobs:type_name -> balsa.v1.ImageBlob
-	0,  // 10: balsa.v1.NodeService.Register:input_type -> balsa.v1.RegisterRequest
-	3,  // 11: balsa.v1.NodeService.Heartbeat:input_type -> balsa.v1.HeartbeatRequest
-	5,  // 12: balsa.v1.NodeService.Assignments:input_type -> balsa.v1.AssignmentsRequest
-	7,  // 13: balsa.v1.NodeService.ReportStatus:input_type -> balsa.v1.ReportStatusRequest
-	11, // 14: balsa.v1.NodeService.GetImage:input_type -> balsa.v1.GetImageRequest
-	14, // 15: balsa.v1.NodeService.GetBlob:input_type -> balsa.v1.GetBlobRequest
-	1,  // 16: balsa.v1.NodeService.Register:output_type -> balsa.v1.RegisterResponse
-	4,  // 17: balsa.v1.NodeService.Heartbeat:output_type -> balsa.v1.HeartbeatResponse
-	6,  // 18: balsa.v1.NodeService.Assignments:output_type -> balsa.v1.AssignmentsResponse
-	9,  // 19: balsa.v1.NodeService.ReportStatus:output_type -> balsa.v1.ReportStatusResponse
-	12, // 20: balsa.v1.NodeService.GetImage:output_type -> balsa.v1.GetImageResponse
-	15, // 21: balsa.v1.NodeService.GetBlob:output_type -> balsa.v1.GetBlobResponse
-	16, // [16:22] is the sub-list for method output_type
-	10, // [10:16] is the sub-list for method input_type
-	10, // [10:10] is the sub-list for extension type_name
-	10, // [10:10] is the sub-list for extension extendee
-	0,  // [0:10] is the sub-list for field type_name
+	5,  // 3: balsa.v1.HeartbeatResponse.removed:type_name -> balsa.v1.RemovedIdentities
+	6,  // 4: balsa.v1.RemovedIdentities.identities:type_name -> balsa.v1.RemovedIdentity
+	19, // 5: balsa.v1.AssignmentsResponse.upserts:type_name -> balsa.v1.Object
+	20, // 6: balsa.v1.AssignmentsResponse.deletes:type_name -> balsa.v1.ObjectKey
+	10, // 7: balsa.v1.ReportStatusRequest.pods:type_name -> balsa.v1.PodReport
+	21, // 8: balsa.v1.ReportStatusRequest.events:type_name -> balsa.v1.Event
+	22, // 9: balsa.v1.PodReport.status:type_name -> balsa.v1.PodStatus
+	12, // 10: balsa.v1.ReportStatusResponse.rejected:type_name -> balsa.v1.RejectedReport
+	15, // 11: balsa.v1.GetImageResponse.blobs:type_name -> balsa.v1.ImageBlob
+	0,  // 12: balsa.v1.NodeService.Register:input_type -> balsa.v1.RegisterRequest
+	3,  // 13: balsa.v1.NodeService.Heartbeat:input_type -> balsa.v1.HeartbeatRequest
+	7,  // 14: balsa.v1.NodeService.Assignments:input_type -> balsa.v1.AssignmentsRequest
+	9,  // 15: balsa.v1.NodeService.ReportStatus:input_type -> balsa.v1.ReportStatusRequest
+	13, // 16: balsa.v1.NodeService.GetImage:input_type -> balsa.v1.GetImageRequest
+	16, // 17: balsa.v1.NodeService.GetBlob:input_type -> balsa.v1.GetBlobRequest
+	1,  // 18: balsa.v1.NodeService.Register:output_type -> balsa.v1.RegisterResponse
+	4,  // 19: balsa.v1.NodeService.Heartbeat:output_type -> balsa.v1.HeartbeatResponse
+	8,  // 20: balsa.v1.NodeService.Assignments:output_type -> balsa.v1.AssignmentsResponse
+	11, // 21: balsa.v1.NodeService.ReportStatus:output_type -> balsa.v1.ReportStatusResponse
+	14, // 22: balsa.v1.NodeService.GetImage:output_type -> balsa.v1.GetImageResponse
+	17, // 23: balsa.v1.NodeService.GetBlob:output_type -> balsa.v1.GetBlobResponse
+	18, // [18:24] is the sub-list for method output_type
+	12, // [12:18] is the sub-list for method input_type
+	12, // [12:12] is the sub-list for extension type_name
+	12, // [12:12] is the sub-list for extension extendee
+	0,  // [0:12] is the sub-list for field type_name
 }
 
 func init() { file_balsa_v1_node_service_proto_init() }
@@ -1166,7 +1297,7 @@ func file_balsa_v1_node_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_balsa_v1_node_service_proto_rawDesc), len(file_balsa_v1_node_service_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   16,
+			NumMessages:   18,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

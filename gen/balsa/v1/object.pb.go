@@ -92,6 +92,10 @@ type Object struct {
 	//	*Object_PersistentVolumeClaim
 	//	*Object_PersistentVolume
 	//	*Object_StorageClass
+	//	*Object_NetworkPolicy
+	//	*Object_NetworkPolicySlice
+	//	*Object_PodDisruptionBudget
+	//	*Object_AddressPool
 	Object        isObject_Object `protobuf_oneof:"object"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -251,6 +255,42 @@ func (x *Object) GetStorageClass() *StorageClass {
 	return nil
 }
 
+func (x *Object) GetNetworkPolicy() *NetworkPolicy {
+	if x != nil {
+		if x, ok := x.Object.(*Object_NetworkPolicy); ok {
+			return x.NetworkPolicy
+		}
+	}
+	return nil
+}
+
+func (x *Object) GetNetworkPolicySlice() *NetworkPolicySlice {
+	if x != nil {
+		if x, ok := x.Object.(*Object_NetworkPolicySlice); ok {
+			return x.NetworkPolicySlice
+		}
+	}
+	return nil
+}
+
+func (x *Object) GetPodDisruptionBudget() *PodDisruptionBudget {
+	if x != nil {
+		if x, ok := x.Object.(*Object_PodDisruptionBudget); ok {
+			return x.PodDisruptionBudget
+		}
+	}
+	return nil
+}
+
+func (x *Object) GetAddressPool() *AddressPool {
+	if x != nil {
+		if x, ok := x.Object.(*Object_AddressPool); ok {
+			return x.AddressPool
+		}
+	}
+	return nil
+}
+
 type isObject_Object interface {
 	isObject_Object()
 }
@@ -307,6 +347,22 @@ type Object_StorageClass struct {
 	StorageClass *StorageClass `protobuf:"bytes,13,opt,name=storage_class,json=storageClass,proto3,oneof"`
 }
 
+type Object_NetworkPolicy struct {
+	NetworkPolicy *NetworkPolicy `protobuf:"bytes,14,opt,name=network_policy,json=networkPolicy,proto3,oneof"`
+}
+
+type Object_NetworkPolicySlice struct {
+	NetworkPolicySlice *NetworkPolicySlice `protobuf:"bytes,15,opt,name=network_policy_slice,json=networkPolicySlice,proto3,oneof"`
+}
+
+type Object_PodDisruptionBudget struct {
+	PodDisruptionBudget *PodDisruptionBudget `protobuf:"bytes,16,opt,name=pod_disruption_budget,json=podDisruptionBudget,proto3,oneof"`
+}
+
+type Object_AddressPool struct {
+	AddressPool *AddressPool `protobuf:"bytes,17,opt,name=address_pool,json=addressPool,proto3,oneof"`
+}
+
 func (*Object_Namespace) isObject_Object() {}
 
 func (*Object_Node) isObject_Object() {}
@@ -332,6 +388,14 @@ func (*Object_PersistentVolumeClaim) isObject_Object() {}
 func (*Object_PersistentVolume) isObject_Object() {}
 
 func (*Object_StorageClass) isObject_Object() {}
+
+func (*Object_NetworkPolicy) isObject_Object() {}
+
+func (*Object_NetworkPolicySlice) isObject_Object() {}
+
+func (*Object_PodDisruptionBudget) isObject_Object() {}
+
+func (*Object_AddressPool) isObject_Object() {}
 
 // ObjectKey names an object.
 type ObjectKey struct {
@@ -571,7 +635,7 @@ var File_balsa_v1_object_proto protoreflect.FileDescriptor
 
 const file_balsa_v1_object_proto_rawDesc = "" +
 	"\n" +
-	"\x15balsa/v1/object.proto\x12\bbalsa.v1\x1a\x13balsa/v1/apps.proto\x1a\x13balsa/v1/core.proto\x1a\x12balsa/v1/pod.proto\x1a\x16balsa/v1/storage.proto\"\xe2\x05\n" +
+	"\x15balsa/v1/object.proto\x12\bbalsa.v1\x1a\x13balsa/v1/apps.proto\x1a\x13balsa/v1/core.proto\x1a\x19balsa/v1/networking.proto\x1a\x12balsa/v1/pod.proto\x1a\x16balsa/v1/storage.proto\"\x87\b\n" +
 	"\x06Object\x123\n" +
 	"\tnamespace\x18\x01 \x01(\v2\x13.balsa.v1.NamespaceH\x00R\tnamespace\x12$\n" +
 	"\x04node\x18\x02 \x01(\v2\x0e.balsa.v1.NodeH\x00R\x04node\x12!\n" +
@@ -590,7 +654,11 @@ const file_balsa_v1_object_proto_rawDesc = "" +
 	" \x01(\v2\x0f.balsa.v1.EventH\x00R\x05event\x12Y\n" +
 	"\x17persistent_volume_claim\x18\v \x01(\v2\x1f.balsa.v1.PersistentVolumeClaimH\x00R\x15persistentVolumeClaim\x12I\n" +
 	"\x11persistent_volume\x18\f \x01(\v2\x1a.balsa.v1.PersistentVolumeH\x00R\x10persistentVolume\x12=\n" +
-	"\rstorage_class\x18\r \x01(\v2\x16.balsa.v1.StorageClassH\x00R\fstorageClassB\b\n" +
+	"\rstorage_class\x18\r \x01(\v2\x16.balsa.v1.StorageClassH\x00R\fstorageClass\x12@\n" +
+	"\x0enetwork_policy\x18\x0e \x01(\v2\x17.balsa.v1.NetworkPolicyH\x00R\rnetworkPolicy\x12P\n" +
+	"\x14network_policy_slice\x18\x0f \x01(\v2\x1c.balsa.v1.NetworkPolicySliceH\x00R\x12networkPolicySlice\x12S\n" +
+	"\x15pod_disruption_budget\x18\x10 \x01(\v2\x1d.balsa.v1.PodDisruptionBudgetH\x00R\x13podDisruptionBudget\x12:\n" +
+	"\faddress_pool\x18\x11 \x01(\v2\x15.balsa.v1.AddressPoolH\x00R\vaddressPoolB\b\n" +
 	"\x06object\"Q\n" +
 	"\tObjectKey\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x1c\n" +
@@ -650,6 +718,10 @@ var file_balsa_v1_object_proto_goTypes = []any{
 	(*PersistentVolumeClaim)(nil), // 15: balsa.v1.PersistentVolumeClaim
 	(*PersistentVolume)(nil),      // 16: balsa.v1.PersistentVolume
 	(*StorageClass)(nil),          // 17: balsa.v1.StorageClass
+	(*NetworkPolicy)(nil),         // 18: balsa.v1.NetworkPolicy
+	(*NetworkPolicySlice)(nil),    // 19: balsa.v1.NetworkPolicySlice
+	(*PodDisruptionBudget)(nil),   // 20: balsa.v1.PodDisruptionBudget
+	(*AddressPool)(nil),           // 21: balsa.v1.AddressPool
 }
 var file_balsa_v1_object_proto_depIdxs = []int32{
 	5,  // 0: balsa.v1.Object.namespace:type_name -> balsa.v1.Namespace
@@ -665,14 +737,18 @@ var file_balsa_v1_object_proto_depIdxs = []int32{
 	15, // 10: balsa.v1.Object.persistent_volume_claim:type_name -> balsa.v1.PersistentVolumeClaim
 	16, // 11: balsa.v1.Object.persistent_volume:type_name -> balsa.v1.PersistentVolume
 	17, // 12: balsa.v1.Object.storage_class:type_name -> balsa.v1.StorageClass
-	0,  // 13: balsa.v1.ErrorDetail.applied:type_name -> balsa.v1.ErrorDetail.Applied
-	2,  // 14: balsa.v1.ErrorDetail.object:type_name -> balsa.v1.ObjectKey
-	4,  // 15: balsa.v1.ErrorDetail.violations:type_name -> balsa.v1.FieldViolation
-	16, // [16:16] is the sub-list for method output_type
-	16, // [16:16] is the sub-list for method input_type
-	16, // [16:16] is the sub-list for extension type_name
-	16, // [16:16] is the sub-list for extension extendee
-	0,  // [0:16] is the sub-list for field type_name
+	18, // 13: balsa.v1.Object.network_policy:type_name -> balsa.v1.NetworkPolicy
+	19, // 14: balsa.v1.Object.network_policy_slice:type_name -> balsa.v1.NetworkPolicySlice
+	20, // 15: balsa.v1.Object.pod_disruption_budget:type_name -> balsa.v1.PodDisruptionBudget
+	21, // 16: balsa.v1.Object.address_pool:type_name -> balsa.v1.AddressPool
+	0,  // 17: balsa.v1.ErrorDetail.applied:type_name -> balsa.v1.ErrorDetail.Applied
+	2,  // 18: balsa.v1.ErrorDetail.object:type_name -> balsa.v1.ObjectKey
+	4,  // 19: balsa.v1.ErrorDetail.violations:type_name -> balsa.v1.FieldViolation
+	20, // [20:20] is the sub-list for method output_type
+	20, // [20:20] is the sub-list for method input_type
+	20, // [20:20] is the sub-list for extension type_name
+	20, // [20:20] is the sub-list for extension extendee
+	0,  // [0:20] is the sub-list for field type_name
 }
 
 func init() { file_balsa_v1_object_proto_init() }
@@ -682,6 +758,7 @@ func file_balsa_v1_object_proto_init() {
 	}
 	file_balsa_v1_apps_proto_init()
 	file_balsa_v1_core_proto_init()
+	file_balsa_v1_networking_proto_init()
 	file_balsa_v1_pod_proto_init()
 	file_balsa_v1_storage_proto_init()
 	file_balsa_v1_object_proto_msgTypes[0].OneofWrappers = []any{
@@ -698,6 +775,10 @@ func file_balsa_v1_object_proto_init() {
 		(*Object_PersistentVolumeClaim)(nil),
 		(*Object_PersistentVolume)(nil),
 		(*Object_StorageClass)(nil),
+		(*Object_NetworkPolicy)(nil),
+		(*Object_NetworkPolicySlice)(nil),
+		(*Object_PodDisruptionBudget)(nil),
+		(*Object_AddressPool)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{

@@ -21,6 +21,146 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+type EvictRequest struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Namespace string                 `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	Name      string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	// The pod's; empty: whichever has the name.
+	Uid string `protobuf:"bytes,3,opt,name=uid,proto3" json:"uid,omitempty"`
+	// Why, for the pod's conditions and events; for example "drain of node n1".
+	Reason string `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
+	// Absent: what the pod's spec says.
+	GracePeriodSeconds *int64 `protobuf:"varint,5,opt,name=grace_period_seconds,json=gracePeriodSeconds,proto3,oneof" json:"grace_period_seconds,omitempty"`
+	DryRun             bool   `protobuf:"varint,6,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
+	unknownFields      protoimpl.UnknownFields
+	sizeCache          protoimpl.SizeCache
+}
+
+func (x *EvictRequest) Reset() {
+	*x = EvictRequest{}
+	mi := &file_balsa_v1_object_service_proto_msgTypes[0]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EvictRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EvictRequest) ProtoMessage() {}
+
+func (x *EvictRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_balsa_v1_object_service_proto_msgTypes[0]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EvictRequest.ProtoReflect.Descriptor instead.
+func (*EvictRequest) Descriptor() ([]byte, []int) {
+	return file_balsa_v1_object_service_proto_rawDescGZIP(), []int{0}
+}
+
+func (x *EvictRequest) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *EvictRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *EvictRequest) GetUid() string {
+	if x != nil {
+		return x.Uid
+	}
+	return ""
+}
+
+func (x *EvictRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *EvictRequest) GetGracePeriodSeconds() int64 {
+	if x != nil && x.GracePeriodSeconds != nil {
+		return *x.GracePeriodSeconds
+	}
+	return 0
+}
+
+func (x *EvictRequest) GetDryRun() bool {
+	if x != nil {
+		return x.DryRun
+	}
+	return false
+}
+
+type EvictResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Pod   *Pod                   `protobuf:"bytes,1,opt,name=pod,proto3" json:"pod,omitempty"`
+	// The pod stays until another is available; false: its deletion has begun.
+	Replacing     bool `protobuf:"varint,2,opt,name=replacing,proto3" json:"replacing,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EvictResponse) Reset() {
+	*x = EvictResponse{}
+	mi := &file_balsa_v1_object_service_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EvictResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EvictResponse) ProtoMessage() {}
+
+func (x *EvictResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_balsa_v1_object_service_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EvictResponse.ProtoReflect.Descriptor instead.
+func (*EvictResponse) Descriptor() ([]byte, []int) {
+	return file_balsa_v1_object_service_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *EvictResponse) GetPod() *Pod {
+	if x != nil {
+		return x.Pod
+	}
+	return nil
+}
+
+func (x *EvictResponse) GetReplacing() bool {
+	if x != nil {
+		return x.Replacing
+	}
+	return false
+}
+
 type GetRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Kind          string                 `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
@@ -33,7 +173,7 @@ type GetRequest struct {
 
 func (x *GetRequest) Reset() {
 	*x = GetRequest{}
-	mi := &file_balsa_v1_object_service_proto_msgTypes[0]
+	mi := &file_balsa_v1_object_service_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -45,7 +185,7 @@ func (x *GetRequest) String() string {
 func (*GetRequest) ProtoMessage() {}
 
 func (x *GetRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_balsa_v1_object_service_proto_msgTypes[0]
+	mi := &file_balsa_v1_object_service_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -58,7 +198,7 @@ func (x *GetRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetRequest.ProtoReflect.Descriptor instead.
 func (*GetRequest) Descriptor() ([]byte, []int) {
-	return file_balsa_v1_object_service_proto_rawDescGZIP(), []int{0}
+	return file_balsa_v1_object_service_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *GetRequest) GetKind() string {
@@ -101,7 +241,7 @@ type ReadOptions struct {
 
 func (x *ReadOptions) Reset() {
 	*x = ReadOptions{}
-	mi := &file_balsa_v1_object_service_proto_msgTypes[1]
+	mi := &file_balsa_v1_object_service_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -113,7 +253,7 @@ func (x *ReadOptions) String() string {
 func (*ReadOptions) ProtoMessage() {}
 
 func (x *ReadOptions) ProtoReflect() protoreflect.Message {
-	mi := &file_balsa_v1_object_service_proto_msgTypes[1]
+	mi := &file_balsa_v1_object_service_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -126,7 +266,7 @@ func (x *ReadOptions) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadOptions.ProtoReflect.Descriptor instead.
 func (*ReadOptions) Descriptor() ([]byte, []int) {
-	return file_balsa_v1_object_service_proto_rawDescGZIP(), []int{1}
+	return file_balsa_v1_object_service_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *ReadOptions) GetStale() bool {
@@ -152,7 +292,7 @@ type GetResponse struct {
 
 func (x *GetResponse) Reset() {
 	*x = GetResponse{}
-	mi := &file_balsa_v1_object_service_proto_msgTypes[2]
+	mi := &file_balsa_v1_object_service_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -164,7 +304,7 @@ func (x *GetResponse) String() string {
 func (*GetResponse) ProtoMessage() {}
 
 func (x *GetResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_balsa_v1_object_service_proto_msgTypes[2]
+	mi := &file_balsa_v1_object_service_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -177,7 +317,7 @@ func (x *GetResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetResponse.ProtoReflect.Descriptor instead.
 func (*GetResponse) Descriptor() ([]byte, []int) {
-	return file_balsa_v1_object_service_proto_rawDescGZIP(), []int{2}
+	return file_balsa_v1_object_service_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *GetResponse) GetObject() *Object {
@@ -208,7 +348,7 @@ type ListRequest struct {
 
 func (x *ListRequest) Reset() {
 	*x = ListRequest{}
-	mi := &file_balsa_v1_object_service_proto_msgTypes[3]
+	mi := &file_balsa_v1_object_service_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -220,7 +360,7 @@ func (x *ListRequest) String() string {
 func (*ListRequest) ProtoMessage() {}
 
 func (x *ListRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_balsa_v1_object_service_proto_msgTypes[3]
+	mi := &file_balsa_v1_object_service_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -233,7 +373,7 @@ func (x *ListRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRequest.ProtoReflect.Descriptor instead.
 func (*ListRequest) Descriptor() ([]byte, []int) {
-	return file_balsa_v1_object_service_proto_rawDescGZIP(), []int{3}
+	return file_balsa_v1_object_service_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *ListRequest) GetKind() string {
@@ -295,7 +435,7 @@ type ListResponse struct {
 
 func (x *ListResponse) Reset() {
 	*x = ListResponse{}
-	mi := &file_balsa_v1_object_service_proto_msgTypes[4]
+	mi := &file_balsa_v1_object_service_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -307,7 +447,7 @@ func (x *ListResponse) String() string {
 func (*ListResponse) ProtoMessage() {}
 
 func (x *ListResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_balsa_v1_object_service_proto_msgTypes[4]
+	mi := &file_balsa_v1_object_service_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -320,7 +460,7 @@ func (x *ListResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListResponse.ProtoReflect.Descriptor instead.
 func (*ListResponse) Descriptor() ([]byte, []int) {
-	return file_balsa_v1_object_service_proto_rawDescGZIP(), []int{4}
+	return file_balsa_v1_object_service_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *ListResponse) GetMetadata() *ListMeta {
@@ -352,7 +492,7 @@ type WatchRequest struct {
 
 func (x *WatchRequest) Reset() {
 	*x = WatchRequest{}
-	mi := &file_balsa_v1_object_service_proto_msgTypes[5]
+	mi := &file_balsa_v1_object_service_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -364,7 +504,7 @@ func (x *WatchRequest) String() string {
 func (*WatchRequest) ProtoMessage() {}
 
 func (x *WatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_balsa_v1_object_service_proto_msgTypes[5]
+	mi := &file_balsa_v1_object_service_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -377,7 +517,7 @@ func (x *WatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
 func (*WatchRequest) Descriptor() ([]byte, []int) {
-	return file_balsa_v1_object_service_proto_rawDescGZIP(), []int{5}
+	return file_balsa_v1_object_service_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *WatchRequest) GetKind() string {
@@ -431,7 +571,7 @@ type WatchResponse struct {
 
 func (x *WatchResponse) Reset() {
 	*x = WatchResponse{}
-	mi := &file_balsa_v1_object_service_proto_msgTypes[6]
+	mi := &file_balsa_v1_object_service_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -443,7 +583,7 @@ func (x *WatchResponse) String() string {
 func (*WatchResponse) ProtoMessage() {}
 
 func (x *WatchResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_balsa_v1_object_service_proto_msgTypes[6]
+	mi := &file_balsa_v1_object_service_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -456,7 +596,7 @@ func (x *WatchResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchResponse.ProtoReflect.Descriptor instead.
 func (*WatchResponse) Descriptor() ([]byte, []int) {
-	return file_balsa_v1_object_service_proto_rawDescGZIP(), []int{6}
+	return file_balsa_v1_object_service_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *WatchResponse) GetType() string {
@@ -498,7 +638,7 @@ type CreateRequest struct {
 
 func (x *CreateRequest) Reset() {
 	*x = CreateRequest{}
-	mi := &file_balsa_v1_object_service_proto_msgTypes[7]
+	mi := &file_balsa_v1_object_service_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -510,7 +650,7 @@ func (x *CreateRequest) String() string {
 func (*CreateRequest) ProtoMessage() {}
 
 func (x *CreateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_balsa_v1_object_service_proto_msgTypes[7]
+	mi := &file_balsa_v1_object_service_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -523,7 +663,7 @@ func (x *CreateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateRequest.ProtoReflect.Descriptor instead.
 func (*CreateRequest) Descriptor() ([]byte, []int) {
-	return file_balsa_v1_object_service_proto_rawDescGZIP(), []int{7}
+	return file_balsa_v1_object_service_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *CreateRequest) GetObject() *Object {
@@ -549,7 +689,7 @@ type CreateResponse struct {
 
 func (x *CreateResponse) Reset() {
 	*x = CreateResponse{}
-	mi := &file_balsa_v1_object_service_proto_msgTypes[8]
+	mi := &file_balsa_v1_object_service_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -561,7 +701,7 @@ func (x *CreateResponse) String() string {
 func (*CreateResponse) ProtoMessage() {}
 
 func (x *CreateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_balsa_v1_object_service_proto_msgTypes[8]
+	mi := &file_balsa_v1_object_service_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -574,7 +714,7 @@ func (x *CreateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateResponse.ProtoReflect.Descriptor instead.
 func (*CreateResponse) Descriptor() ([]byte, []int) {
-	return file_balsa_v1_object_service_proto_rawDescGZIP(), []int{8}
+	return file_balsa_v1_object_service_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *CreateResponse) GetObject() *Object {
@@ -594,7 +734,7 @@ type UpdateRequest struct {
 
 func (x *UpdateRequest) Reset() {
 	*x = UpdateRequest{}
-	mi := &file_balsa_v1_object_service_proto_msgTypes[9]
+	mi := &file_balsa_v1_object_service_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -606,7 +746,7 @@ func (x *UpdateRequest) String() string {
 func (*UpdateRequest) ProtoMessage() {}
 
 func (x *UpdateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_balsa_v1_object_service_proto_msgTypes[9]
+	mi := &file_balsa_v1_object_service_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -619,7 +759,7 @@ func (x *UpdateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateRequest.ProtoReflect.Descriptor instead.
 func (*UpdateRequest) Descriptor() ([]byte, []int) {
-	return file_balsa_v1_object_service_proto_rawDescGZIP(), []int{9}
+	return file_balsa_v1_object_service_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *UpdateRequest) GetObject() *Object {
@@ -645,7 +785,7 @@ type UpdateResponse struct {
 
 func (x *UpdateResponse) Reset() {
 	*x = UpdateResponse{}
-	mi := &file_balsa_v1_object_service_proto_msgTypes[10]
+	mi := &file_balsa_v1_object_service_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -657,7 +797,7 @@ func (x *UpdateResponse) String() string {
 func (*UpdateResponse) ProtoMessage() {}
 
 func (x *UpdateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_balsa_v1_object_service_proto_msgTypes[10]
+	mi := &file_balsa_v1_object_service_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -670,7 +810,7 @@ func (x *UpdateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateResponse.ProtoReflect.Descriptor instead.
 func (*UpdateResponse) Descriptor() ([]byte, []int) {
-	return file_balsa_v1_object_service_proto_rawDescGZIP(), []int{10}
+	return file_balsa_v1_object_service_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *UpdateResponse) GetObject() *Object {
@@ -692,7 +832,7 @@ type ApplyRequest struct {
 
 func (x *ApplyRequest) Reset() {
 	*x = ApplyRequest{}
-	mi := &file_balsa_v1_object_service_proto_msgTypes[11]
+	mi := &file_balsa_v1_object_service_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -704,7 +844,7 @@ func (x *ApplyRequest) String() string {
 func (*ApplyRequest) ProtoMessage() {}
 
 func (x *ApplyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_balsa_v1_object_service_proto_msgTypes[11]
+	mi := &file_balsa_v1_object_service_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -717,7 +857,7 @@ func (x *ApplyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyRequest.ProtoReflect.Descriptor instead.
 func (*ApplyRequest) Descriptor() ([]byte, []int) {
-	return file_balsa_v1_object_service_proto_rawDescGZIP(), []int{11}
+	return file_balsa_v1_object_service_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *ApplyRequest) GetObject() *Object {
@@ -752,7 +892,7 @@ type ApplyResponse struct {
 
 func (x *ApplyResponse) Reset() {
 	*x = ApplyResponse{}
-	mi := &file_balsa_v1_object_service_proto_msgTypes[12]
+	mi := &file_balsa_v1_object_service_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -764,7 +904,7 @@ func (x *ApplyResponse) String() string {
 func (*ApplyResponse) ProtoMessage() {}
 
 func (x *ApplyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_balsa_v1_object_service_proto_msgTypes[12]
+	mi := &file_balsa_v1_object_service_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -777,7 +917,7 @@ func (x *ApplyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyResponse.ProtoReflect.Descriptor instead.
 func (*ApplyResponse) Descriptor() ([]byte, []int) {
-	return file_balsa_v1_object_service_proto_rawDescGZIP(), []int{12}
+	return file_balsa_v1_object_service_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ApplyResponse) GetObject() *Object {
@@ -804,7 +944,7 @@ type UpdateStatusRequest struct {
 
 func (x *UpdateStatusRequest) Reset() {
 	*x = UpdateStatusRequest{}
-	mi := &file_balsa_v1_object_service_proto_msgTypes[13]
+	mi := &file_balsa_v1_object_service_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -816,7 +956,7 @@ func (x *UpdateStatusRequest) String() string {
 func (*UpdateStatusRequest) ProtoMessage() {}
 
 func (x *UpdateStatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_balsa_v1_object_service_proto_msgTypes[13]
+	mi := &file_balsa_v1_object_service_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -829,7 +969,7 @@ func (x *UpdateStatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateStatusRequest.ProtoReflect.Descriptor instead.
 func (*UpdateStatusRequest) Descriptor() ([]byte, []int) {
-	return file_balsa_v1_object_service_proto_rawDescGZIP(), []int{13}
+	return file_balsa_v1_object_service_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *UpdateStatusRequest) GetObject() *Object {
@@ -855,7 +995,7 @@ type UpdateStatusResponse struct {
 
 func (x *UpdateStatusResponse) Reset() {
 	*x = UpdateStatusResponse{}
-	mi := &file_balsa_v1_object_service_proto_msgTypes[14]
+	mi := &file_balsa_v1_object_service_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -867,7 +1007,7 @@ func (x *UpdateStatusResponse) String() string {
 func (*UpdateStatusResponse) ProtoMessage() {}
 
 func (x *UpdateStatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_balsa_v1_object_service_proto_msgTypes[14]
+	mi := &file_balsa_v1_object_service_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -880,7 +1020,7 @@ func (x *UpdateStatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateStatusResponse.ProtoReflect.Descriptor instead.
 func (*UpdateStatusResponse) Descriptor() ([]byte, []int) {
-	return file_balsa_v1_object_service_proto_rawDescGZIP(), []int{14}
+	return file_balsa_v1_object_service_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *UpdateStatusResponse) GetObject() *Object {
@@ -909,7 +1049,7 @@ type DeleteRequest struct {
 
 func (x *DeleteRequest) Reset() {
 	*x = DeleteRequest{}
-	mi := &file_balsa_v1_object_service_proto_msgTypes[15]
+	mi := &file_balsa_v1_object_service_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -921,7 +1061,7 @@ func (x *DeleteRequest) String() string {
 func (*DeleteRequest) ProtoMessage() {}
 
 func (x *DeleteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_balsa_v1_object_service_proto_msgTypes[15]
+	mi := &file_balsa_v1_object_service_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -934,7 +1074,7 @@ func (x *DeleteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteRequest.ProtoReflect.Descriptor instead.
 func (*DeleteRequest) Descriptor() ([]byte, []int) {
-	return file_balsa_v1_object_service_proto_rawDescGZIP(), []int{15}
+	return file_balsa_v1_object_service_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *DeleteRequest) GetKind() string {
@@ -1005,7 +1145,7 @@ type DeleteResponse struct {
 
 func (x *DeleteResponse) Reset() {
 	*x = DeleteResponse{}
-	mi := &file_balsa_v1_object_service_proto_msgTypes[16]
+	mi := &file_balsa_v1_object_service_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1017,7 +1157,7 @@ func (x *DeleteResponse) String() string {
 func (*DeleteResponse) ProtoMessage() {}
 
 func (x *DeleteResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_balsa_v1_object_service_proto_msgTypes[16]
+	mi := &file_balsa_v1_object_service_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1030,7 +1170,7 @@ func (x *DeleteResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteResponse.ProtoReflect.Descriptor instead.
 func (*DeleteResponse) Descriptor() ([]byte, []int) {
-	return file_balsa_v1_object_service_proto_rawDescGZIP(), []int{16}
+	return file_balsa_v1_object_service_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *DeleteResponse) GetObject() *Object {
@@ -1051,7 +1191,18 @@ var File_balsa_v1_object_service_proto protoreflect.FileDescriptor
 
 const file_balsa_v1_object_service_proto_rawDesc = "" +
 	"\n" +
-	"\x1dbalsa/v1/object_service.proto\x12\bbalsa.v1\x1a\x13balsa/v1/meta.proto\x1a\x15balsa/v1/object.proto\"}\n" +
+	"\x1dbalsa/v1/object_service.proto\x12\bbalsa.v1\x1a\x13balsa/v1/meta.proto\x1a\x15balsa/v1/object.proto\x1a\x12balsa/v1/pod.proto\"\xd3\x01\n" +
+	"\fEvictRequest\x12\x1c\n" +
+	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x10\n" +
+	"\x03uid\x18\x03 \x01(\tR\x03uid\x12\x16\n" +
+	"\x06reason\x18\x04 \x01(\tR\x06reason\x125\n" +
+	"\x14grace_period_seconds\x18\x05 \x01(\x03H\x00R\x12gracePeriodSeconds\x88\x01\x01\x12\x17\n" +
+	"\adry_run\x18\x06 \x01(\bR\x06dryRunB\x17\n" +
+	"\x15_grace_period_seconds\"N\n" +
+	"\rEvictResponse\x12\x1f\n" +
+	"\x03pod\x18\x01 \x01(\v2\r.balsa.v1.PodR\x03pod\x12\x1c\n" +
+	"\treplacing\x18\x02 \x01(\bR\treplacing\"}\n" +
 	"\n" +
 	"GetRequest\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x1c\n" +
@@ -1119,7 +1270,7 @@ const file_balsa_v1_object_service_proto_rawDesc = "" +
 	"\x15_grace_period_seconds\"T\n" +
 	"\x0eDeleteResponse\x12(\n" +
 	"\x06object\x18\x01 \x01(\v2\x10.balsa.v1.ObjectR\x06object\x12\x18\n" +
-	"\adeleted\x18\x02 \x01(\bR\adeleted2\x80\x04\n" +
+	"\adeleted\x18\x02 \x01(\bR\adeleted2\xba\x04\n" +
 	"\rObjectService\x127\n" +
 	"\x03Get\x12\x14.balsa.v1.GetRequest\x1a\x15.balsa.v1.GetResponse\"\x03\x90\x02\x01\x12:\n" +
 	"\x04List\x12\x15.balsa.v1.ListRequest\x1a\x16.balsa.v1.ListResponse\"\x03\x90\x02\x01\x12:\n" +
@@ -1128,7 +1279,8 @@ const file_balsa_v1_object_service_proto_rawDesc = "" +
 	"\x06Update\x12\x17.balsa.v1.UpdateRequest\x1a\x18.balsa.v1.UpdateResponse\x128\n" +
 	"\x05Apply\x12\x16.balsa.v1.ApplyRequest\x1a\x17.balsa.v1.ApplyResponse\x12M\n" +
 	"\fUpdateStatus\x12\x1d.balsa.v1.UpdateStatusRequest\x1a\x1e.balsa.v1.UpdateStatusResponse\x12;\n" +
-	"\x06Delete\x12\x17.balsa.v1.DeleteRequest\x1a\x18.balsa.v1.DeleteResponseB\x94\x01\n" +
+	"\x06Delete\x12\x17.balsa.v1.DeleteRequest\x1a\x18.balsa.v1.DeleteResponse\x128\n" +
+	"\x05Evict\x12\x16.balsa.v1.EvictRequest\x1a\x17.balsa.v1.EvictResponseB\x94\x01\n" +
 	"\fcom.balsa.v1B\x12ObjectServiceProtoP\x01Z/github.com/balsa-run/balsa/gen/balsa/v1;balsav1\xa2\x02\x03BXX\xaa\x02\bBalsa.V1\xca\x02\bBalsa\\V1\xe2\x02\x14Balsa\\V1\\GPBMetadata\xea\x02\tBalsa::V1b\x06proto3"
 
 var (
@@ -1143,65 +1295,71 @@ func file_balsa_v1_object_service_proto_rawDescGZIP() []byte {
 	return file_balsa_v1_object_service_proto_rawDescData
 }
 
-var file_balsa_v1_object_service_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
+var file_balsa_v1_object_service_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
 var file_balsa_v1_object_service_proto_goTypes = []any{
-	(*GetRequest)(nil),           // 0: balsa.v1.GetRequest
-	(*ReadOptions)(nil),          // 1: balsa.v1.ReadOptions
-	(*GetResponse)(nil),          // 2: balsa.v1.GetResponse
-	(*ListRequest)(nil),          // 3: balsa.v1.ListRequest
-	(*ListResponse)(nil),         // 4: balsa.v1.ListResponse
-	(*WatchRequest)(nil),         // 5: balsa.v1.WatchRequest
-	(*WatchResponse)(nil),        // 6: balsa.v1.WatchResponse
-	(*CreateRequest)(nil),        // 7: balsa.v1.CreateRequest
-	(*CreateResponse)(nil),       // 8: balsa.v1.CreateResponse
-	(*UpdateRequest)(nil),        // 9: balsa.v1.UpdateRequest
-	(*UpdateResponse)(nil),       // 10: balsa.v1.UpdateResponse
-	(*ApplyRequest)(nil),         // 11: balsa.v1.ApplyRequest
-	(*ApplyResponse)(nil),        // 12: balsa.v1.ApplyResponse
-	(*UpdateStatusRequest)(nil),  // 13: balsa.v1.UpdateStatusRequest
-	(*UpdateStatusResponse)(nil), // 14: balsa.v1.UpdateStatusResponse
-	(*DeleteRequest)(nil),        // 15: balsa.v1.DeleteRequest
-	(*DeleteResponse)(nil),       // 16: balsa.v1.DeleteResponse
-	(*Object)(nil),               // 17: balsa.v1.Object
-	(*ListMeta)(nil),             // 18: balsa.v1.ListMeta
+	(*EvictRequest)(nil),         // 0: balsa.v1.EvictRequest
+	(*EvictResponse)(nil),        // 1: balsa.v1.EvictResponse
+	(*GetRequest)(nil),           // 2: balsa.v1.GetRequest
+	(*ReadOptions)(nil),          // 3: balsa.v1.ReadOptions
+	(*GetResponse)(nil),          // 4: balsa.v1.GetResponse
+	(*ListRequest)(nil),          // 5: balsa.v1.ListRequest
+	(*ListResponse)(nil),         // 6: balsa.v1.ListResponse
+	(*WatchRequest)(nil),         // 7: balsa.v1.WatchRequest
+	(*WatchResponse)(nil),        // 8: balsa.v1.WatchResponse
+	(*CreateRequest)(nil),        // 9: balsa.v1.CreateRequest
+	(*CreateResponse)(nil),       // 10: balsa.v1.CreateResponse
+	(*UpdateRequest)(nil),        // 11: balsa.v1.UpdateRequest
+	(*UpdateResponse)(nil),       // 12: balsa.v1.UpdateResponse
+	(*ApplyRequest)(nil),         // 13: balsa.v1.ApplyRequest
+	(*ApplyResponse)(nil),        // 14: balsa.v1.ApplyResponse
+	(*UpdateStatusRequest)(nil),  // 15: balsa.v1.UpdateStatusRequest
+	(*UpdateStatusResponse)(nil), // 16: balsa.v1.UpdateStatusResponse
+	(*DeleteRequest)(nil),        // 17: balsa.v1.DeleteRequest
+	(*DeleteResponse)(nil),       // 18: balsa.v1.DeleteResponse
+	(*Pod)(nil),                  // 19: balsa.v1.Pod
+	(*Object)(nil),               // 20: balsa.v1.Object
+	(*ListMeta)(nil),             // 21: balsa.v1.ListMeta
 }
 var file_balsa_v1_object_service_proto_depIdxs = []int32{
-	1,  // 0: balsa.v1.GetRequest.read:type_name -> balsa.v1.ReadOptions
-	17, // 1: balsa.v1.GetResponse.object:type_name -> balsa.v1.Object
-	1,  // 2: balsa.v1.ListRequest.read:type_name -> balsa.v1.ReadOptions
-	18, // 3: balsa.v1.ListResponse.metadata:type_name -> balsa.v1.ListMeta
-	17, // 4: balsa.v1.ListResponse.items:type_name -> balsa.v1.Object
-	17, // 5: balsa.v1.WatchResponse.object:type_name -> balsa.v1.Object
-	17, // 6: balsa.v1.CreateRequest.object:type_name -> balsa.v1.Object
-	17, // 7: balsa.v1.CreateResponse.object:type_name -> balsa.v1.Object
-	17, // 8: balsa.v1.UpdateRequest.object:type_name -> balsa.v1.Object
-	17, // 9: balsa.v1.UpdateResponse.object:type_name -> balsa.v1.Object
-	17, // 10: balsa.v1.ApplyRequest.object:type_name -> balsa.v1.Object
-	17, // 11: balsa.v1.ApplyResponse.object:type_name -> balsa.v1.Object
-	17, // 12: balsa.v1.UpdateStatusRequest.object:type_name -> balsa.v1.Object
-	17, // 13: balsa.v1.UpdateStatusResponse.object:type_name -> balsa.v1.Object
-	17, // 14: balsa.v1.DeleteResponse.object:type_name -> balsa.v1.Object
-	0,  // 15: balsa.v1.ObjectService.Get:input_type -> balsa.v1.GetRequest
-	3,  // 16: balsa.v1.ObjectService.List:input_type -> balsa.v1.ListRequest
-	5,  // 17: balsa.v1.ObjectService.Watch:input_type -> balsa.v1.WatchRequest
-	7,  // 18: balsa.v1.ObjectService.Create:input_type -> balsa.v1.CreateRequest
-	9,  // 19: balsa.v1.ObjectService.Update:input_type -> balsa.v1.UpdateRequest
-	11, // 20: balsa.v1.ObjectService.Apply:input_type -> balsa.v1.ApplyRequest
-	13, // 21: balsa.v1.ObjectService.UpdateStatus:input_type -> balsa.v1.UpdateStatusRequest
-	15, // 22: balsa.v1.ObjectService.Delete:input_type -> balsa.v1.DeleteRequest
-	2,  // 23: balsa.v1.ObjectService.Get:output_type -> balsa.v1.GetResponse
-	4,  // 24: balsa.v1.ObjectService.List:output_type -> balsa.v1.ListResponse
-	6,  // 25: balsa.v1.ObjectService.Watch:output_type -> balsa.v1.WatchResponse
-	8,  // 26: balsa.v1.ObjectService.Create:output_type -> balsa.v1.CreateResponse
-	10, // 27: balsa.v1.ObjectService.Update:output_type -> balsa.v1.UpdateResponse
-	12, // 28: balsa.v1.ObjectService.Apply:output_type -> balsa.v1.ApplyResponse
-	14, // 29: balsa.v1.ObjectService.UpdateStatus:output_type -> balsa.v1.UpdateStatusResponse
-	16, // 30: balsa.v1.ObjectService.Delete:output_type -> balsa.v1.DeleteResponse
-	23, // [23:31] is the sub-list for method output_type
-	15, // [15:23] is the sub-list for method input_type
-	15, // [15:15] is the sub-list for extension type_name
-	15, // [15:15] is the sub-list for extension extendee
-	0,  // [0:15] is the sub-list for field type_name
+	19, // 0: balsa.v1.EvictResponse.pod:type_name -> balsa.v1.Pod
+	3,  // 1: balsa.v1.GetRequest.read:type_name -> balsa.v1.ReadOptions
+	20, // 2: balsa.v1.GetResponse.object:type_name -> balsa.v1.Object
+	3,  // 3: balsa.v1.ListRequest.read:type_name -> balsa.v1.ReadOptions
+	21, // 4: balsa.v1.ListResponse.metadata:type_name -> balsa.v1.ListMeta
+	20, // 5: balsa.v1.ListResponse.items:type_name -> balsa.v1.Object
+	20, // 6: balsa.v1.WatchResponse.object:type_name -> balsa.v1.Object
+	20, // 7: balsa.v1.CreateRequest.object:type_name -> balsa.v1.Object
+	20, // 8: balsa.v1.CreateResponse.object:type_name -> balsa.v1.Object
+	20, // 9: balsa.v1.UpdateRequest.object:type_name -> balsa.v1.Object
+	20, // 10: balsa.v1.UpdateResponse.object:type_name -> balsa.v1.Object
+	20, // 11: balsa.v1.ApplyRequest.object:type_name -> balsa.v1.Object
+	20, // 12: balsa.v1.ApplyResponse.object:type_name -> balsa.v1.Object
+	20, // 13: balsa.v1.UpdateStatusRequest.object:type_name -> balsa.v1.Object
+	20, // 14: balsa.v1.UpdateStatusResponse.object:type_name -> balsa.v1.Object
+	20, // 15: balsa.v1.DeleteResponse.object:type_name -> balsa.v1.Object
+	2,  // 16: balsa.v1.ObjectService.Get:input_type -> balsa.v1.GetRequest
+	5,  // 17: balsa.v1.ObjectService.List:input_type -> balsa.v1.ListRequest
+	7,  // 18: balsa.v1.ObjectService.Watch:input_type -> balsa.v1.WatchRequest
+	9,  // 19: balsa.v1.ObjectService.Create:input_type -> balsa.v1.CreateRequest
+	11, // 20: balsa.v1.ObjectService.Update:input_type -> balsa.v1.UpdateRequest
+	13, // 21: balsa.v1.ObjectService.Apply:input_type -> balsa.v1.ApplyRequest
+	15, // 22: balsa.v1.ObjectService.UpdateStatus:input_type -> balsa.v1.UpdateStatusRequest
+	17, // 23: balsa.v1.ObjectService.Delete:input_type -> balsa.v1.DeleteRequest
+	0,  // 24: balsa.v1.ObjectService.Evict:input_type -> balsa.v1.EvictRequest
+	4,  // 25: balsa.v1.ObjectService.Get:output_type -> balsa.v1.GetResponse
+	6,  // 26: balsa.v1.ObjectService.List:output_type -> balsa.v1.ListResponse
+	8,  // 27: balsa.v1.ObjectService.Watch:output_type -> balsa.v1.WatchResponse
+	10, // 28: balsa.v1.ObjectService.Create:output_type -> balsa.v1.CreateResponse
+	12, // 29: balsa.v1.ObjectService.Update:output_type -> balsa.v1.UpdateResponse
+	14, // 30: balsa.v1.ObjectService.Apply:output_type -> balsa.v1.ApplyResponse
+	16, // 31: balsa.v1.ObjectService.UpdateStatus:output_type -> balsa.v1.UpdateStatusResponse
+	18, // 32: balsa.v1.ObjectService.Delete:output_type -> balsa.v1.DeleteResponse
+	1,  // 33: balsa.v1.ObjectService.Evict:output_type -> balsa.v1.EvictResponse
+	25, // [25:34] is the sub-list for method output_type
+	16, // [16:25] is the sub-list for method input_type
+	16, // [16:16] is the sub-list for extension type_name
+	16, // [16:16] is the sub-list for extension extendee
+	0,  // [0:16] is the sub-list for field type_name
 }
 
 func init() { file_balsa_v1_object_service_proto_init() }
@@ -1211,14 +1369,16 @@ func file_balsa_v1_object_service_proto_init() {
 	}
 	file_balsa_v1_meta_proto_init()
 	file_balsa_v1_object_proto_init()
-	file_balsa_v1_object_service_proto_msgTypes[15].OneofWrappers = []any{}
+	file_balsa_v1_pod_proto_init()
+	file_balsa_v1_object_service_proto_msgTypes[0].OneofWrappers = []any{}
+	file_balsa_v1_object_service_proto_msgTypes[17].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_balsa_v1_object_service_proto_rawDesc), len(file_balsa_v1_object_service_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   17,
+			NumMessages:   19,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -196,8 +196,11 @@ type PodSpec struct {
 	AutomountServiceAccountToken *bool `protobuf:"varint,25,opt,name=automount_service_account_token,json=automountServiceAccountToken,proto3,oneof" json:"automount_service_account_token,omitempty"`
 	// The host name is the pod's fully qualified one.
 	SetHostnameAsFqdn *bool `protobuf:"varint,26,opt,name=set_hostname_as_fqdn,json=setHostnameAsFQDN,proto3,oneof" json:"set_hostname_as_fqdn,omitempty"`
-	unknownFields     protoimpl.UnknownFields
-	sizeCache         protoimpl.SizeCache
+	// With a headless Service of this name the pod has the DNS name
+	// HOSTNAME.SUBDOMAIN.NAMESPACE.svc.DOMAIN.
+	Subdomain     string `protobuf:"bytes,27,opt,name=subdomain,proto3" json:"subdomain,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *PodSpec) Reset() {
@@ -410,6 +413,13 @@ func (x *PodSpec) GetSetHostnameAsFqdn() bool {
 		return *x.SetHostnameAsFqdn
 	}
 	return false
+}
+
+func (x *PodSpec) GetSubdomain() string {
+	if x != nil {
+		return x.Subdomain
+	}
+	return ""
 }
 
 type LocalObjectReference struct {
@@ -2763,7 +2773,12 @@ type ContainerPort struct {
 	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	ContainerPort int32                  `protobuf:"varint,2,opt,name=container_port,json=containerPort,proto3" json:"container_port,omitempty"`
 	// TCP, the default, or UDP.
-	Protocol      string `protobuf:"bytes,3,opt,name=protocol,proto3" json:"protocol,omitempty"`
+	Protocol string `protobuf:"bytes,3,opt,name=protocol,proto3" json:"protocol,omitempty"`
+	// The same port of the node's address leads here. Two pods of a node cannot have
+	// the same.
+	HostPort *int32 `protobuf:"varint,4,opt,name=host_port,json=hostPort,proto3,oneof" json:"host_port,omitempty"`
+	// Which of the node's addresses; empty: every one.
+	HostIp        string `protobuf:"bytes,5,opt,name=host_ip,json=hostIP,proto3" json:"host_ip,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2815,6 +2830,20 @@ func (x *ContainerPort) GetContainerPort() int32 {
 func (x *ContainerPort) GetProtocol() string {
 	if x != nil {
 		return x.Protocol
+	}
+	return ""
+}
+
+func (x *ContainerPort) GetHostPort() int32 {
+	if x != nil && x.HostPort != nil {
+		return *x.HostPort
+	}
+	return 0
+}
+
+func (x *ContainerPort) GetHostIp() string {
+	if x != nil {
+		return x.HostIp
 	}
 	return ""
 }
@@ -3596,7 +3625,7 @@ type PodStatus struct {
 	// Pending, Running, Succeeded, Failed or Unknown.
 	Phase string `protobuf:"bytes,1,opt,name=phase,proto3" json:"phase,omitempty"`
 	// PodScheduled, PodReadyToStartContainers, Initialized, ContainersReady, Ready,
-	// DisruptionTarget.
+	// DisruptionTarget, EvictionRequested, Drained.
 	Conditions        []*Condition           `protobuf:"bytes,2,rep,name=conditions,proto3" json:"conditions,omitempty"`
 	Message           string                 `protobuf:"bytes,3,opt,name=message,proto3" json:"message,omitempty"`
 	Reason            string                 `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
@@ -4205,7 +4234,7 @@ const file_balsa_v1_pod_proto_rawDesc = "" +
 	"\x06status\x18\x05 \x01(\v2\x13.balsa.v1.PodStatusR\x06status\"j\n" +
 	"\x0fPodTemplateSpec\x120\n" +
 	"\bmetadata\x18\x01 \x01(\v2\x14.balsa.v1.ObjectMetaR\bmetadata\x12%\n" +
-	"\x04spec\x18\x02 \x01(\v2\x11.balsa.v1.PodSpecR\x04spec\"\xcd\r\n" +
+	"\x04spec\x18\x02 \x01(\v2\x11.balsa.v1.PodSpecR\x04spec\"\xeb\r\n" +
 	"\aPodSpec\x123\n" +
 	"\n" +
 	"containers\x18\x01 \x03(\v2\x13.balsa.v1.ContainerR\n" +
@@ -4239,7 +4268,8 @@ const file_balsa_v1_pod_proto_rawDesc = "" +
 	"\x14enable_service_links\x18\x18 \x01(\bH\bR\x12enableServiceLinks\x88\x01\x01\x12J\n" +
 	"\x1fautomount_service_account_token\x18\x19 \x01(\bH\tR\x1cautomountServiceAccountToken\x88\x01\x01\x124\n" +
 	"\x14set_hostname_as_fqdn\x18\x1a \x01(\bH\n" +
-	"R\x11setHostnameAsFQDN\x88\x01\x01\x1a?\n" +
+	"R\x11setHostnameAsFQDN\x88\x01\x01\x12\x1c\n" +
+	"\tsubdomain\x18\x1b \x01(\tR\tsubdomain\x1a?\n" +
 	"\x11NodeSelectorEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B#\n" +
@@ -4478,11 +4508,15 @@ const file_balsa_v1_pod_proto_rawDesc = "" +
 	"claim_name\x18\x01 \x01(\tR\tclaimName\x12 \n" +
 	"\tread_only\x18\x02 \x01(\bH\x00R\breadOnly\x88\x01\x01B\f\n" +
 	"\n" +
-	"_read_only\"f\n" +
+	"_read_only\"\xaf\x01\n" +
 	"\rContainerPort\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12%\n" +
 	"\x0econtainer_port\x18\x02 \x01(\x05R\rcontainerPort\x12\x1a\n" +
-	"\bprotocol\x18\x03 \x01(\tR\bprotocol\"i\n" +
+	"\bprotocol\x18\x03 \x01(\tR\bprotocol\x12 \n" +
+	"\thost_port\x18\x04 \x01(\x05H\x00R\bhostPort\x88\x01\x01\x12\x17\n" +
+	"\ahost_ip\x18\x05 \x01(\tR\x06hostIPB\f\n" +
+	"\n" +
+	"_host_port\"i\n" +
 	"\x06EnvVar\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value\x125\n" +
@@ -4828,6 +4862,7 @@ func file_balsa_v1_pod_proto_init() {
 	file_balsa_v1_pod_proto_msgTypes[32].OneofWrappers = []any{}
 	file_balsa_v1_pod_proto_msgTypes[33].OneofWrappers = []any{}
 	file_balsa_v1_pod_proto_msgTypes[35].OneofWrappers = []any{}
+	file_balsa_v1_pod_proto_msgTypes[36].OneofWrappers = []any{}
 	file_balsa_v1_pod_proto_msgTypes[40].OneofWrappers = []any{}
 	file_balsa_v1_pod_proto_msgTypes[42].OneofWrappers = []any{}
 	file_balsa_v1_pod_proto_msgTypes[44].OneofWrappers = []any{}

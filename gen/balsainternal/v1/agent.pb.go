@@ -22,6 +22,167 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+type PolicyCountersRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Of one pod of the node; empty: all.
+	PodIp         string `protobuf:"bytes,1,opt,name=pod_ip,json=podIP,proto3" json:"pod_ip,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PolicyCountersRequest) Reset() {
+	*x = PolicyCountersRequest{}
+	mi := &file_balsa_internal_v1_agent_proto_msgTypes[0]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PolicyCountersRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PolicyCountersRequest) ProtoMessage() {}
+
+func (x *PolicyCountersRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_balsa_internal_v1_agent_proto_msgTypes[0]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PolicyCountersRequest.ProtoReflect.Descriptor instead.
+func (*PolicyCountersRequest) Descriptor() ([]byte, []int) {
+	return file_balsa_internal_v1_agent_proto_rawDescGZIP(), []int{0}
+}
+
+func (x *PolicyCountersRequest) GetPodIp() string {
+	if x != nil {
+		return x.PodIp
+	}
+	return ""
+}
+
+type PolicyCountersResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Counters      []*PolicyCounter       `protobuf:"bytes,1,rep,name=counters,proto3" json:"counters,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PolicyCountersResponse) Reset() {
+	*x = PolicyCountersResponse{}
+	mi := &file_balsa_internal_v1_agent_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PolicyCountersResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PolicyCountersResponse) ProtoMessage() {}
+
+func (x *PolicyCountersResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_balsa_internal_v1_agent_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PolicyCountersResponse.ProtoReflect.Descriptor instead.
+func (*PolicyCountersResponse) Descriptor() ([]byte, []int) {
+	return file_balsa_internal_v1_agent_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *PolicyCountersResponse) GetCounters() []*PolicyCounter {
+	if x != nil {
+		return x.Counters
+	}
+	return nil
+}
+
+// PolicyCounter counts since the kernel's rule was made.
+type PolicyCounter struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	PodIp string                 `protobuf:"bytes,1,opt,name=pod_ip,json=podIP,proto3" json:"pod_ip,omitempty"`
+	// Ingress or Egress.
+	Direction string `protobuf:"bytes,2,opt,name=direction,proto3" json:"direction,omitempty"`
+	// New connections that policies let pass, and that were refused because no
+	// policy allows them.
+	Allowed       uint64 `protobuf:"varint,3,opt,name=allowed,proto3" json:"allowed,omitempty"`
+	Refused       uint64 `protobuf:"varint,4,opt,name=refused,proto3" json:"refused,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PolicyCounter) Reset() {
+	*x = PolicyCounter{}
+	mi := &file_balsa_internal_v1_agent_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PolicyCounter) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PolicyCounter) ProtoMessage() {}
+
+func (x *PolicyCounter) ProtoReflect() protoreflect.Message {
+	mi := &file_balsa_internal_v1_agent_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PolicyCounter.ProtoReflect.Descriptor instead.
+func (*PolicyCounter) Descriptor() ([]byte, []int) {
+	return file_balsa_internal_v1_agent_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *PolicyCounter) GetPodIp() string {
+	if x != nil {
+		return x.PodIp
+	}
+	return ""
+}
+
+func (x *PolicyCounter) GetDirection() string {
+	if x != nil {
+		return x.Direction
+	}
+	return ""
+}
+
+func (x *PolicyCounter) GetAllowed() uint64 {
+	if x != nil {
+		return x.Allowed
+	}
+	return 0
+}
+
+func (x *PolicyCounter) GetRefused() uint64 {
+	if x != nil {
+		return x.Refused
+	}
+	return 0
+}
+
 type LogsRequest struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
 	PodUid    string                 `protobuf:"bytes,1,opt,name=pod_uid,json=podUid,proto3" json:"pod_uid,omitempty"`
@@ -39,7 +200,7 @@ type LogsRequest struct {
 
 func (x *LogsRequest) Reset() {
 	*x = LogsRequest{}
-	mi := &file_balsa_internal_v1_agent_proto_msgTypes[0]
+	mi := &file_balsa_internal_v1_agent_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -51,7 +212,7 @@ func (x *LogsRequest) String() string {
 func (*LogsRequest) ProtoMessage() {}
 
 func (x *LogsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_balsa_internal_v1_agent_proto_msgTypes[0]
+	mi := &file_balsa_internal_v1_agent_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -64,7 +225,7 @@ func (x *LogsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogsRequest.ProtoReflect.Descriptor instead.
 func (*LogsRequest) Descriptor() ([]byte, []int) {
-	return file_balsa_internal_v1_agent_proto_rawDescGZIP(), []int{0}
+	return file_balsa_internal_v1_agent_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *LogsRequest) GetPodUid() string {
@@ -118,7 +279,7 @@ type LogsResponse struct {
 
 func (x *LogsResponse) Reset() {
 	*x = LogsResponse{}
-	mi := &file_balsa_internal_v1_agent_proto_msgTypes[1]
+	mi := &file_balsa_internal_v1_agent_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -130,7 +291,7 @@ func (x *LogsResponse) String() string {
 func (*LogsResponse) ProtoMessage() {}
 
 func (x *LogsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_balsa_internal_v1_agent_proto_msgTypes[1]
+	mi := &file_balsa_internal_v1_agent_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -143,7 +304,7 @@ func (x *LogsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogsResponse.ProtoReflect.Descriptor instead.
 func (*LogsResponse) Descriptor() ([]byte, []int) {
-	return file_balsa_internal_v1_agent_proto_rawDescGZIP(), []int{1}
+	return file_balsa_internal_v1_agent_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *LogsResponse) GetLines() []*LogLine {
@@ -169,7 +330,7 @@ type LogLine struct {
 
 func (x *LogLine) Reset() {
 	*x = LogLine{}
-	mi := &file_balsa_internal_v1_agent_proto_msgTypes[2]
+	mi := &file_balsa_internal_v1_agent_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -181,7 +342,7 @@ func (x *LogLine) String() string {
 func (*LogLine) ProtoMessage() {}
 
 func (x *LogLine) ProtoReflect() protoreflect.Message {
-	mi := &file_balsa_internal_v1_agent_proto_msgTypes[2]
+	mi := &file_balsa_internal_v1_agent_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -194,7 +355,7 @@ func (x *LogLine) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogLine.ProtoReflect.Descriptor instead.
 func (*LogLine) Descriptor() ([]byte, []int) {
-	return file_balsa_internal_v1_agent_proto_rawDescGZIP(), []int{2}
+	return file_balsa_internal_v1_agent_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *LogLine) GetTimeNs() int64 {
@@ -238,7 +399,7 @@ type ExecRequest struct {
 
 func (x *ExecRequest) Reset() {
 	*x = ExecRequest{}
-	mi := &file_balsa_internal_v1_agent_proto_msgTypes[3]
+	mi := &file_balsa_internal_v1_agent_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -250,7 +411,7 @@ func (x *ExecRequest) String() string {
 func (*ExecRequest) ProtoMessage() {}
 
 func (x *ExecRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_balsa_internal_v1_agent_proto_msgTypes[3]
+	mi := &file_balsa_internal_v1_agent_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -263,7 +424,7 @@ func (x *ExecRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecRequest.ProtoReflect.Descriptor instead.
 func (*ExecRequest) Descriptor() ([]byte, []int) {
-	return file_balsa_internal_v1_agent_proto_rawDescGZIP(), []int{3}
+	return file_balsa_internal_v1_agent_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *ExecRequest) GetMessage() isExecRequest_Message {
@@ -321,7 +482,7 @@ type ExecStart struct {
 
 func (x *ExecStart) Reset() {
 	*x = ExecStart{}
-	mi := &file_balsa_internal_v1_agent_proto_msgTypes[4]
+	mi := &file_balsa_internal_v1_agent_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -333,7 +494,7 @@ func (x *ExecStart) String() string {
 func (*ExecStart) ProtoMessage() {}
 
 func (x *ExecStart) ProtoReflect() protoreflect.Message {
-	mi := &file_balsa_internal_v1_agent_proto_msgTypes[4]
+	mi := &file_balsa_internal_v1_agent_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -346,7 +507,7 @@ func (x *ExecStart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecStart.ProtoReflect.Descriptor instead.
 func (*ExecStart) Descriptor() ([]byte, []int) {
-	return file_balsa_internal_v1_agent_proto_rawDescGZIP(), []int{4}
+	return file_balsa_internal_v1_agent_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *ExecStart) GetPodUid() string {
@@ -400,7 +561,7 @@ type ExecResponse struct {
 
 func (x *ExecResponse) Reset() {
 	*x = ExecResponse{}
-	mi := &file_balsa_internal_v1_agent_proto_msgTypes[5]
+	mi := &file_balsa_internal_v1_agent_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -412,7 +573,7 @@ func (x *ExecResponse) String() string {
 func (*ExecResponse) ProtoMessage() {}
 
 func (x *ExecResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_balsa_internal_v1_agent_proto_msgTypes[5]
+	mi := &file_balsa_internal_v1_agent_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -425,7 +586,7 @@ func (x *ExecResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecResponse.ProtoReflect.Descriptor instead.
 func (*ExecResponse) Descriptor() ([]byte, []int) {
-	return file_balsa_internal_v1_agent_proto_rawDescGZIP(), []int{5}
+	return file_balsa_internal_v1_agent_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *ExecResponse) GetOutput() *v1.StreamOutput {
@@ -448,7 +609,7 @@ type AttachRequest struct {
 
 func (x *AttachRequest) Reset() {
 	*x = AttachRequest{}
-	mi := &file_balsa_internal_v1_agent_proto_msgTypes[6]
+	mi := &file_balsa_internal_v1_agent_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -460,7 +621,7 @@ func (x *AttachRequest) String() string {
 func (*AttachRequest) ProtoMessage() {}
 
 func (x *AttachRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_balsa_internal_v1_agent_proto_msgTypes[6]
+	mi := &file_balsa_internal_v1_agent_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -473,7 +634,7 @@ func (x *AttachRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachRequest.ProtoReflect.Descriptor instead.
 func (*AttachRequest) Descriptor() ([]byte, []int) {
-	return file_balsa_internal_v1_agent_proto_rawDescGZIP(), []int{6}
+	return file_balsa_internal_v1_agent_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *AttachRequest) GetMessage() isAttachRequest_Message {
@@ -529,7 +690,7 @@ type AttachStart struct {
 
 func (x *AttachStart) Reset() {
 	*x = AttachStart{}
-	mi := &file_balsa_internal_v1_agent_proto_msgTypes[7]
+	mi := &file_balsa_internal_v1_agent_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -541,7 +702,7 @@ func (x *AttachStart) String() string {
 func (*AttachStart) ProtoMessage() {}
 
 func (x *AttachStart) ProtoReflect() protoreflect.Message {
-	mi := &file_balsa_internal_v1_agent_proto_msgTypes[7]
+	mi := &file_balsa_internal_v1_agent_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -554,7 +715,7 @@ func (x *AttachStart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachStart.ProtoReflect.Descriptor instead.
 func (*AttachStart) Descriptor() ([]byte, []int) {
-	return file_balsa_internal_v1_agent_proto_rawDescGZIP(), []int{7}
+	return file_balsa_internal_v1_agent_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *AttachStart) GetPodUid() string {
@@ -594,7 +755,7 @@ type AttachResponse struct {
 
 func (x *AttachResponse) Reset() {
 	*x = AttachResponse{}
-	mi := &file_balsa_internal_v1_agent_proto_msgTypes[8]
+	mi := &file_balsa_internal_v1_agent_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -606,7 +767,7 @@ func (x *AttachResponse) String() string {
 func (*AttachResponse) ProtoMessage() {}
 
 func (x *AttachResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_balsa_internal_v1_agent_proto_msgTypes[8]
+	mi := &file_balsa_internal_v1_agent_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -619,7 +780,7 @@ func (x *AttachResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachResponse.ProtoReflect.Descriptor instead.
 func (*AttachResponse) Descriptor() ([]byte, []int) {
-	return file_balsa_internal_v1_agent_proto_rawDescGZIP(), []int{8}
+	return file_balsa_internal_v1_agent_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *AttachResponse) GetOutput() *v1.StreamOutput {
@@ -643,7 +804,7 @@ type PortForwardRequest struct {
 
 func (x *PortForwardRequest) Reset() {
 	*x = PortForwardRequest{}
-	mi := &file_balsa_internal_v1_agent_proto_msgTypes[9]
+	mi := &file_balsa_internal_v1_agent_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -655,7 +816,7 @@ func (x *PortForwardRequest) String() string {
 func (*PortForwardRequest) ProtoMessage() {}
 
 func (x *PortForwardRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_balsa_internal_v1_agent_proto_msgTypes[9]
+	mi := &file_balsa_internal_v1_agent_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -668,7 +829,7 @@ func (x *PortForwardRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PortForwardRequest.ProtoReflect.Descriptor instead.
 func (*PortForwardRequest) Descriptor() ([]byte, []int) {
-	return file_balsa_internal_v1_agent_proto_rawDescGZIP(), []int{9}
+	return file_balsa_internal_v1_agent_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *PortForwardRequest) GetMessage() isPortForwardRequest_Message {
@@ -737,7 +898,7 @@ type PortForwardStart struct {
 
 func (x *PortForwardStart) Reset() {
 	*x = PortForwardStart{}
-	mi := &file_balsa_internal_v1_agent_proto_msgTypes[10]
+	mi := &file_balsa_internal_v1_agent_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -749,7 +910,7 @@ func (x *PortForwardStart) String() string {
 func (*PortForwardStart) ProtoMessage() {}
 
 func (x *PortForwardStart) ProtoReflect() protoreflect.Message {
-	mi := &file_balsa_internal_v1_agent_proto_msgTypes[10]
+	mi := &file_balsa_internal_v1_agent_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -762,7 +923,7 @@ func (x *PortForwardStart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PortForwardStart.ProtoReflect.Descriptor instead.
 func (*PortForwardStart) Descriptor() ([]byte, []int) {
-	return file_balsa_internal_v1_agent_proto_rawDescGZIP(), []int{10}
+	return file_balsa_internal_v1_agent_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *PortForwardStart) GetPodUid() string {
@@ -793,7 +954,7 @@ type PortForwardResponse struct {
 
 func (x *PortForwardResponse) Reset() {
 	*x = PortForwardResponse{}
-	mi := &file_balsa_internal_v1_agent_proto_msgTypes[11]
+	mi := &file_balsa_internal_v1_agent_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -805,7 +966,7 @@ func (x *PortForwardResponse) String() string {
 func (*PortForwardResponse) ProtoMessage() {}
 
 func (x *PortForwardResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_balsa_internal_v1_agent_proto_msgTypes[11]
+	mi := &file_balsa_internal_v1_agent_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -818,7 +979,7 @@ func (x *PortForwardResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PortForwardResponse.ProtoReflect.Descriptor instead.
 func (*PortForwardResponse) Descriptor() ([]byte, []int) {
-	return file_balsa_internal_v1_agent_proto_rawDescGZIP(), []int{11}
+	return file_balsa_internal_v1_agent_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *PortForwardResponse) GetMessage() isPortForwardResponse_Message {
@@ -888,7 +1049,7 @@ type CopyOutRequest struct {
 
 func (x *CopyOutRequest) Reset() {
 	*x = CopyOutRequest{}
-	mi := &file_balsa_internal_v1_agent_proto_msgTypes[12]
+	mi := &file_balsa_internal_v1_agent_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -900,7 +1061,7 @@ func (x *CopyOutRequest) String() string {
 func (*CopyOutRequest) ProtoMessage() {}
 
 func (x *CopyOutRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_balsa_internal_v1_agent_proto_msgTypes[12]
+	mi := &file_balsa_internal_v1_agent_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -913,7 +1074,7 @@ func (x *CopyOutRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CopyOutRequest.ProtoReflect.Descriptor instead.
 func (*CopyOutRequest) Descriptor() ([]byte, []int) {
-	return file_balsa_internal_v1_agent_proto_rawDescGZIP(), []int{12}
+	return file_balsa_internal_v1_agent_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *CopyOutRequest) GetPodUid() string {
@@ -946,7 +1107,7 @@ type CopyOutResponse struct {
 
 func (x *CopyOutResponse) Reset() {
 	*x = CopyOutResponse{}
-	mi := &file_balsa_internal_v1_agent_proto_msgTypes[13]
+	mi := &file_balsa_internal_v1_agent_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -958,7 +1119,7 @@ func (x *CopyOutResponse) String() string {
 func (*CopyOutResponse) ProtoMessage() {}
 
 func (x *CopyOutResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_balsa_internal_v1_agent_proto_msgTypes[13]
+	mi := &file_balsa_internal_v1_agent_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -971,7 +1132,7 @@ func (x *CopyOutResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CopyOutResponse.ProtoReflect.Descriptor instead.
 func (*CopyOutResponse) Descriptor() ([]byte, []int) {
-	return file_balsa_internal_v1_agent_proto_rawDescGZIP(), []int{13}
+	return file_balsa_internal_v1_agent_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *CopyOutResponse) GetTar() []byte {
@@ -994,7 +1155,7 @@ type CopyInRequest struct {
 
 func (x *CopyInRequest) Reset() {
 	*x = CopyInRequest{}
-	mi := &file_balsa_internal_v1_agent_proto_msgTypes[14]
+	mi := &file_balsa_internal_v1_agent_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1006,7 +1167,7 @@ func (x *CopyInRequest) String() string {
 func (*CopyInRequest) ProtoMessage() {}
 
 func (x *CopyInRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_balsa_internal_v1_agent_proto_msgTypes[14]
+	mi := &file_balsa_internal_v1_agent_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1019,7 +1180,7 @@ func (x *CopyInRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CopyInRequest.ProtoReflect.Descriptor instead.
 func (*CopyInRequest) Descriptor() ([]byte, []int) {
-	return file_balsa_internal_v1_agent_proto_rawDescGZIP(), []int{14}
+	return file_balsa_internal_v1_agent_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *CopyInRequest) GetMessage() isCopyInRequest_Message {
@@ -1074,7 +1235,7 @@ type CopyInStart struct {
 
 func (x *CopyInStart) Reset() {
 	*x = CopyInStart{}
-	mi := &file_balsa_internal_v1_agent_proto_msgTypes[15]
+	mi := &file_balsa_internal_v1_agent_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1086,7 +1247,7 @@ func (x *CopyInStart) String() string {
 func (*CopyInStart) ProtoMessage() {}
 
 func (x *CopyInStart) ProtoReflect() protoreflect.Message {
-	mi := &file_balsa_internal_v1_agent_proto_msgTypes[15]
+	mi := &file_balsa_internal_v1_agent_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1099,7 +1260,7 @@ func (x *CopyInStart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CopyInStart.ProtoReflect.Descriptor instead.
 func (*CopyInStart) Descriptor() ([]byte, []int) {
-	return file_balsa_internal_v1_agent_proto_rawDescGZIP(), []int{15}
+	return file_balsa_internal_v1_agent_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *CopyInStart) GetPodUid() string {
@@ -1133,7 +1294,7 @@ type CopyInResponse struct {
 
 func (x *CopyInResponse) Reset() {
 	*x = CopyInResponse{}
-	mi := &file_balsa_internal_v1_agent_proto_msgTypes[16]
+	mi := &file_balsa_internal_v1_agent_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1145,7 +1306,7 @@ func (x *CopyInResponse) String() string {
 func (*CopyInResponse) ProtoMessage() {}
 
 func (x *CopyInResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_balsa_internal_v1_agent_proto_msgTypes[16]
+	mi := &file_balsa_internal_v1_agent_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1158,7 +1319,7 @@ func (x *CopyInResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CopyInResponse.ProtoReflect.Descriptor instead.
 func (*CopyInResponse) Descriptor() ([]byte, []int) {
-	return file_balsa_internal_v1_agent_proto_rawDescGZIP(), []int{16}
+	return file_balsa_internal_v1_agent_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *CopyInResponse) GetEntries() int64 {
@@ -1186,7 +1347,7 @@ type StatsRequest struct {
 
 func (x *StatsRequest) Reset() {
 	*x = StatsRequest{}
-	mi := &file_balsa_internal_v1_agent_proto_msgTypes[17]
+	mi := &file_balsa_internal_v1_agent_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1198,7 +1359,7 @@ func (x *StatsRequest) String() string {
 func (*StatsRequest) ProtoMessage() {}
 
 func (x *StatsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_balsa_internal_v1_agent_proto_msgTypes[17]
+	mi := &file_balsa_internal_v1_agent_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1211,7 +1372,7 @@ func (x *StatsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatsRequest.ProtoReflect.Descriptor instead.
 func (*StatsRequest) Descriptor() ([]byte, []int) {
-	return file_balsa_internal_v1_agent_proto_rawDescGZIP(), []int{17}
+	return file_balsa_internal_v1_agent_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *StatsRequest) GetPodUids() []string {
@@ -1237,7 +1398,7 @@ type StatsResponse struct {
 
 func (x *StatsResponse) Reset() {
 	*x = StatsResponse{}
-	mi := &file_balsa_internal_v1_agent_proto_msgTypes[18]
+	mi := &file_balsa_internal_v1_agent_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1249,7 +1410,7 @@ func (x *StatsResponse) String() string {
 func (*StatsResponse) ProtoMessage() {}
 
 func (x *StatsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_balsa_internal_v1_agent_proto_msgTypes[18]
+	mi := &file_balsa_internal_v1_agent_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1262,7 +1423,7 @@ func (x *StatsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatsResponse.ProtoReflect.Descriptor instead.
 func (*StatsResponse) Descriptor() ([]byte, []int) {
-	return file_balsa_internal_v1_agent_proto_rawDescGZIP(), []int{18}
+	return file_balsa_internal_v1_agent_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *StatsResponse) GetNode() *v1.NodeStats {
@@ -1281,7 +1442,7 @@ type PruneImagesRequest struct {
 
 func (x *PruneImagesRequest) Reset() {
 	*x = PruneImagesRequest{}
-	mi := &file_balsa_internal_v1_agent_proto_msgTypes[19]
+	mi := &file_balsa_internal_v1_agent_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1293,7 +1454,7 @@ func (x *PruneImagesRequest) String() string {
 func (*PruneImagesRequest) ProtoMessage() {}
 
 func (x *PruneImagesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_balsa_internal_v1_agent_proto_msgTypes[19]
+	mi := &file_balsa_internal_v1_agent_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1306,7 +1467,7 @@ func (x *PruneImagesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PruneImagesRequest.ProtoReflect.Descriptor instead.
 func (*PruneImagesRequest) Descriptor() ([]byte, []int) {
-	return file_balsa_internal_v1_agent_proto_rawDescGZIP(), []int{19}
+	return file_balsa_internal_v1_agent_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *PruneImagesRequest) GetDryRun() bool {
@@ -1326,7 +1487,7 @@ type PruneImagesResponse struct {
 
 func (x *PruneImagesResponse) Reset() {
 	*x = PruneImagesResponse{}
-	mi := &file_balsa_internal_v1_agent_proto_msgTypes[20]
+	mi := &file_balsa_internal_v1_agent_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1338,7 +1499,7 @@ func (x *PruneImagesResponse) String() string {
 func (*PruneImagesResponse) ProtoMessage() {}
 
 func (x *PruneImagesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_balsa_internal_v1_agent_proto_msgTypes[20]
+	mi := &file_balsa_internal_v1_agent_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1351,7 +1512,7 @@ func (x *PruneImagesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PruneImagesResponse.ProtoReflect.Descriptor instead.
 func (*PruneImagesResponse) Descriptor() ([]byte, []int) {
-	return file_balsa_internal_v1_agent_proto_rawDescGZIP(), []int{20}
+	return file_balsa_internal_v1_agent_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *PruneImagesResponse) GetImages() []string {
@@ -1379,7 +1540,7 @@ type FetchBlobRequest struct {
 
 func (x *FetchBlobRequest) Reset() {
 	*x = FetchBlobRequest{}
-	mi := &file_balsa_internal_v1_agent_proto_msgTypes[21]
+	mi := &file_balsa_internal_v1_agent_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1391,7 +1552,7 @@ func (x *FetchBlobRequest) String() string {
 func (*FetchBlobRequest) ProtoMessage() {}
 
 func (x *FetchBlobRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_balsa_internal_v1_agent_proto_msgTypes[21]
+	mi := &file_balsa_internal_v1_agent_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1404,7 +1565,7 @@ func (x *FetchBlobRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FetchBlobRequest.ProtoReflect.Descriptor instead.
 func (*FetchBlobRequest) Descriptor() ([]byte, []int) {
-	return file_balsa_internal_v1_agent_proto_rawDescGZIP(), []int{21}
+	return file_balsa_internal_v1_agent_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *FetchBlobRequest) GetDigest() string {
@@ -1430,7 +1591,7 @@ type FetchBlobResponse struct {
 
 func (x *FetchBlobResponse) Reset() {
 	*x = FetchBlobResponse{}
-	mi := &file_balsa_internal_v1_agent_proto_msgTypes[22]
+	mi := &file_balsa_internal_v1_agent_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1442,7 +1603,7 @@ func (x *FetchBlobResponse) String() string {
 func (*FetchBlobResponse) ProtoMessage() {}
 
 func (x *FetchBlobResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_balsa_internal_v1_agent_proto_msgTypes[22]
+	mi := &file_balsa_internal_v1_agent_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1455,7 +1616,7 @@ func (x *FetchBlobResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FetchBlobResponse.ProtoReflect.Descriptor instead.
 func (*FetchBlobResponse) Descriptor() ([]byte, []int) {
-	return file_balsa_internal_v1_agent_proto_rawDescGZIP(), []int{22}
+	return file_balsa_internal_v1_agent_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *FetchBlobResponse) GetData() []byte {
@@ -1469,7 +1630,16 @@ var File_balsa_internal_v1_agent_proto protoreflect.FileDescriptor
 
 const file_balsa_internal_v1_agent_proto_rawDesc = "" +
 	"\n" +
-	"\x1dbalsa/internal/v1/agent.proto\x12\x11balsa.internal.v1\x1a\x1abalsa/v1/pod_service.proto\"\xc6\x01\n" +
+	"\x1dbalsa/internal/v1/agent.proto\x12\x11balsa.internal.v1\x1a\x1abalsa/v1/pod_service.proto\".\n" +
+	"\x15PolicyCountersRequest\x12\x15\n" +
+	"\x06pod_ip\x18\x01 \x01(\tR\x05podIP\"V\n" +
+	"\x16PolicyCountersResponse\x12<\n" +
+	"\bcounters\x18\x01 \x03(\v2 .balsa.internal.v1.PolicyCounterR\bcounters\"x\n" +
+	"\rPolicyCounter\x12\x15\n" +
+	"\x06pod_ip\x18\x01 \x01(\tR\x05podIP\x12\x1c\n" +
+	"\tdirection\x18\x02 \x01(\tR\tdirection\x12\x18\n" +
+	"\aallowed\x18\x03 \x01(\x04R\aallowed\x12\x18\n" +
+	"\arefused\x18\x04 \x01(\x04R\arefused\"\xc6\x01\n" +
 	"\vLogsRequest\x12\x17\n" +
 	"\apod_uid\x18\x01 \x01(\tR\x06podUid\x12\x1c\n" +
 	"\tcontainer\x18\x02 \x01(\tR\tcontainer\x12\x16\n" +
@@ -1554,7 +1724,7 @@ const file_balsa_internal_v1_agent_proto_rawDesc = "" +
 	"\x06digest\x18\x01 \x01(\tR\x06digest\x12\x16\n" +
 	"\x06offset\x18\x02 \x01(\x03R\x06offset\"'\n" +
 	"\x11FetchBlobResponse\x12\x12\n" +
-	"\x04data\x18\x01 \x01(\fR\x04data2\xaa\x05\n" +
+	"\x04data\x18\x01 \x01(\fR\x04data2\x91\x06\n" +
 	"\fAgentService\x12I\n" +
 	"\x04Logs\x12\x1e.balsa.internal.v1.LogsRequest\x1a\x1f.balsa.internal.v1.LogsResponse0\x01\x12K\n" +
 	"\x04Exec\x12\x1e.balsa.internal.v1.ExecRequest\x1a\x1f.balsa.internal.v1.ExecResponse(\x010\x01\x12Q\n" +
@@ -1562,7 +1732,8 @@ const file_balsa_internal_v1_agent_proto_rawDesc = "" +
 	"\vPortForward\x12%.balsa.internal.v1.PortForwardRequest\x1a&.balsa.internal.v1.PortForwardResponse(\x010\x01\x12R\n" +
 	"\aCopyOut\x12!.balsa.internal.v1.CopyOutRequest\x1a\".balsa.internal.v1.CopyOutResponse0\x01\x12O\n" +
 	"\x06CopyIn\x12 .balsa.internal.v1.CopyInRequest\x1a!.balsa.internal.v1.CopyInResponse(\x01\x12J\n" +
-	"\x05Stats\x12\x1f.balsa.internal.v1.StatsRequest\x1a .balsa.internal.v1.StatsResponse\x12\\\n" +
+	"\x05Stats\x12\x1f.balsa.internal.v1.StatsRequest\x1a .balsa.internal.v1.StatsResponse\x12e\n" +
+	"\x0ePolicyCounters\x12(.balsa.internal.v1.PolicyCountersRequest\x1a).balsa.internal.v1.PolicyCountersResponse\x12\\\n" +
 	"\vPruneImages\x12%.balsa.internal.v1.PruneImagesRequest\x1a&.balsa.internal.v1.PruneImagesResponse2g\n" +
 	"\vBlobService\x12X\n" +
 	"\tFetchBlob\x12#.balsa.internal.v1.FetchBlobRequest\x1a$.balsa.internal.v1.FetchBlobResponse0\x01B\xc5\x01\n" +
@@ -1581,72 +1752,78 @@ func file_balsa_internal_v1_agent_proto_rawDescGZIP() []byte {
 	return file_balsa_internal_v1_agent_proto_rawDescData
 }
 
-var file_balsa_internal_v1_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
+var file_balsa_internal_v1_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
 var file_balsa_internal_v1_agent_proto_goTypes = []any{
-	(*LogsRequest)(nil),         // 0: balsa.internal.v1.LogsRequest
-	(*LogsResponse)(nil),        // 1: balsa.internal.v1.LogsResponse
-	(*LogLine)(nil),             // 2: balsa.internal.v1.LogLine
-	(*ExecRequest)(nil),         // 3: balsa.internal.v1.ExecRequest
-	(*ExecStart)(nil),           // 4: balsa.internal.v1.ExecStart
-	(*ExecResponse)(nil),        // 5: balsa.internal.v1.ExecResponse
-	(*AttachRequest)(nil),       // 6: balsa.internal.v1.AttachRequest
-	(*AttachStart)(nil),         // 7: balsa.internal.v1.AttachStart
-	(*AttachResponse)(nil),      // 8: balsa.internal.v1.AttachResponse
-	(*PortForwardRequest)(nil),  // 9: balsa.internal.v1.PortForwardRequest
-	(*PortForwardStart)(nil),    // 10: balsa.internal.v1.PortForwardStart
-	(*PortForwardResponse)(nil), // 11: balsa.internal.v1.PortForwardResponse
-	(*CopyOutRequest)(nil),      // 12: balsa.internal.v1.CopyOutRequest
-	(*CopyOutResponse)(nil),     // 13: balsa.internal.v1.CopyOutResponse
-	(*CopyInRequest)(nil),       // 14: balsa.internal.v1.CopyInRequest
-	(*CopyInStart)(nil),         // 15: balsa.internal.v1.CopyInStart
-	(*CopyInResponse)(nil),      // 16: balsa.internal.v1.CopyInResponse
-	(*StatsRequest)(nil),        // 17: balsa.internal.v1.StatsRequest
-	(*StatsResponse)(nil),       // 18: balsa.internal.v1.StatsResponse
-	(*PruneImagesRequest)(nil),  // 19: balsa.internal.v1.PruneImagesRequest
-	(*PruneImagesResponse)(nil), // 20: balsa.internal.v1.PruneImagesResponse
-	(*FetchBlobRequest)(nil),    // 21: balsa.internal.v1.FetchBlobRequest
-	(*FetchBlobResponse)(nil),   // 22: balsa.internal.v1.FetchBlobResponse
-	(*v1.StreamInput)(nil),      // 23: balsa.v1.StreamInput
-	(*v1.TerminalSize)(nil),     // 24: balsa.v1.TerminalSize
-	(*v1.StreamOutput)(nil),     // 25: balsa.v1.StreamOutput
-	(*v1.NodeStats)(nil),        // 26: balsa.v1.NodeStats
+	(*PolicyCountersRequest)(nil),  // 0: balsa.internal.v1.PolicyCountersRequest
+	(*PolicyCountersResponse)(nil), // 1: balsa.internal.v1.PolicyCountersResponse
+	(*PolicyCounter)(nil),          // 2: balsa.internal.v1.PolicyCounter
+	(*LogsRequest)(nil),            // 3: balsa.internal.v1.LogsRequest
+	(*LogsResponse)(nil),           // 4: balsa.internal.v1.LogsResponse
+	(*LogLine)(nil),                // 5: balsa.internal.v1.LogLine
+	(*ExecRequest)(nil),            // 6: balsa.internal.v1.ExecRequest
+	(*ExecStart)(nil),              // 7: balsa.internal.v1.ExecStart
+	(*ExecResponse)(nil),           // 8: balsa.internal.v1.ExecResponse
+	(*AttachRequest)(nil),          // 9: balsa.internal.v1.AttachRequest
+	(*AttachStart)(nil),            // 10: balsa.internal.v1.AttachStart
+	(*AttachResponse)(nil),         // 11: balsa.internal.v1.AttachResponse
+	(*PortForwardRequest)(nil),     // 12: balsa.internal.v1.PortForwardRequest
+	(*PortForwardStart)(nil),       // 13: balsa.internal.v1.PortForwardStart
+	(*PortForwardResponse)(nil),    // 14: balsa.internal.v1.PortForwardResponse
+	(*CopyOutRequest)(nil),         // 15: balsa.internal.v1.CopyOutRequest
+	(*CopyOutResponse)(nil),        // 16: balsa.internal.v1.CopyOutResponse
+	(*CopyInRequest)(nil),          // 17: balsa.internal.v1.CopyInRequest
+	(*CopyInStart)(nil),            // 18: balsa.internal.v1.CopyInStart
+	(*CopyInResponse)(nil),         // 19: balsa.internal.v1.CopyInResponse
+	(*StatsRequest)(nil),           // 20: balsa.internal.v1.StatsRequest
+	(*StatsResponse)(nil),          // 21: balsa.internal.v1.StatsResponse
+	(*PruneImagesRequest)(nil),     // 22: balsa.internal.v1.PruneImagesRequest
+	(*PruneImagesResponse)(nil),    // 23: balsa.internal.v1.PruneImagesResponse
+	(*FetchBlobRequest)(nil),       // 24: balsa.internal.v1.FetchBlobRequest
+	(*FetchBlobResponse)(nil),      // 25: balsa.internal.v1.FetchBlobResponse
+	(*v1.StreamInput)(nil),         // 26: balsa.v1.StreamInput
+	(*v1.TerminalSize)(nil),        // 27: balsa.v1.TerminalSize
+	(*v1.StreamOutput)(nil),        // 28: balsa.v1.StreamOutput
+	(*v1.NodeStats)(nil),           // 29: balsa.v1.NodeStats
 }
 var file_balsa_internal_v1_agent_proto_depIdxs = []int32{
-	2,  // 0: balsa.internal.v1.LogsResponse.lines:type_name -> balsa.internal.v1.LogLine
-	4,  // 1: balsa.internal.v1.ExecRequest.start:type_name -> balsa.internal.v1.ExecStart
-	23, // 2: balsa.internal.v1.ExecRequest.input:type_name -> balsa.v1.StreamInput
-	24, // 3: balsa.internal.v1.ExecStart.size:type_name -> balsa.v1.TerminalSize
-	25, // 4: balsa.internal.v1.ExecResponse.output:type_name -> balsa.v1.StreamOutput
-	7,  // 5: balsa.internal.v1.AttachRequest.start:type_name -> balsa.internal.v1.AttachStart
-	23, // 6: balsa.internal.v1.AttachRequest.input:type_name -> balsa.v1.StreamInput
-	24, // 7: balsa.internal.v1.AttachStart.size:type_name -> balsa.v1.TerminalSize
-	25, // 8: balsa.internal.v1.AttachResponse.output:type_name -> balsa.v1.StreamOutput
-	10, // 9: balsa.internal.v1.PortForwardRequest.start:type_name -> balsa.internal.v1.PortForwardStart
-	15, // 10: balsa.internal.v1.CopyInRequest.start:type_name -> balsa.internal.v1.CopyInStart
-	26, // 11: balsa.internal.v1.StatsResponse.node:type_name -> balsa.v1.NodeStats
-	0,  // 12: balsa.internal.v1.AgentService.Logs:input_type -> balsa.internal.v1.LogsRequest
-	3,  // 13: balsa.internal.v1.AgentService.Exec:input_type -> balsa.internal.v1.ExecRequest
-	6,  // 14: balsa.internal.v1.AgentService.Attach:input_type -> balsa.internal.v1.AttachRequest
-	9,  // 15: balsa.internal.v1.AgentService.PortForward:input_type -> balsa.internal.v1.PortForwardRequest
-	12, // 16: balsa.internal.v1.AgentService.CopyOut:input_type -> balsa.internal.v1.CopyOutRequest
-	14, // 17: balsa.internal.v1.AgentService.CopyIn:input_type -> balsa.internal.v1.CopyInRequest
-	17, // 18: balsa.internal.v1.AgentService.Stats:input_type -> balsa.internal.v1.StatsRequest
-	19, // 19: balsa.internal.v1.AgentService.PruneImages:input_type -> balsa.internal.v1.PruneImagesRequest
-	21, // 20: balsa.internal.v1.BlobService.FetchBlob:input_type -> balsa.internal.v1.FetchBlobRequest
-	1,  // 21: balsa.internal.v1.AgentService.Logs:output_type -> balsa.internal.v1.LogsResponse
-	5,  // 22: balsa.internal.v1.AgentService.Exec:output_type -> balsa.internal.v1.ExecResponse
-	8,  // 23: balsa.internal.v1.AgentService.Attach:output_type -> balsa.internal.v1.AttachResponse
-	11, // 24: balsa.internal.v1.AgentService.PortForward:output_type -> balsa.internal.v1.PortForwardResponse
-	13, // 25: balsa.internal.v1.AgentService.CopyOut:output_type -> balsa.internal.v1.CopyOutResponse
-	16, // 26: balsa.internal.v1.AgentService.CopyIn:output_type -> balsa.internal.v1.CopyInResponse
-	18, // 27: balsa.internal.v1.AgentService.Stats:output_type -> balsa.internal.v1.StatsResponse
-	20, // 28: balsa.internal.v1.AgentService.PruneImages:output_type -> balsa.internal.v1.PruneImagesResponse
-	22, // 29: balsa.internal.v1.BlobService.FetchBlob:output_type -> balsa.internal.v1.FetchBlobResponse
-	21, // [21:30] is the sub-list for method output_type
-	12, // [12:21] is the sub-list for method input_type
-	12, // [12:12] is the sub-list for extension type_name
-	12, // [12:12] is the sub-list for extension extendee
-	0,  // [0:12] is the sub-list for field type_name
+	2,  // 0: balsa.internal.v1.PolicyCountersResponse.counters:type_name -> balsa.internal.v1.PolicyCounter
+	5,  // 1: balsa.internal.v1.LogsResponse.lines:type_name -> balsa.internal.v1.LogLine
+	7,  // 2: balsa.internal.v1.ExecRequest.start:type_name -> balsa.internal.v1.ExecStart
+	26, // 3: balsa.internal.v1.ExecRequest.input:type_name -> balsa.v1.StreamInput
+	27, // 4: balsa.internal.v1.ExecStart.size:type_name -> balsa.v1.TerminalSize
+	28, // 5: balsa.internal.v1.ExecResponse.output:type_name -> balsa.v1.StreamOutput
+	10, // 6: balsa.internal.v1.AttachRequest.start:type_name -> balsa.internal.v1.AttachStart
+	26, // 7: balsa.internal.v1.AttachRequest.input:type_name -> balsa.v1.StreamInput
+	27, // 8: balsa.internal.v1.AttachStart.size:type_name -> balsa.v1.TerminalSize
+	28, // 9: balsa.internal.v1.AttachResponse.output:type_name -> balsa.v1.StreamOutput
+	13, // 10: balsa.internal.v1.PortForwardRequest.start:type_name -> balsa.internal.v1.PortForwardStart
+	18, // 11: balsa.internal.v1.CopyInRequest.start:type_name -> balsa.internal.v1.CopyInStart
+	29, // 12: balsa.internal.v1.StatsResponse.node:type_name -> balsa.v1.NodeStats
+	3,  // 13: balsa.internal.v1.AgentService.Logs:input_type -> balsa.internal.v1.LogsRequest
+	6,  // 14: balsa.internal.v1.AgentService.Exec:input_type -> balsa.internal.v1.ExecRequest
+	9,  // 15: balsa.internal.v1.AgentService.Attach:input_type -> balsa.internal.v1.AttachRequest
+	12, // 16: balsa.internal.v1.AgentService.PortForward:input_type -> balsa.internal.v1.PortForwardRequest
+	15, // 17: balsa.internal.v1.AgentService.CopyOut:input_type -> balsa.internal.v1.CopyOutRequest
+	17, // 18: balsa.internal.v1.AgentService.CopyIn:input_type -> balsa.internal.v1.CopyInRequest
+	20, // 19: balsa.internal.v1.AgentService.Stats:input_type -> balsa.internal.v1.StatsRequest
+	0,  // 20: balsa.internal.v1.AgentService.PolicyCounters:input_type -> balsa.internal.v1.PolicyCountersRequest
+	22, // 21: balsa.internal.v1.AgentService.PruneImages:input_type -> balsa.internal.v1.PruneImagesRequest
+	24, // 22: balsa.internal.v1.BlobService.FetchBlob:input_type -> balsa.internal.v1.FetchBlobRequest
+	4,  // 23: balsa.internal.v1.AgentService.Logs:output_type -> balsa.internal.v1.LogsResponse
+	8,  // 24: balsa.internal.v1.AgentService.Exec:output_type -> balsa.internal.v1.ExecResponse
+	11, // 25: balsa.internal.v1.AgentService.Attach:output_type -> balsa.internal.v1.AttachResponse
+	14, // 26: balsa.internal.v1.AgentService.PortForward:output_type -> balsa.internal.v1.PortForwardResponse
+	16, // 27: balsa.internal.v1.AgentService.CopyOut:output_type -> balsa.internal.v1.CopyOutResponse
+	19, // 28: balsa.internal.v1.AgentService.CopyIn:output_type -> balsa.internal.v1.CopyInResponse
+	21, // 29: balsa.internal.v1.AgentService.Stats:output_type -> balsa.internal.v1.StatsResponse
+	1,  // 30: balsa.internal.v1.AgentService.PolicyCounters:output_type -> balsa.internal.v1.PolicyCountersResponse
+	23, // 31: balsa.internal.v1.AgentService.PruneImages:output_type -> balsa.internal.v1.PruneImagesResponse
+	25, // 32: balsa.internal.v1.BlobService.FetchBlob:output_type -> balsa.internal.v1.FetchBlobResponse
+	23, // [23:33] is the sub-list for method output_type
+	13, // [13:23] is the sub-list for method input_type
+	13, // [13:13] is the sub-list for extension type_name
+	13, // [13:13] is the sub-list for extension extendee
+	0,  // [0:13] is the sub-list for field type_name
 }
 
 func init() { file_balsa_internal_v1_agent_proto_init() }
@@ -1654,26 +1831,26 @@ func file_balsa_internal_v1_agent_proto_init() {
 	if File_balsa_internal_v1_agent_proto != nil {
 		return
 	}
-	file_balsa_internal_v1_agent_proto_msgTypes[0].OneofWrappers = []any{}
-	file_balsa_internal_v1_agent_proto_msgTypes[3].OneofWrappers = []any{
+	file_balsa_internal_v1_agent_proto_msgTypes[3].OneofWrappers = []any{}
+	file_balsa_internal_v1_agent_proto_msgTypes[6].OneofWrappers = []any{
 		(*ExecRequest_Start)(nil),
 		(*ExecRequest_Input)(nil),
 	}
-	file_balsa_internal_v1_agent_proto_msgTypes[6].OneofWrappers = []any{
+	file_balsa_internal_v1_agent_proto_msgTypes[9].OneofWrappers = []any{
 		(*AttachRequest_Start)(nil),
 		(*AttachRequest_Input)(nil),
 	}
-	file_balsa_internal_v1_agent_proto_msgTypes[9].OneofWrappers = []any{
+	file_balsa_internal_v1_agent_proto_msgTypes[12].OneofWrappers = []any{
 		(*PortForwardRequest_Start)(nil),
 		(*PortForwardRequest_Data)(nil),
 		(*PortForwardRequest_Close)(nil),
 	}
-	file_balsa_internal_v1_agent_proto_msgTypes[11].OneofWrappers = []any{
+	file_balsa_internal_v1_agent_proto_msgTypes[14].OneofWrappers = []any{
 		(*PortForwardResponse_Connected)(nil),
 		(*PortForwardResponse_Data)(nil),
 		(*PortForwardResponse_Close)(nil),
 	}
-	file_balsa_internal_v1_agent_proto_msgTypes[14].OneofWrappers = []any{
+	file_balsa_internal_v1_agent_proto_msgTypes[17].OneofWrappers = []any{
 		(*CopyInRequest_Start)(nil),
 		(*CopyInRequest_Tar)(nil),
 	}
@@ -1683,7 +1860,7 @@ func file_balsa_internal_v1_agent_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_balsa_internal_v1_agent_proto_rawDesc), len(file_balsa_internal_v1_agent_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   23,
+			NumMessages:   26,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

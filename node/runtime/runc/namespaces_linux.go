@@ -20,11 +20,15 @@ import (
 )
 
 // makeMounts pins what is not pinned: after a reboot nothing is, after the
-// loss of a shim everything still is.
-func (p *pod) makeMounts(ctx context.Context, cfg runtime.PodConfig) error {
-	mounts, err := hostmount.Under(p.dir)
-	if err != nil {
-		return err
+// loss of a shim everything still is. In a fresh directory nothing can be; the
+// list of all mounts gets long on a node with many pods.
+func (p *pod) makeMounts(ctx context.Context, cfg runtime.PodConfig, fresh bool) error {
+	var mounts []string
+	if !fresh {
+		var err error
+		if mounts, err = hostmount.Under(p.dir); err != nil {
+			return err
+		}
 	}
 	mounted := make(map[string]bool, len(mounts))
 	for _, m := range mounts {

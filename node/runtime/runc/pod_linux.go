@@ -156,13 +156,14 @@ func (p *pod) makeSandbox(ctx context.Context, cfg runtime.PodConfig, existed bo
 			return err
 		}
 	}
-	if err := p.makeFiles(record.Config); err != nil {
+	fresh, err := p.makeFiles(record.Config)
+	if err != nil {
 		return err
 	}
 	// A pod that is made is not seen before it is complete, so its two halves
 	// can be made at once; one that is revived must not read ready too early.
 	mounted := make(chan error, 1)
-	mount := func() { mounted <- p.makeMounts(ctx, record.Config) }
+	mount := func() { mounted <- p.makeMounts(ctx, record.Config, fresh) }
 	if existed {
 		mount()
 		if err := <-mounted; err != nil {
@@ -202,13 +203,16 @@ func (p *pod) writeRecord(record podRecord) error {
 	return writeJSON(filepath.Join(p.dir, podFile), record)
 }
 
-func (p *pod) makeFiles(cfg runtime.PodConfig) error {
+// makeFiles tells whether the pod's directory is new.
+func (p *pod) makeFiles(cfg runtime.PodConfig) (fresh bool, err error) {
 	if err := os.Mkdir(p.dir, 0o711); err != nil && !errors.Is(err, fs.ErrExist) {
-		return err
+		return false, err
+	} else if err == nil {
+		fresh = true
 	}
 	for _, dir := range []string{nsDir, etcDir, shmDir, logsDir, containersDir} {
 		if err := os.Mkdir(filepath.Join(p.dir, dir), 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
-			return err
+			return fresh, err
 		}
 	}
 	for name, content := range map[string][]byte{
@@ -216,10 +220,10 @@ func (p *pod) makeFiles(cfg runtime.PodConfig) error {
 	} {
 		path, owner := filepath.Join(p.dir, etcDir, name), int(rootID(cfg))
 		if err := errors.Join(os.WriteFile(path, content, 0o644), os.Lchown(path, owner, owner)); err != nil {
-			return err
+			return fresh, err
 		}
 	}
-	return nil
+	return fresh, nil
 }
 
 func touch(path string) error {

@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -23,7 +24,13 @@ const (
 	socketName = "shim.sock"
 	// dialTimeout bounds the greeting; a stopped shim does not hold up Open.
 	dialTimeout = 5 * time.Second
+	// shimLineBuffer holds what a shim says but for rare lines with a long
+	// message. Every pod has one for as long as it lives.
+	shimLineBuffer = 1 << 10
 )
+
+// errLongLine: what the other side says cannot be a shim's.
+var errLongLine = fmt.Errorf("a line of more than %d bytes", maxShimLineBytes)
 
 // shimError is an answer that says no.
 type shimError struct{ verb, code, message string }
@@ -55,7 +62,7 @@ func dialShim(ctx context.Context, podDir string) (*shimClient, *bufio.Reader, e
 		return nil, nil, err
 	}
 	c := &shimClient{conn: conn, pending: map[string]chan shimLine{}}
-	lines := bufio.NewReaderSize(conn, maxShimLineBytes)
+	lines := bufio.NewReaderSize(conn, shimLineBuffer)
 	if err := c.greet(ctx, lines); err != nil {
 		_ = conn.Close()
 		return nil, nil, fmt.Errorf("greet the shim in %s: %w", podDir, err)
@@ -113,9 +120,21 @@ func (c *shimClient) greet(ctx context.Context, lines *bufio.Reader) error {
 	return c.conn.SetDeadline(time.Time{})
 }
 
+// readLine also reads a line that is longer than the buffer, up to
+// maxShimLineBytes.
 func readLine(lines *bufio.Reader) (string, error) {
 	line, err := lines.ReadSlice('\n')
-	return string(line), err
+	if !errors.Is(err, bufio.ErrBufferFull) {
+		return string(line), err
+	}
+	long := slices.Clone(line)
+	for errors.Is(err, bufio.ErrBufferFull) {
+		line, err = lines.ReadSlice('\n')
+		if long = append(long, line...); len(long) > maxShimLineBytes {
+			return "", errLongLine
+		}
+	}
+	return string(long), err
 }
 
 func readAnswer(lines *bufio.Reader, id string) (shimLine, error) {

@@ -50,6 +50,8 @@ const (
 	ObjectServiceUpdateStatusProcedure = "/balsa.v1.ObjectService/UpdateStatus"
 	// ObjectServiceDeleteProcedure is the fully-qualified name of the ObjectService's Delete RPC.
 	ObjectServiceDeleteProcedure = "/balsa.v1.ObjectService/Delete"
+	// ObjectServiceEvictProcedure is the fully-qualified name of the ObjectService's Evict RPC.
+	ObjectServiceEvictProcedure = "/balsa.v1.ObjectService/Evict"
 )
 
 // ObjectServiceClient is a client for the balsa.v1.ObjectService service.
@@ -73,6 +75,9 @@ type ObjectServiceClient interface {
 	UpdateStatus(context.Context, *v1.UpdateStatusRequest) (*v1.UpdateStatusResponse, error)
 	// Delete removes an object, or marks it: pods end first, namespaces empty.
 	Delete(context.Context, *v1.DeleteRequest) (*v1.DeleteResponse, error)
+	// Evict asks for a pod to end on purpose, within its disruption budgets. A pod
+	// of a ReplicaSet goes once another is available in its place.
+	Evict(context.Context, *v1.EvictRequest) (*v1.EvictResponse, error)
 }
 
 // NewObjectServiceClient constructs a client for the balsa.v1.ObjectService service. By default, it
@@ -136,6 +141,12 @@ func NewObjectServiceClient(httpClient connect.HTTPClient, baseURL string, opts 
 			connect.WithSchema(objectServiceMethods.ByName("Delete")),
 			connect.WithClientOptions(opts...),
 		),
+		evict: connect.NewClient[v1.EvictRequest, v1.EvictResponse](
+			httpClient,
+			baseURL+ObjectServiceEvictProcedure,
+			connect.WithSchema(objectServiceMethods.ByName("Evict")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
@@ -149,6 +160,7 @@ type objectServiceClient struct {
 	apply        *connect.Client[v1.ApplyRequest, v1.ApplyResponse]
 	updateStatus *connect.Client[v1.UpdateStatusRequest, v1.UpdateStatusResponse]
 	delete       *connect.Client[v1.DeleteRequest, v1.DeleteResponse]
+	evict        *connect.Client[v1.EvictRequest, v1.EvictResponse]
 }
 
 // Get calls balsa.v1.ObjectService.Get.
@@ -219,6 +231,15 @@ func (c *objectServiceClient) Delete(ctx context.Context, req *v1.DeleteRequest)
 	return nil, err
 }
 
+// Evict calls balsa.v1.ObjectService.Evict.
+func (c *objectServiceClient) Evict(ctx context.Context, req *v1.EvictRequest) (*v1.EvictResponse, error) {
+	response, err := c.evict.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
 // ObjectServiceHandler is an implementation of the balsa.v1.ObjectService service.
 type ObjectServiceHandler interface {
 	// Get reads one object.
@@ -240,6 +261,9 @@ type ObjectServiceHandler interface {
 	UpdateStatus(context.Context, *v1.UpdateStatusRequest) (*v1.UpdateStatusResponse, error)
 	// Delete removes an object, or marks it: pods end first, namespaces empty.
 	Delete(context.Context, *v1.DeleteRequest) (*v1.DeleteResponse, error)
+	// Evict asks for a pod to end on purpose, within its disruption budgets. A pod
+	// of a ReplicaSet goes once another is available in its place.
+	Evict(context.Context, *v1.EvictRequest) (*v1.EvictResponse, error)
 }
 
 // NewObjectServiceHandler builds an HTTP handler from the service implementation. It returns the
@@ -299,6 +323,12 @@ func NewObjectServiceHandler(svc ObjectServiceHandler, opts ...connect.HandlerOp
 		connect.WithSchema(objectServiceMethods.ByName("Delete")),
 		connect.WithHandlerOptions(opts...),
 	)
+	objectServiceEvictHandler := connect.NewUnaryHandlerSimple(
+		ObjectServiceEvictProcedure,
+		svc.Evict,
+		connect.WithSchema(objectServiceMethods.ByName("Evict")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/balsa.v1.ObjectService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case ObjectServiceGetProcedure:
@@ -317,6 +347,8 @@ func NewObjectServiceHandler(svc ObjectServiceHandler, opts ...connect.HandlerOp
 			objectServiceUpdateStatusHandler.ServeHTTP(w, r)
 		case ObjectServiceDeleteProcedure:
 			objectServiceDeleteHandler.ServeHTTP(w, r)
+		case ObjectServiceEvictProcedure:
+			objectServiceEvictHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -356,4 +388,8 @@ func (UnimplementedObjectServiceHandler) UpdateStatus(context.Context, *v1.Updat
 
 func (UnimplementedObjectServiceHandler) Delete(context.Context, *v1.DeleteRequest) (*v1.DeleteResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("balsa.v1.ObjectService.Delete is not implemented"))
+}
+
+func (UnimplementedObjectServiceHandler) Evict(context.Context, *v1.EvictRequest) (*v1.EvictResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("balsa.v1.ObjectService.Evict is not implemented"))
 }

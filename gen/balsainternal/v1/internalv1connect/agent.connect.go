@@ -50,6 +50,9 @@ const (
 	AgentServiceCopyInProcedure = "/balsa.internal.v1.AgentService/CopyIn"
 	// AgentServiceStatsProcedure is the fully-qualified name of the AgentService's Stats RPC.
 	AgentServiceStatsProcedure = "/balsa.internal.v1.AgentService/Stats"
+	// AgentServicePolicyCountersProcedure is the fully-qualified name of the AgentService's
+	// PolicyCounters RPC.
+	AgentServicePolicyCountersProcedure = "/balsa.internal.v1.AgentService/PolicyCounters"
 	// AgentServicePruneImagesProcedure is the fully-qualified name of the AgentService's PruneImages
 	// RPC.
 	AgentServicePruneImagesProcedure = "/balsa.internal.v1.AgentService/PruneImages"
@@ -69,6 +72,8 @@ type AgentServiceClient interface {
 	CopyOut(context.Context, *v1.CopyOutRequest) (*connect.ServerStreamForClient[v1.CopyOutResponse], error)
 	CopyIn(context.Context) (*connect.ClientStreamForClientSimple[v1.CopyInRequest, v1.CopyInResponse], error)
 	Stats(context.Context, *v1.StatsRequest) (*v1.StatsResponse, error)
+	// PolicyCounters tells what the node's network policies have counted.
+	PolicyCounters(context.Context, *v1.PolicyCountersRequest) (*v1.PolicyCountersResponse, error)
 	// PruneImages removes images that no pod of the node uses.
 	PruneImages(context.Context, *v1.PruneImagesRequest) (*v1.PruneImagesResponse, error)
 }
@@ -126,6 +131,12 @@ func NewAgentServiceClient(httpClient connect.HTTPClient, baseURL string, opts .
 			connect.WithSchema(agentServiceMethods.ByName("Stats")),
 			connect.WithClientOptions(opts...),
 		),
+		policyCounters: connect.NewClient[v1.PolicyCountersRequest, v1.PolicyCountersResponse](
+			httpClient,
+			baseURL+AgentServicePolicyCountersProcedure,
+			connect.WithSchema(agentServiceMethods.ByName("PolicyCounters")),
+			connect.WithClientOptions(opts...),
+		),
 		pruneImages: connect.NewClient[v1.PruneImagesRequest, v1.PruneImagesResponse](
 			httpClient,
 			baseURL+AgentServicePruneImagesProcedure,
@@ -137,14 +148,15 @@ func NewAgentServiceClient(httpClient connect.HTTPClient, baseURL string, opts .
 
 // agentServiceClient implements AgentServiceClient.
 type agentServiceClient struct {
-	logs        *connect.Client[v1.LogsRequest, v1.LogsResponse]
-	exec        *connect.Client[v1.ExecRequest, v1.ExecResponse]
-	attach      *connect.Client[v1.AttachRequest, v1.AttachResponse]
-	portForward *connect.Client[v1.PortForwardRequest, v1.PortForwardResponse]
-	copyOut     *connect.Client[v1.CopyOutRequest, v1.CopyOutResponse]
-	copyIn      *connect.Client[v1.CopyInRequest, v1.CopyInResponse]
-	stats       *connect.Client[v1.StatsRequest, v1.StatsResponse]
-	pruneImages *connect.Client[v1.PruneImagesRequest, v1.PruneImagesResponse]
+	logs           *connect.Client[v1.LogsRequest, v1.LogsResponse]
+	exec           *connect.Client[v1.ExecRequest, v1.ExecResponse]
+	attach         *connect.Client[v1.AttachRequest, v1.AttachResponse]
+	portForward    *connect.Client[v1.PortForwardRequest, v1.PortForwardResponse]
+	copyOut        *connect.Client[v1.CopyOutRequest, v1.CopyOutResponse]
+	copyIn         *connect.Client[v1.CopyInRequest, v1.CopyInResponse]
+	stats          *connect.Client[v1.StatsRequest, v1.StatsResponse]
+	policyCounters *connect.Client[v1.PolicyCountersRequest, v1.PolicyCountersResponse]
+	pruneImages    *connect.Client[v1.PruneImagesRequest, v1.PruneImagesResponse]
 }
 
 // Logs calls balsa.internal.v1.AgentService.Logs.
@@ -186,6 +198,15 @@ func (c *agentServiceClient) Stats(ctx context.Context, req *v1.StatsRequest) (*
 	return nil, err
 }
 
+// PolicyCounters calls balsa.internal.v1.AgentService.PolicyCounters.
+func (c *agentServiceClient) PolicyCounters(ctx context.Context, req *v1.PolicyCountersRequest) (*v1.PolicyCountersResponse, error) {
+	response, err := c.policyCounters.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
 // PruneImages calls balsa.internal.v1.AgentService.PruneImages.
 func (c *agentServiceClient) PruneImages(ctx context.Context, req *v1.PruneImagesRequest) (*v1.PruneImagesResponse, error) {
 	response, err := c.pruneImages.CallUnary(ctx, connect.NewRequest(req))
@@ -207,6 +228,8 @@ type AgentServiceHandler interface {
 	CopyOut(context.Context, *v1.CopyOutRequest, *connect.ServerStream[v1.CopyOutResponse]) error
 	CopyIn(context.Context, *connect.ClientStream[v1.CopyInRequest]) (*v1.CopyInResponse, error)
 	Stats(context.Context, *v1.StatsRequest) (*v1.StatsResponse, error)
+	// PolicyCounters tells what the node's network policies have counted.
+	PolicyCounters(context.Context, *v1.PolicyCountersRequest) (*v1.PolicyCountersResponse, error)
 	// PruneImages removes images that no pod of the node uses.
 	PruneImages(context.Context, *v1.PruneImagesRequest) (*v1.PruneImagesResponse, error)
 }
@@ -260,6 +283,12 @@ func NewAgentServiceHandler(svc AgentServiceHandler, opts ...connect.HandlerOpti
 		connect.WithSchema(agentServiceMethods.ByName("Stats")),
 		connect.WithHandlerOptions(opts...),
 	)
+	agentServicePolicyCountersHandler := connect.NewUnaryHandlerSimple(
+		AgentServicePolicyCountersProcedure,
+		svc.PolicyCounters,
+		connect.WithSchema(agentServiceMethods.ByName("PolicyCounters")),
+		connect.WithHandlerOptions(opts...),
+	)
 	agentServicePruneImagesHandler := connect.NewUnaryHandlerSimple(
 		AgentServicePruneImagesProcedure,
 		svc.PruneImages,
@@ -282,6 +311,8 @@ func NewAgentServiceHandler(svc AgentServiceHandler, opts ...connect.HandlerOpti
 			agentServiceCopyInHandler.ServeHTTP(w, r)
 		case AgentServiceStatsProcedure:
 			agentServiceStatsHandler.ServeHTTP(w, r)
+		case AgentServicePolicyCountersProcedure:
+			agentServicePolicyCountersHandler.ServeHTTP(w, r)
 		case AgentServicePruneImagesProcedure:
 			agentServicePruneImagesHandler.ServeHTTP(w, r)
 		default:
@@ -319,6 +350,10 @@ func (UnimplementedAgentServiceHandler) CopyIn(context.Context, *connect.ClientS
 
 func (UnimplementedAgentServiceHandler) Stats(context.Context, *v1.StatsRequest) (*v1.StatsResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("balsa.internal.v1.AgentService.Stats is not implemented"))
+}
+
+func (UnimplementedAgentServiceHandler) PolicyCounters(context.Context, *v1.PolicyCountersRequest) (*v1.PolicyCountersResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("balsa.internal.v1.AgentService.PolicyCounters is not implemented"))
 }
 
 func (UnimplementedAgentServiceHandler) PruneImages(context.Context, *v1.PruneImagesRequest) (*v1.PruneImagesResponse, error) {

@@ -1,0 +1,5 @@
+//go:build helpers && !linux
+
+package helpers
+
+func giveBack(string) {}
