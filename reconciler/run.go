@@ -18,6 +18,7 @@ import (
 	"github.com/balsa-run/balsa/reconciler/namespaces"
 	"github.com/balsa-run/balsa/reconciler/nodes"
 	"github.com/balsa-run/balsa/reconciler/placement"
+	"github.com/balsa-run/balsa/reconciler/policies"
 	"github.com/balsa-run/balsa/reconciler/rollout"
 	"github.com/balsa-run/balsa/reconciler/storage"
 	"github.com/balsa-run/balsa/reconciler/taints"
@@ -107,6 +108,7 @@ func newRunner(d Deps) (*runner, error) {
 	r.concerns = []control.Concern{
 		nodes.New(r.kit("nodes"), d.Leases, d.Hosts),
 		endpoints.New(r.kit("endpoints")),
+		policies.New(r.kit("policies")),
 		workload.New(r.kit("workload")),
 		rollout.New(r.kit("rollout")),
 		placement.New(r.kit("placement"), d.Explanations),
