@@ -18,7 +18,7 @@ type Metrics struct {
 func NewMetrics(r prometheus.Registerer) (*Metrics, error) {
 	m := &Metrics{
 		queries: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "balsa_dns_queries_total",
-			Help: "Questions answered, by where the answer came from (zone, cache, upstream, self) and its code."}, []string{"source", "rcode"}),
+			Help: "Questions answered, by where the answer came from (zone, completed, cache, upstream, self) and its code."}, []string{"source", "rcode"}),
 		forwards: prometheus.NewHistogram(prometheus.HistogramOpts{Name: "balsa_dns_forward_seconds",
 			Help: "Time until upstream servers answered, or did not.", Buckets: []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2, 4}}),
 		upstreamFailures: prometheus.NewCounter(prometheus.CounterOpts{Name: "balsa_dns_upstream_failures_total",
@@ -37,10 +37,13 @@ func NewMetrics(r prometheus.Registerer) (*Metrics, error) {
 
 // The sources of an answer.
 const (
-	sourceZone     = "zone"
-	sourceCache    = "cache"
-	sourceUpstream = "upstream"
-	sourceSelf     = "self" // refusals
+	sourceZone = "zone"
+	// sourceCompleted: a search domain was taken off, so that the client need not
+	// try the others one by one.
+	sourceCompleted = "completed"
+	sourceCache     = "cache"
+	sourceUpstream  = "upstream"
+	sourceSelf      = "self" // refusals
 )
 
 func (m *Metrics) answered(source string, rcode int) {

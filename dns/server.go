@@ -51,6 +51,7 @@ type Server struct {
 	metrics *Metrics
 	forward forwarder
 	zone    atomic.Pointer[Zone]
+	clients atomic.Pointer[Clients]
 	// turn counts answers, to rotate the addresses of each.
 	turn atomic.Uint32
 }
@@ -85,6 +86,9 @@ func NewServer(o Options) (*Server, error) {
 
 // SetZone makes the server answer from another zone, at once.
 func (s *Server) SetZone(z *Zone) { s.zone.Store(z) }
+
+// SetClients says who asks, at once. Names that others ask for are not completed.
+func (s *Server) SetClients(c *Clients) { s.clients.Store(c) }
 
 // Revision is that of the zone in use; 0 before the first.
 func (s *Server) Revision() int64 {
@@ -175,7 +179,7 @@ func stop(servers []*mdns.Server, udp net.PacketConn, tcp net.Listener) error {
 }
 
 func (s *Server) handle(ctx context.Context, w mdns.ResponseWriter, r *mdns.Msg) {
-	reply := s.Resolve(ctx, r)
+	reply := s.Resolve(ctx, clientOf(w.RemoteAddr()), r)
 	size := mdns.MaxMsgSize
 	if _, udp := w.LocalAddr().(*net.UDPAddr); udp {
 		size = mdns.MinMsgSize
@@ -189,8 +193,20 @@ func (s *Server) handle(ctx context.Context, w mdns.ResponseWriter, r *mdns.Msg)
 	}
 }
 
-// Resolve answers one message; it never fails, since refusals are answers too.
-func (s *Server) Resolve(ctx context.Context, r *mdns.Msg) *mdns.Msg {
+func clientOf(a net.Addr) netip.Addr {
+	var at netip.AddrPort
+	switch a := a.(type) {
+	case *net.UDPAddr:
+		at = a.AddrPort()
+	case *net.TCPAddr:
+		at = a.AddrPort()
+	}
+	return at.Addr().Unmap()
+}
+
+// Resolve answers one message of a client; it never fails, since refusals are
+// answers too.
+func (s *Server) Resolve(ctx context.Context, client netip.Addr, r *mdns.Msg) *mdns.Msg {
 	reply := new(mdns.Msg).SetReply(r)
 	reply.RecursionAvailable, reply.Compress = true, true
 	source := sourceSelf
@@ -202,14 +218,14 @@ func (s *Server) Resolve(ctx context.Context, r *mdns.Msg) *mdns.Msg {
 	case r.Question[0].Qclass != mdns.ClassINET:
 		reply.Rcode = mdns.RcodeRefused
 	default:
-		source = s.answer(ctx, r, reply)
+		source = s.answer(ctx, client, r, reply)
 	}
 	s.metrics.answered(source, reply.Rcode)
 	return reply
 }
 
 // answer fills in the reply and says where it came from.
-func (s *Server) answer(ctx context.Context, r, reply *mdns.Msg) string {
+func (s *Server) answer(ctx context.Context, client netip.Addr, r, reply *mdns.Msg) string {
 	q, do := r.Question[0], false
 	if opt := r.IsEdns0(); opt != nil {
 		do = opt.Do()
@@ -222,8 +238,7 @@ func (s *Server) answer(ctx context.Context, r, reply *mdns.Msg) string {
 	}
 	if z := s.zone.Load(); z != nil {
 		if a, ours := z.Lookup(q.Name, q.Qtype); ours {
-			s.fromZone(reply, a)
-			return sourceZone
+			return s.fromZone(ctx, z, client, a, q, do, reply)
 		}
 	} else if mdns.IsSubDomain(s.domain, Canonical(q.Name)) {
 		s.fail(reply, &failure{mdns.ExtendedErrorCodeNotReady, "the node has not yet heard of the cluster's services"})
@@ -232,19 +247,39 @@ func (s *Server) answer(ctx context.Context, r, reply *mdns.Msg) string {
 	return s.fromUpstream(ctx, q, do, reply)
 }
 
-func (s *Server) fromZone(reply *mdns.Msg, a Answer) {
-	reply.Authoritative, reply.Rcode = true, a.Rcode
-	reply.Answer, reply.Ns = rotate(a.Answer, s.turn.Add(1)), a.Ns
-	reply.Extra = append(a.Extra, reply.Extra...)
+func (s *Server) fromZone(ctx context.Context, z *Zone, client netip.Addr, a Answer, q mdns.Question, do bool, reply *mdns.Msg) string {
+	source := sourceZone
+	m := &mdns.Msg{MsgHdr: mdns.MsgHdr{Rcode: a.Rcode}, Answer: a.Answer, Ns: a.Ns, Extra: a.Extra}
+	if a.Chase != "" {
+		m = s.chase(ctx, z, a, q, do)
+	} else if c, ok := z.completes(s.clients.Load().of(client), Canonical(q.Name)); ok && a.Rcode == mdns.RcodeNameError {
+		if got, exists := s.complete(ctx, z, q, do, c); exists {
+			m, source = got, sourceCompleted
+		}
+	}
+	if m.Rcode == mdns.RcodeServerFailure {
+		s.fail(reply, &failure{mdns.ExtendedErrorCodeOther, fmt.Sprintf("%s stands for a name that cannot be resolved, or for itself", q.Name)})
+		reply.Answer = m.Answer
+		return source
+	}
+	reply.Authoritative, reply.Rcode = true, m.Rcode
+	reply.Answer, reply.Ns = rotate(m.Answer, s.turn.Add(1)), m.Ns
+	reply.Extra = append(m.Extra, reply.Extra...)
+	return source
 }
 
-// rotate spreads clients that take the first address over all of them.
+// rotate spreads clients that take the first address over all of them. Aliases
+// stay in front, in their order.
 func rotate(rrs []mdns.RR, turn uint32) []mdns.RR {
-	if len(rrs) < 2 {
+	first := 0
+	for first < len(rrs) && rrs[first].Header().Rrtype == mdns.TypeCNAME {
+		first++
+	}
+	if len(rrs)-first < 2 {
 		return rrs
 	}
-	n := int(turn) % len(rrs)
-	return append(slices.Clone(rrs[n:]), rrs[:n]...)
+	n := first + int(turn)%(len(rrs)-first)
+	return slices.Concat(rrs[:first], rrs[n:], rrs[first:n])
 }
 
 func (s *Server) fromUpstream(ctx context.Context, q mdns.Question, do bool, reply *mdns.Msg) string {

@@ -65,7 +65,7 @@ func question(name string, qtype uint16) *mdns.Msg {
 }
 
 func ask(s *dns.Server, name string) *mdns.Msg {
-	return s.Resolve(context.Background(), question(name, mdns.TypeA))
+	return s.Resolve(context.Background(), netip.Addr{}, question(name, mdns.TypeA))
 }
 
 // reason is the text of an extended error.
@@ -105,7 +105,7 @@ func TestZoneSwap(t *testing.T) {
 	if m := ask(s, "web.shop.svc.cluster.local."); first(m) != "web.shop.svc.cluster.local. 5 IN A 10.96.0.10" || !m.Authoritative || s.Revision() != 42 {
 		t.Errorf("with a zone: %v", m)
 	}
-	s.SetZone(dns.Build(dns.View{Revision: 43, Domain: "cluster.local"}))
+	s.SetZone(dns.Build(dns.View{Revision: 43, ZoneParams: dns.ZoneParams{Domain: "cluster.local"}}))
 	if m := ask(s, "web.shop.svc.cluster.local."); m.Rcode != mdns.RcodeNameError || s.Revision() != 43 {
 		t.Errorf("with the next zone: %v", m)
 	}
@@ -224,7 +224,7 @@ func TestLoopEnds(t *testing.T) {
 		s = server(t, func(ctx context.Context, _ string, _ netip.AddrPort, q *mdns.Msg) (*mdns.Msg, error) {
 			asked++
 			done := make(chan *mdns.Msg, 1)
-			go func() { done <- s.Resolve(context.Background(), q) }()
+			go func() { done <- s.Resolve(context.Background(), netip.Addr{}, q) }()
 			select {
 			case m := <-done:
 				return m, nil
@@ -313,7 +313,7 @@ func TestRefusals(t *testing.T) {
 	newer := question("web.shop.svc.cluster.local.", mdns.TypeA)
 	newer.IsEdns0().SetVersion(1)
 	for want, m := range map[int]*mdns.Msg{mdns.RcodeRefused: chaos, mdns.RcodeNotImplemented: notify, mdns.RcodeFormatError: two, mdns.RcodeBadVers: newer} {
-		if got := s.Resolve(context.Background(), m).Rcode; got != want {
+		if got := s.Resolve(context.Background(), netip.Addr{}, m).Rcode; got != want {
 			t.Errorf("%v: %s, want %s", m.Question, mdns.RcodeToString[got], mdns.RcodeToString[want])
 		}
 	}
@@ -338,7 +338,7 @@ func TestServe(t *testing.T) {
 	for i := range 200 {
 		big.Endpoints = append(big.Endpoints, dns.Endpoint{IP: netip.AddrFrom4([4]byte{10, 244, 0, byte(i)}), Ready: true})
 	}
-	s.SetZone(dns.Build(dns.View{Domain: "cluster.local", Services: []dns.Service{big}}))
+	s.SetZone(dns.Build(dns.View{ZoneParams: dns.ZoneParams{Domain: "cluster.local"}, Services: []dns.Service{big}}))
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() { ended <- s.Serve(ctx, udp, tcp) }()
@@ -449,7 +449,7 @@ func FuzzResolve(f *testing.F) {
 		if m.Unpack(b) != nil {
 			return
 		}
-		reply := s.Resolve(context.Background(), m)
+		reply := s.Resolve(context.Background(), netip.Addr{}, m)
 		reply.Truncate(mdns.MinMsgSize)
 		if _, err := reply.Pack(); err != nil {
 			t.Fatalf("%v\n->\n%v: %v", m, reply, err)

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 
+	iradix "github.com/hashicorp/go-immutable-radix/v2"
 	mdns "github.com/miekg/dns"
 )
 
@@ -18,178 +19,97 @@ const (
 	specVersion = "1.1.0"
 )
 
-// View is what a zone is built from.
-type View struct {
-	// Revision is the store's revision that the view is of.
-	Revision int64
-	// Domain is the cluster's domain, such as "cluster.local".
-	Domain string
-	// Reverse lists the networks whose reverse names are answered here even
-	// where there is no record: the service CIDR and the cluster's pod CIDR.
-	Reverse  []netip.Prefix
-	Services []Service
-}
-
-// Service is a service with an address, or a headless one.
-type Service struct {
-	Namespace, Name string
-	// ClusterIP is the zero value for a headless service.
-	ClusterIP netip.Addr
-	// Ports matter for services with an address; headless ones use those of
-	// their endpoints.
-	Ports     []Port
-	Endpoints []Endpoint
-}
-
-// Port is a named port. Ports without name have no SRV record.
-type Port struct {
-	Name string
-	// Protocol is "tcp" or "udp".
-	Protocol string
-	Port     uint16
-}
-
-// Endpoint is one pod of a headless service.
-type Endpoint struct {
-	IP netip.Addr
-	// Hostname may be empty: then the address with dashes takes its place.
-	Hostname string
-	Ready    bool
-	Ports    []Port
-}
-
 // Zone answers for the cluster's names. It never changes; a new revision is a
-// new Zone.
+// new Zone, which shares with the former one what is the same in both.
 type Zone struct {
 	revision int64
 	domain   string // canonical: lower case, with final dot
+	pods     netip.Prefix
 	reverse  []netip.Prefix
-	names    map[string]*records
-	pointers map[netip.Addr][]string
-}
-
-// records are what a name has; a name with none exists because there are names
-// below it.
-type records struct {
-	a   []netip.Addr
-	srv []srv
-	txt []string
-}
-
-type srv struct {
-	port   uint16
-	target string
+	// services by "namespace/name", in lower case, as all keys here.
+	services *iradix.Tree[*records]
+	// namespaces by "namespace/"; those with services exist anyway.
+	namespaces *iradix.Tree[struct{}]
+	// pointers by the address's bytes and the service's key.
+	pointers *iradix.Tree[[]string]
 }
 
 // Build makes the zone of a view.
 func Build(v View) *Zone {
-	z := &Zone{revision: v.Revision, domain: Canonical(v.Domain), reverse: slices.Clone(v.Reverse),
-		names: make(map[string]*records, 3*len(v.Services)), pointers: make(map[netip.Addr][]string, len(v.Services))}
-	z.at(z.domain)
-	z.at("svc." + z.domain)
-	z.at("dns-version." + z.domain).txt = []string{specVersion}
+	c := NewZone(v.ZoneParams).change()
+	for _, ns := range v.Namespaces {
+		c.namespace(ns, true)
+	}
 	for i := range v.Services {
-		z.addService(&v.Services[i])
+		s := &v.Services[i]
+		c.service(s.Namespace, s.Name, compile(s, c.domain))
 	}
-	for _, r := range z.names {
-		r.tidy()
-	}
-	for ip, targets := range z.pointers {
-		slices.Sort(targets)
-		z.pointers[ip] = slices.Compact(targets)
-	}
-	return z
+	return c.done(v.Revision)
 }
 
-// Canonical is the form in which names are compared.
-func Canonical(name string) string { return strings.ToLower(mdns.Fqdn(name)) }
-
-// at returns the records of a canonical name in the domain, which then exists,
-// as do all names above it in the domain.
-func (z *Zone) at(name string) *records {
-	if r, found := z.names[name]; found {
-		return r
-	}
-	r := &records{}
-	z.names[name] = r
-	if name != z.domain {
-		_, above, _ := strings.Cut(name, ".")
-		z.at(above)
-	}
-	return r
+// NewZone is a zone without services.
+func NewZone(p ZoneParams) *Zone {
+	return &Zone{domain: Canonical(p.Domain), pods: p.Pods, reverse: slices.Clone(p.Reverse),
+		services: iradix.New[*records](), namespaces: iradix.New[struct{}](), pointers: iradix.New[[]string]()}
 }
 
-func (r *records) tidy() {
-	slices.SortFunc(r.a, netip.Addr.Compare)
-	r.a = slices.Compact(r.a)
-	slices.SortFunc(r.srv, func(a, b srv) int {
-		if c := strings.Compare(a.target, b.target); c != 0 {
-			return c
+// zoneChange makes the next zone of one.
+type zoneChange struct {
+	Zone
+	services   *iradix.Txn[*records]
+	namespaces *iradix.Txn[struct{}]
+	pointers   *iradix.Txn[[]string]
+}
+
+func (z *Zone) change() *zoneChange {
+	return &zoneChange{Zone: *z, services: z.services.Txn(), namespaces: z.namespaces.Txn(), pointers: z.pointers.Txn()}
+}
+
+func serviceKey(namespace, name string) []byte {
+	return []byte(strings.ToLower(namespace + "/" + name))
+}
+
+func pointerKey(ip netip.Addr, service []byte) []byte { return append(ip.AsSlice(), service...) }
+
+func (c *zoneChange) namespace(name string, exists bool) {
+	key := serviceKey(name, "")
+	if exists {
+		c.namespaces.Insert(key, struct{}{})
+	} else {
+		c.namespaces.Delete(key)
+	}
+}
+
+// service replaces the records of a service; nil: it has none.
+func (c *zoneChange) service(namespace, name string, r *records) {
+	key := serviceKey(namespace, name)
+	if old, found := c.services.Get(key); found {
+		for ip := range old.pointers {
+			c.pointers.Delete(pointerKey(ip, key))
 		}
-		return int(a.port) - int(b.port)
-	})
-	r.srv = slices.Compact(r.srv)
-}
-
-func (z *Zone) addService(s *Service) {
-	name := strings.ToLower(s.Name+"."+s.Namespace) + ".svc." + z.domain
-	if !s.ClusterIP.IsValid() {
-		z.addHeadless(name, s)
+	}
+	if r == nil {
+		c.services.Delete(key)
 		return
 	}
-	if s.ClusterIP.Is4() {
-		r := z.at(name)
-		r.a = append(r.a, s.ClusterIP)
-	}
-	z.point(s.ClusterIP, name)
-	for _, p := range s.Ports {
-		z.addSRV(name, p, name)
+	c.services.Insert(key, r)
+	for ip, names := range r.pointers {
+		c.pointers.Insert(pointerKey(ip, key), names)
 	}
 }
 
-// addHeadless adds what is ready. A headless service without ready endpoints
-// does not exist, says the specification.
-func (z *Zone) addHeadless(name string, s *Service) {
-	for i := range s.Endpoints {
-		e := &s.Endpoints[i]
-		if !e.Ready || !e.IP.Is4() {
-			continue
-		}
-		host := hostname(e) + "." + name
-		for _, n := range []string{name, host} {
-			r := z.at(n)
-			r.a = append(r.a, e.IP)
-		}
-		z.point(e.IP, host)
-		for _, p := range e.Ports {
-			z.addSRV(name, p, host)
-		}
-	}
+func (c *zoneChange) done(revision int64) *Zone {
+	next := c.Zone
+	next.revision = revision
+	next.services, next.namespaces, next.pointers = c.services.Commit(), c.namespaces.Commit(), c.pointers.Commit()
+	return &next
 }
-
-// hostname is the endpoint's own, if it can be one label of a name.
-func hostname(e *Endpoint) string {
-	if n, ok := mdns.IsDomainName(e.Hostname); ok && n == 1 && e.Hostname != "" && !strings.ContainsAny(e.Hostname, `.\`) {
-		return strings.ToLower(e.Hostname)
-	}
-	return strings.ReplaceAll(e.IP.String(), ".", "-")
-}
-
-func (z *Zone) addSRV(service string, p Port, target string) {
-	if p.Name == "" {
-		return
-	}
-	r := z.at(strings.ToLower("_"+p.Name+"._"+p.Protocol) + "." + service)
-	r.srv = append(r.srv, srv{p.Port, target})
-}
-
-func (z *Zone) point(ip netip.Addr, name string) { z.pointers[ip] = append(z.pointers[ip], name) }
 
 // Revision is that of the view.
 func (z *Zone) Revision() int64 { return z.revision }
 
-// Names counts the names of the domain.
-func (z *Zone) Names() int { return len(z.names) }
+// Services counts the services that have a name.
+func (z *Zone) Services() int { return z.services.Len() }
 
 // Answer is what a zone says to a question.
 type Answer struct {
@@ -197,6 +117,9 @@ type Answer struct {
 	Rcode int
 	// Answer, Ns and Extra are the sections of the reply.
 	Answer, Ns, Extra []mdns.RR
+	// Chase is a name outside of the zone that the answer ends at: whoever is to
+	// give addresses must ask for it elsewhere.
+	Chase string
 }
 
 // Lookup answers a question of class IN. ours is false if the name is neither
@@ -212,22 +135,103 @@ func (z *Zone) Lookup(name string, qtype uint16) (answer Answer, ours bool) {
 	return Answer{}, false
 }
 
-func (z *Zone) lookupName(name, canonical string, qtype uint16) Answer {
-	r, exists := z.names[canonical]
+// found is what there is at a name.
+type found struct {
+	exists bool
+	a      []netip.Addr
+	srv    []srv
+	txt    []string
+	cname  string
+	of     *records
+}
+
+func (z *Zone) find(canonical string) found {
+	if canonical == z.domain {
+		return found{exists: true}
+	}
+	above, kind, _ := cutLast(strings.TrimSuffix(canonical, "."+z.domain))
+	switch kind {
+	case "dns-version":
+		return found{exists: above == "", txt: []string{specVersion}}
+	case "svc":
+		return z.findService(above)
+	case "pod":
+		return z.findPod(above)
+	}
+	return found{}
+}
+
+// cutLast takes the last label off.
+func cutLast(name string) (before, last string, more bool) {
+	i := strings.LastIndexByte(name, '.')
+	if i < 0 {
+		return "", name, false
+	}
+	return name[:i], name[i+1:], true
+}
+
+func (z *Zone) findService(name string) found {
+	above, namespace, more := cutLast(name)
+	if !more {
+		return found{exists: name == "" || z.hasNamespace(namespace)}
+	}
+	sub, service, _ := cutLast(above)
+	r, exists := z.services.Get(serviceKey(namespace, service))
 	if !exists {
+		return found{}
+	}
+	if sub == "" {
+		return found{exists: true, a: r.a, cname: r.cname, of: r}
+	}
+	f := found{of: r}
+	f.a, f.srv, f.exists = r.below(sub)
+	return f
+}
+
+// findPod: whoever asks for a pod by its address knows the address; that there is
+// such a pod is not said.
+func (z *Zone) findPod(name string) found {
+	above, namespace, more := cutLast(name)
+	if !more {
+		return found{exists: name == "" || z.hasNamespace(namespace)}
+	}
+	ip, err := netip.ParseAddr(strings.ReplaceAll(above, "-", "."))
+	if err != nil || !ip.Is4() || dashed(ip) != above || !z.pods.Contains(ip) || !z.hasNamespace(namespace) {
+		return found{}
+	}
+	return found{exists: true, a: []netip.Addr{ip}}
+}
+
+func (z *Zone) hasNamespace(name string) bool {
+	key := serviceKey(name, "")
+	if _, known := z.namespaces.Get(key); known {
+		return true
+	}
+	services := z.services.Root().Iterator()
+	services.SeekPrefix(key)
+	_, _, any := services.Next()
+	return any
+}
+
+func (z *Zone) lookupName(name, canonical string, qtype uint16) Answer {
+	f := z.find(canonical)
+	switch {
+	case !f.exists:
 		return Answer{Rcode: mdns.RcodeNameError, Ns: z.authority(z.domain)}
+	case f.cname != "":
+		return z.alias(name, f.cname, qtype)
 	}
 	var a Answer
 	if qtype == mdns.TypeA || qtype == mdns.TypeANY {
-		a.Answer = append(a.Answer, addresses(name, r)...)
+		a.Answer = append(a.Answer, addresses(name, f.a)...)
 	}
 	if qtype == mdns.TypeTXT || qtype == mdns.TypeANY {
-		for _, text := range r.txt {
+		for _, text := range f.txt {
 			a.Answer = append(a.Answer, &mdns.TXT{Hdr: header(name, mdns.TypeTXT), Txt: []string{text}})
 		}
 	}
 	if qtype == mdns.TypeSRV || qtype == mdns.TypeANY {
-		z.addServers(&a, name, r)
+		addServers(&a, name, f)
 	}
 	if canonical == z.domain && (qtype == mdns.TypeSOA || qtype == mdns.TypeANY) {
 		a.Answer = append(a.Answer, z.authority(z.domain)...)
@@ -238,28 +242,38 @@ func (z *Zone) lookupName(name, canonical string, qtype uint16) Answer {
 	return a
 }
 
-func addresses(name string, r *records) []mdns.RR {
-	out := make([]mdns.RR, len(r.a))
-	for i, ip := range r.a {
+// alias answers with a CNAME. That of another alias is followed by whoever chases
+// it, who counts the steps: services may stand for one another in a circle.
+func (z *Zone) alias(name, target string, qtype uint16) Answer {
+	a := Answer{Answer: []mdns.RR{&mdns.CNAME{Hdr: header(name, mdns.TypeCNAME), Target: target}}}
+	if qtype != mdns.TypeCNAME && qtype != mdns.TypeANY {
+		a.Chase = target
+	}
+	return a
+}
+
+func addresses(name string, ips []netip.Addr) []mdns.RR {
+	out := make([]mdns.RR, len(ips))
+	for i, ip := range ips {
 		out[i] = &mdns.A{Hdr: header(name, mdns.TypeA), A: ip.AsSlice()}
 	}
 	return out
 }
 
 // addServers adds SRV records, and the addresses of their targets as extra.
-func (z *Zone) addServers(a *Answer, name string, r *records) {
+func addServers(a *Answer, name string, f found) {
 	seen := map[string]bool{}
-	for _, s := range r.srv {
+	for _, s := range f.srv {
 		a.Answer = append(a.Answer, &mdns.SRV{Hdr: header(name, mdns.TypeSRV), Priority: srvPriority, Weight: srvWeight, Port: s.port, Target: s.target})
-		if target, found := z.names[s.target]; found && !seen[s.target] {
+		if !seen[s.target] {
 			seen[s.target] = true
-			a.Extra = append(a.Extra, addresses(s.target, target)...)
+			a.Extra = append(a.Extra, addresses(s.target, f.of.addressesOf(s.target))...)
 		}
 	}
 }
 
 func (z *Zone) lookupReverse(name string, ip netip.Addr, qtype uint16) (Answer, bool) {
-	targets := z.pointers[ip]
+	targets := z.targets(ip)
 	if len(targets) == 0 {
 		inside := slices.ContainsFunc(z.reverse, func(p netip.Prefix) bool { return p.Contains(ip) })
 		return Answer{Rcode: mdns.RcodeNameError, Ns: z.authority(name)}, inside
@@ -272,6 +286,17 @@ func (z *Zone) lookupReverse(name string, ip netip.Addr, qtype uint16) (Answer, 
 		a.Answer = append(a.Answer, &mdns.PTR{Hdr: header(name, mdns.TypePTR), Ptr: t})
 	}
 	return a, true
+}
+
+// targets are the names of an address. The services that share a pod may call it
+// by the same name no more than once each.
+func (z *Zone) targets(ip netip.Addr) (names []string) {
+	it := z.pointers.Root().Iterator()
+	it.SeekPrefix(ip.AsSlice())
+	for _, targets, ok := it.Next(); ok; _, targets, ok = it.Next() {
+		names = append(names, targets...)
+	}
+	return sorted(names, strings.Compare)
 }
 
 // parseReverse reads "4.3.2.1.in-addr.arpa.".

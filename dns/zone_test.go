@@ -3,6 +3,7 @@ package dns_test
 import (
 	"flag"
 	"fmt"
+	"maps"
 	"net/netip"
 	"os"
 	"slices"
@@ -24,7 +25,14 @@ var update = flag.Bool("update", false, "rewrite the golden files")
 func objects() ([]*balsav1.Service, []*balsav1.EndpointSlice) {
 	no := false
 	meta := func(ns, name string) *balsav1.ObjectMeta { return &balsav1.ObjectMeta{Namespace: ns, Name: name} }
+	alias := func(name string) *balsav1.ServiceSpec {
+		return &balsav1.ServiceSpec{Type: "ExternalName", ExternalName: name}
+	}
 	services := []*balsav1.Service{
+		{Metadata: meta("shop", "outside"), Spec: alias("www.Example.com")},
+		{Metadata: meta("shop", "inside"), Spec: alias("web.shop.svc.cluster.local")},
+		{Metadata: meta("shop", "tick"), Spec: alias("tock.shop.svc.cluster.local")},
+		{Metadata: meta("shop", "tock"), Spec: alias("tick.shop.svc.cluster.local")},
 		{Metadata: meta("shop", "web"), Spec: &balsav1.ServiceSpec{ClusterIp: "10.96.0.10", Ports: []*balsav1.ServicePort{{Name: "http", Port: 80}, {Name: "quic", Port: 443, Protocol: "UDP"}, {Port: 99}}}},
 		{Metadata: meta("shop", "db"), Spec: &balsav1.ServiceSpec{ClusterIp: "None"}},
 		{Metadata: meta("shop", "empty"), Spec: &balsav1.ServiceSpec{ClusterIp: "None"}},
@@ -45,13 +53,16 @@ func objects() ([]*balsav1.Service, []*balsav1.EndpointSlice) {
 	return services, slices
 }
 
+var zoneParams = dns.ZoneParams{Domain: "cluster.local", Pods: netip.MustParsePrefix("10.244.0.0/16"), Reverse: []netip.Prefix{netip.MustParsePrefix("10.96.0.0/12")}}
+
 func exampleZone(t testing.TB) *dns.Zone {
 	t.Helper()
 	services, slices := objects()
-	v, problems := dns.FromObjects(42, dns.ZoneParams{Domain: "cluster.local", Reverse: []netip.Prefix{netip.MustParsePrefix("10.96.0.0/12")}}, services, slices)
+	v, problems := dns.FromObjects(42, zoneParams, services, slices)
 	if len(problems) != 2 {
 		t.Errorf("problems %q, want 2", problems)
 	}
+	v.Namespaces = []string{"shop", "empty"}
 	return dns.Build(v)
 }
 
@@ -134,10 +145,11 @@ func twin(v dns.View, name string) (ips []netip.Addr, exists bool) {
 
 func TestZoneAgainstTwin(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		v := dns.View{Domain: "cluster.local"}
+		v := dns.View{ZoneParams: dns.ZoneParams{Domain: "cluster.local"}}
 		names := []string{"cluster.local.", "svc.cluster.local.", "no.cluster.local.", "dns-version.cluster.local."}
-		for range rapid.IntRange(0, 5).Draw(t, "services") {
-			s := dns.Service{Namespace: rapid.SampledFrom([]string{"x", "y"}).Draw(t, "ns"), Name: rapid.SampledFrom([]string{"a", "b", "c"}).Draw(t, "name")}
+		for _, of := range rapid.SliceOfDistinct(rapid.SampledFrom([]string{"x/a", "x/b", "x/c", "y/a", "y/b", "y/c"}), rapid.ID).Draw(t, "services") {
+			namespace, name, _ := strings.Cut(of, "/")
+			s := dns.Service{Namespace: namespace, Name: name}
 			if rapid.Bool().Draw(t, "address") {
 				s.ClusterIP = netip.AddrFrom4([4]byte{10, 96, 0, rapid.ByteRange(1, 9).Draw(t, "ip")})
 				s.Ports = []dns.Port{{Name: rapid.SampledFrom([]string{"", "http"}).Draw(t, "port"), Protocol: "tcp", Port: 80}}
@@ -171,9 +183,116 @@ func TestZoneAgainstTwin(t *testing.T) {
 	})
 }
 
+// TestTrackerIsBuild: a zone of many changes is the zone of what there is.
+func TestTrackerIsBuild(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		tracker := dns.NewTracker(zoneParams)
+		services, endpoints := map[string]*balsav1.Service{}, map[string]*balsav1.EndpointSlice{}
+		key := rapid.SampledFrom([]string{"x/a", "x/b", "y/a"})
+		for range rapid.IntRange(1, 30).Draw(t, "changes") {
+			k := key.Draw(t, "of")
+			namespace, name, _ := strings.Cut(k, "/")
+			switch rapid.IntRange(0, 6).Draw(t, "change") {
+			case 0:
+				delete(services, k)
+				tracker.Delete("Service", namespace, name)
+			case 1:
+				delete(endpoints, k)
+				tracker.Delete("EndpointSlice", namespace, name)
+			case 2, 3:
+				services[k] = drawService(t, namespace, name)
+				tracker.Upsert(services[k])
+			case 4:
+				tracker.Zone(1)
+			default:
+				endpoints[k] = drawSlice(t, namespace, name)
+				tracker.Upsert(endpoints[k])
+			}
+		}
+		got, _ := tracker.Zone(2)
+		if again, changed := tracker.Zone(3); changed || again != got {
+			t.Fatal("nothing has changed, and it made another zone")
+		}
+		v, problems := dns.FromObjects(2, zoneParams, slices.Collect(maps.Values(services)), slices.Collect(maps.Values(endpoints)))
+		if slices.Sort(problems); !slices.Equal(problems, tracker.Problems()) {
+			t.Fatalf("problems %q, want %q", tracker.Problems(), problems)
+		}
+		want := dns.Build(v)
+		for _, q := range questionsOf("x", "y") {
+			a, _ := got.Lookup(q.Name, q.Qtype)
+			b, _ := want.Lookup(q.Name, q.Qtype)
+			if a, b := recordsOf(a), recordsOf(b); a != b {
+				t.Fatalf("%s: %s, want %s", q.String(), a, b)
+			}
+		}
+	})
+}
+
+func drawService(t *rapid.T, namespace, name string) *balsav1.Service {
+	s := &balsav1.Service{Metadata: &balsav1.ObjectMeta{Namespace: namespace, Name: name}, Spec: &balsav1.ServiceSpec{
+		ClusterIp: rapid.SampledFrom([]string{"", "None", "None", "10.96.0.1", "10.96.0.2", "ten"}).Draw(t, "ip"),
+		Ports:     []*balsav1.ServicePort{{Name: "http", Port: 80}},
+	}}
+	if rapid.IntRange(0, 5).Draw(t, "alias") == 0 {
+		s.Spec = &balsav1.ServiceSpec{Type: "ExternalName", ExternalName: "www.example.com"}
+	}
+	return s
+}
+
+func drawSlice(t *rapid.T, namespace, name string) *balsav1.EndpointSlice {
+	s := &balsav1.EndpointSlice{Ports: []*balsav1.EndpointPort{{Name: "sql", Port: 5432}}, Metadata: &balsav1.ObjectMeta{Namespace: namespace, Name: name,
+		Labels: map[string]string{"kubernetes.io/service-name": rapid.SampledFrom([]string{"", "a", "b"}).Draw(t, "service")}}}
+	for range rapid.IntRange(0, 3).Draw(t, "endpoints") {
+		ready := rapid.Bool().Draw(t, "ready")
+		s.Endpoints = append(s.Endpoints, &balsav1.Endpoint{
+			Addresses: []string{fmt.Sprintf("10.244.0.%d", rapid.IntRange(1, 3).Draw(t, "pod"))}, Hostname: rapid.SampledFrom([]string{"", "h0"}).Draw(t, "host"),
+			Conditions: &balsav1.EndpointConditions{Ready: &ready},
+		})
+	}
+	return s
+}
+
+// questionsOf asks for all that drawService and drawSlice can make.
+func questionsOf(namespaces ...string) (out []mdns.Question) {
+	for _, ns := range namespaces {
+		names := []string{ns + ".svc", ns + ".pod"}
+		for _, s := range []string{"a", "b"} {
+			base := s + "." + ns + ".svc"
+			names = append(names, base, "h0."+base, "10-244-0-1."+base, "_http._tcp."+base, "_sql._tcp."+base, "_tcp."+base)
+		}
+		for _, n := range names {
+			out = append(out, mdns.Question{Name: n + ".cluster.local.", Qtype: mdns.TypeANY})
+		}
+	}
+	for _, ip := range []string{"1.0.96.10", "2.0.96.10", "1.0.244.10", "2.0.244.10", "3.0.244.10"} {
+		out = append(out, mdns.Question{Name: ip + ".in-addr.arpa.", Qtype: mdns.TypePTR})
+	}
+	return out
+}
+
+func recordsOf(a dns.Answer) string {
+	return fmt.Sprint(mdns.RcodeToString[a.Rcode], a.Answer, a.Extra, a.Chase)
+}
+
+func BenchmarkTracker(b *testing.B) {
+	t := dns.NewTracker(zoneParams)
+	service := func(i, ip int) *balsav1.Service {
+		return &balsav1.Service{Metadata: &balsav1.ObjectMeta{Namespace: "default", Name: fmt.Sprint("s", i)}, Spec: &balsav1.ServiceSpec{
+			ClusterIp: netip.AddrFrom4([4]byte{10, 96, byte(ip >> 8), byte(ip)}).String(), Ports: []*balsav1.ServicePort{{Name: "http", Port: 80}}}}
+	}
+	for i := range 10_000 {
+		t.Upsert(service(i, i))
+	}
+	t.Zone(1)
+	for i := 0; b.Loop(); i++ {
+		t.Upsert(service(i%10_000, (i+1)%20_000))
+		t.Zone(2)
+	}
+}
+
 func BenchmarkBuild(b *testing.B) {
 	for _, n := range []int{1000, 10_000} {
-		v := dns.View{Domain: "cluster.local"}
+		v := dns.View{ZoneParams: dns.ZoneParams{Domain: "cluster.local"}}
 		for i := range n {
 			v.Services = append(v.Services, dns.Service{Namespace: "default", Name: fmt.Sprint("s", i), ClusterIP: netip.AddrFrom4([4]byte{10, 96, byte(i >> 8), byte(i)}),
 				Ports: []dns.Port{{Name: "http", Protocol: "tcp", Port: 80}}})

@@ -165,7 +165,7 @@ func TestPodsReachTheResolver(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.SetZone(dns.Build(dns.View{Domain: "cluster.local", Services: []dns.Service{{Namespace: "x", Name: "web", ClusterIP: netip.MustParseAddr("10.96.0.10")}}}))
+	s.SetZone(dns.Build(dns.View{ZoneParams: dns.ZoneParams{Domain: "cluster.local"}, Services: []dns.Service{{Namespace: "x", Name: "web", ClusterIP: netip.MustParseAddr("10.96.0.10")}}}))
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() { ended <- s.Serve(ctx, udp, tcp) }()
