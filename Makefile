@@ -79,6 +79,10 @@ bench: build ## Measure and write docs/benchmarks.md
 bench-pods: build ## Measure pods beside containerd, crane and tar; write docs/benchmarks-pods.md
 	@go run ./bench/report -suite pods
 
+.PHONY: test-zero-drop
+test-zero-drop: build ## Roll, drain, upgrade and kill under load; no request may fail (SHORT=1: two minutes)
+	@tools/zerodrop/run
+
 .PHONY: test-v2
 test-v2: build ## Pods, demo and systemd units on Debian's own kernel with cgroup v2 alone, in a VM
 	@tools/v2/run

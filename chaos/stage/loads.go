@@ -73,6 +73,34 @@ func (r *Requests) Stop() (*load.HTTPReport, error) {
 	return report, nil
 }
 
+// Flows is a load of HTTP requests and datagrams from a host.
+type Flows struct {
+	process *host.Process
+	out     string
+}
+
+// StartFlows begins to ask a service, whose port 80 is both HTTP and the echo of
+// datagrams.
+func (s *Stage) StartFlows(from *host.Host, chaos, address, name string) (*Flows, error) {
+	f := &Flows{out: filepath.Join(s.Lab.Dir, name+"-flows.json")}
+	var err error
+	f.process, err = from.Start(name+"-flows", chaos, "load", "flows", "--url", "http://"+address+"/", "--udp", address+":80", "--out", f.out)
+	return f, err
+}
+
+// Stop ends the load and returns its report; that requests failed is for the
+// caller to judge, that there were none is an error.
+func (f *Flows) Stop() (*load.FlowReport, error) {
+	report := &load.FlowReport{}
+	if err := errors.Join(f.process.Stop(loadStops), read(f.out, report)); err != nil {
+		return nil, fmt.Errorf("load of flows: %w\n%s", err, f.process.Tail(5))
+	}
+	if report.Fresh.Requests == 0 || report.Kept.Requests == 0 || report.UDP.Requests == 0 {
+		return report, errors.New("load of flows: a kind of client asked nothing")
+	}
+	return report, nil
+}
+
 // Addresses are those of every server's API.
 func (s *Stage) Addresses() []string {
 	var addresses []string

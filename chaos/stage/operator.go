@@ -111,8 +111,9 @@ func (s *Stage) Leader(ctx context.Context) (*Member, error) {
 // Pod is what the stage needs to know of a pod.
 type Pod struct {
 	Metadata struct {
-		Name string `json:"name"`
-		UID  string `json:"uid"`
+		Name              string `json:"name"`
+		UID               string `json:"uid"`
+		DeletionTimestamp string `json:"deletionTimestamp"`
 	} `json:"metadata"`
 	Spec struct {
 		NodeName string `json:"nodeName"`

@@ -26,7 +26,7 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
 	root := &cobra.Command{Use: "balsa-chaos", Short: "Play on a Balsa cluster", SilenceUsage: true, SilenceErrors: true}
-	root.AddCommand(demoCommand(), cleanCommand(), loadCommand())
+	root.AddCommand(demoCommand(), zeroDropCommand(), cleanCommand(), loadCommand())
 	if err := root.ExecuteContext(ctx); err != nil {
 		fmt.Fprintf(os.Stderr, "balsa-chaos: %v\n", err)
 		stop()
@@ -52,6 +52,7 @@ func demoCommand() *cobra.Command {
 	flags.StringVar(&options.Archive, "image", "bin/echo.tar", "archive of the echo image")
 	flags.StringVar(&options.Manifest, "manifest", "examples/hello.yaml", "manifest of the app")
 	flags.StringVar(&options.Dir, "dir", "/tmp/balsa-demo", "folder for everything that the demo writes")
+	flags.IntVar(&options.Slow, "slow", 1, "multiply the deadlines, for a machine whose processor is emulated")
 	flags.BoolVar(&options.Keep, "keep", false, "leave the cluster up")
 	return command
 }
@@ -75,7 +76,7 @@ func cleanCommand() *cobra.Command {
 
 func loadCommand() *cobra.Command {
 	command := &cobra.Command{Use: "load", Short: "Put a load on a cluster, then report"}
-	command.AddCommand(httpCommand(), writesCommand(), putsCommand(), podsCommand())
+	command.AddCommand(httpCommand(), flowsCommand(), writesCommand(), putsCommand(), podsCommand())
 	return command
 }
 
@@ -91,6 +92,26 @@ func httpCommand() *cobra.Command {
 	command.Flags().StringVar(&url, "url", "", "what to ask for")
 	command.Flags().StringVar(&out, "out", "", "file for the report")
 	command.Flags().DurationVar(&interval, "interval", 5*time.Millisecond, "between two requests")
+	return command
+}
+
+func flowsCommand() *cobra.Command {
+	var options load.FlowOptions
+	var out string
+	command := &cobra.Command{
+		Use: "flows", Short: "Ask a service over new and kept-alive connections and by UDP until SIGTERM", Args: cobra.NoArgs,
+		RunE: func(command *cobra.Command, _ []string) error {
+			return report(out, load.Flows(command.Context(), options))
+		},
+	}
+	flags := command.Flags()
+	flags.StringVar(&options.URL, "url", "", "what HTTP clients ask for")
+	flags.IntVar(&options.Fresh, "fresh", 4, "clients that make a connection for each request")
+	flags.IntVar(&options.Kept, "kept", 4, "clients that keep their connection")
+	flags.StringVar(&options.UDP, "udp", "", "host:port of an echo of datagrams")
+	flags.IntVar(&options.UDPClients, "udp-clients", 4, "clients with one socket each")
+	flags.DurationVar(&options.Interval, "interval", 10*time.Millisecond, "between two requests of a client")
+	flags.StringVar(&out, "out", "", "file for the report")
 	return command
 }
 

@@ -1,6 +1,7 @@
 // Echo answers HTTP requests with what it was told about itself: the program of
 // examples/hello.yaml and of the tests. It logs a line a request and, told to
-// stop, finishes what it began.
+// stop, finishes what it began. A datagram to the same port comes back with the
+// pod's name behind it. Every answer has the pod's name in the header X-Pod.
 //
 //	GET /          the greeting, the pod and the node
 //	GET /healthz   200
@@ -16,6 +17,7 @@ import (
 	"fmt"
 	"io"
 	"log"
+	"net"
 	"net/http"
 	"os"
 	"os/signal"
@@ -28,6 +30,7 @@ const (
 	drainFor     = 4 * time.Second
 	fetchFor     = 5 * time.Second
 	maxFetchBody = 64 << 10
+	maxDatagram  = 1500
 )
 
 func main() {
@@ -46,8 +49,14 @@ func address() string {
 }
 
 func run(ctx context.Context, addr string) error {
-	server := &http.Server{Addr: addr, Handler: routes(), ReadHeaderTimeout: fetchFor}
-	failed := make(chan error, 1)
+	server := &http.Server{Addr: addr, Handler: named(routes()), ReadHeaderTimeout: fetchFor}
+	datagrams, err := net.ListenPacket("udp", addr)
+	if err != nil {
+		return fmt.Errorf("listen on %s: %w", addr, err)
+	}
+	defer datagrams.Close()
+	failed := make(chan error, 2)
+	go func() { failed <- echo(datagrams) }()
 	go func() { failed <- server.ListenAndServe() }()
 	log.Printf("echo listens on %s", addr)
 	select {
@@ -62,6 +71,32 @@ func run(ctx context.Context, addr string) error {
 		return fmt.Errorf("shut down: %w", err)
 	}
 	return nil
+}
+
+// echo answers datagrams until the socket is closed.
+func echo(conn net.PacketConn) error {
+	name := []byte(" " + os.Getenv("POD_NAME"))
+	buffer := make([]byte, maxDatagram)
+	for {
+		n, from, err := conn.ReadFrom(buffer)
+		if errors.Is(err, net.ErrClosed) {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("read a datagram: %w", err)
+		}
+		if _, err := conn.WriteTo(append(buffer[:n:n], name...), from); err != nil {
+			log.Printf("answer a datagram of %s: %v", from, err)
+		}
+	}
+}
+
+func named(next http.Handler) http.Handler {
+	name := os.Getenv("POD_NAME")
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("X-Pod", name)
+		next.ServeHTTP(w, r)
+	})
 }
 
 func routes() http.Handler {
