@@ -153,7 +153,7 @@ func groupsOf(v View) (groups []*group, leftOut int) {
 			i = len(groups)
 			groups = append(groups, &group{ports: ports, signature: signature})
 		}
-		e := endpointOf(pod)
+		e := endpointOf(v.Service, pod)
 		groups[i].endpoints = append(groups[i].endpoints, e)
 		if e.GetConditions().GetReady() {
 			groups[i].ready++
@@ -199,18 +199,29 @@ func notReady(pod *balsav1.Pod) int {
 }
 
 // endpointOf is a pod as an endpoint. Serving is readiness alone; ready also
-// means that the pod is not about to go.
-func endpointOf(pod *balsav1.Pod) *balsav1.Endpoint {
-	ready, terminating := object.PodReady(pod), object.IsTerminating(pod)
+// means that the pod is not about to go, or that the Service does not care, as in
+// Kubernetes.
+func endpointOf(svc *balsav1.Service, pod *balsav1.Pod) *balsav1.Endpoint {
+	serving, terminating := object.PodReady(pod), object.IsTerminating(pod)
+	ready := serving && !terminating || svc.GetSpec().GetPublishNotReadyAddresses()
 	ref := object.Reference(pod)
 	ref.ResourceVersion = "" // would change the slice with each status of the pod
 	return &balsav1.Endpoint{
 		Addresses: []string{pod.GetStatus().GetPodIp()},
 		Conditions: &balsav1.EndpointConditions{
-			Ready: proto.Bool(ready && !terminating), Serving: proto.Bool(ready), Terminating: proto.Bool(terminating),
+			Ready: proto.Bool(ready), Serving: proto.Bool(serving), Terminating: proto.Bool(terminating),
 		},
-		Hostname: pod.GetSpec().GetHostname(), NodeName: pod.GetSpec().GetNodeName(), TargetRef: ref,
+		Hostname: hostnameIn(svc, pod), NodeName: pod.GetSpec().GetNodeName(), TargetRef: ref,
 	}
+}
+
+// hostnameIn is the name that a pod has below a Service's: only where the pod says
+// that it belongs there.
+func hostnameIn(svc *balsav1.Service, pod *balsav1.Pod) string {
+	if pod.GetSpec().GetSubdomain() != svc.GetMetadata().GetName() {
+		return ""
+	}
+	return pod.GetSpec().GetHostname()
 }
 
 func newSlice(svc *balsav1.Service, name string, g *group) *balsav1.EndpointSlice {

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 	"pgregory.net/rapid"
 
@@ -163,6 +164,28 @@ func genView(t *rapid.T) View {
 		v.Pods = append(v.Pods, p)
 	}
 	return v
+}
+
+// TestNamesAndPublishing: a pod has a name of its own where it says so, and is
+// published before it is ready where the Service says so.
+func TestNamesAndPublishing(t *testing.T) {
+	v := genService(t, 3)
+	v.Service.Spec.PublishNotReadyAddresses = proto.Bool(true)
+	v.Pods[0].Spec.Hostname, v.Pods[0].Spec.Subdomain = "first", "web"
+	v.Pods[1].Spec.Hostname, v.Pods[1].Spec.Subdomain = "second", "other"
+	v.Pods[1].Status.Conditions = nil
+	v.Pods[2].Spec.Hostname = "third"
+	v.Pods[2].Metadata.DeletionTimestamp = timestamppb.New(rt.Now())
+	for i, want := range []string{"first true true", " true false", " true true"} {
+		e := Plan(v).Create[0].GetEndpoints()[i]
+		if got := fmt.Sprint(e.GetHostname(), " ", e.GetConditions().GetReady(), " ", e.GetConditions().GetServing()); got != want {
+			t.Errorf("endpoint %d: %q, want %q", i, got, want)
+		}
+	}
+	v.Service.Spec.PublishNotReadyAddresses = nil
+	if e := Plan(v).Create[0].GetEndpoints()[1]; e.GetConditions().GetReady() {
+		t.Error("a pod that is not ready is published although nobody asked for it")
+	}
 }
 
 func TestTooManyEndpointsLeaveOutThoseThatAreNotReady(t *testing.T) {
