@@ -205,6 +205,21 @@ func TestRemoveAndReadmit(t *testing.T) {
 		if err := w.guard.Check(old.Identity()); !errors.Is(err, pki.ErrRemoved) {
 			t.Fatalf("guard: %v", err)
 		}
+		w.register("n2")
+		told := func() map[string]int64 {
+			t.Helper()
+			res, err := w.agent("n2").nodes.Heartbeat(t.Context(), &balsav1.HeartbeatRequest{NodeName: "n2"})
+			must(t, err)
+			found := map[string]int64{}
+			for _, r := range res.GetRemoved().GetIdentities() {
+				found[r.GetRole()+"/"+r.GetName()] = r.GetAtNs()
+			}
+			return found
+		}
+		removedAt := told()["agent/n1"]
+		if removedAt == 0 || time.Now().Sub(time.Unix(0, removedAt)) > time.Second {
+			t.Fatalf("agents are told %v", told())
+		}
 		_, err = w.joiner().Join(t.Context(), prepareJoin(t, before, pki.RoleAgent, "n1").req)
 		refused(t, err, connect.CodeUnauthenticated, "IdentityRemoved")
 		timer.Reset(time.Minute)
@@ -217,6 +232,12 @@ func TestRemoveAndReadmit(t *testing.T) {
 		must(t, w.guard.Check(next.Identity()))
 		if err := w.guard.Check(old.Identity()); !errors.Is(err, pki.ErrRemoved) {
 			t.Fatalf("the old certificate is good again: %v", err)
+		}
+		if told()["agent/n1"] != removedAt {
+			t.Errorf("agents are not told any more that the old one is refused: %v", told())
+		}
+		if issued := next.Identity().Issued; !issued.After(time.Unix(0, removedAt)) {
+			t.Errorf("the new certificate of %v looks older than the removal at %v", issued, time.Unix(0, removedAt))
 		}
 		_, err = w.admin().cluster.RemoveIdentity(t.Context(), &balsav1.RemoveIdentityRequest{Role: "admin", Name: "ana"})
 		refused(t, err, connect.CodeFailedPrecondition, "Self")

@@ -155,6 +155,12 @@ func ofPKI(err error) *problem {
 	return nil
 }
 
+// Reasons that agents look at.
+const (
+	ReasonIdentityRemoved = "IdentityRemoved"
+	ReasonBadProof        = "BadProof"
+)
+
 type pkiCode struct {
 	err    error
 	code   connect.Code
@@ -163,11 +169,11 @@ type pkiCode struct {
 
 func pkiCodes() []pkiCode {
 	return []pkiCode{
-		{pki.ErrRemoved, connect.CodeUnauthenticated, "IdentityRemoved"},
+		{pki.ErrRemoved, connect.CodeUnauthenticated, ReasonIdentityRemoved},
 		{pki.ErrExpired, connect.CodeUnauthenticated, "CertificateExpired"},
 		{pki.ErrNoIdentity, connect.CodeUnauthenticated, "Unauthenticated"},
 		{pki.ErrOtherCluster, connect.CodeUnauthenticated, "OtherCluster"},
-		{pki.ErrProof, connect.CodeUnauthenticated, "BadProof"},
+		{pki.ErrProof, connect.CodeUnauthenticated, ReasonBadProof},
 		{pki.ErrNotMember, connect.CodeUnauthenticated, "NotMember"},
 		{pki.ErrTokenUnknown, connect.CodeUnauthenticated, "TokenUnknown"},
 		{pki.ErrTokenExpired, connect.CodeUnauthenticated, "TokenExpired"},

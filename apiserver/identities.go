@@ -9,6 +9,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	balsav1 "github.com/balsa-run/balsa/gen/balsa/v1"
 	internalv1 "github.com/balsa-run/balsa/gen/balsainternal/v1"
 	"github.com/balsa-run/balsa/object"
 	"github.com/balsa-run/balsa/pki"
@@ -173,6 +174,52 @@ func (s *Server) feedOnce(view store.View) error {
 	if err != nil {
 		return err
 	}
+	told, err := toldRemovals(view, s.clock.Now())
+	if err != nil {
+		return err
+	}
+	s.told.Store(told)
 	s.guard.Update(set)
 	return nil
+}
+
+// toldRemovals is what agents are told: see pki.ToldRemovals. A name that was let
+// in again is there with the moment it had been removed.
+func toldRemovals(view store.View, now time.Time) (*balsav1.RemovedIdentities, error) {
+	var all []pki.Removal
+	for _, prefix := range []string{prefixIdentities, prefixRemoved} {
+		err := eachIdentity(view, prefix, func(_ store.KV, r *internalv1.IdentityRecord) {
+			if r.GetRemoved() {
+				all = append(all, pki.Removal{Role: pki.Role(r.GetRole()), Name: r.GetName(), At: r.GetRemovedAt().AsTime()})
+			}
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	out := &balsav1.RemovedIdentities{}
+	for _, r := range pki.ToldRemovals(all, now) {
+		out.Identities = append(out.Identities, &balsav1.RemovedIdentity{Role: string(r.Role), Name: r.Name, AtNs: r.At.UnixNano()})
+	}
+	return out, nil
+}
+
+// ServerNames are the servers whose certificates are good, as this server has it.
+func (s *Server) ServerNames() ([]string, error) {
+	var names []string
+	err := eachIdentity(s.store.Space(store.SpaceObjects).View(), identityKey(string(pki.RoleServer), ""), func(_ store.KV, r *internalv1.IdentityRecord) {
+		if !r.GetRemoved() {
+			names = append(names, r.GetName())
+		}
+	})
+	return names, err
+}
+
+// RemoveServer refuses a server's certificates: it is no member any more, and
+// nobody has called RemoveMember.
+func (s *Server) RemoveServer(ctx context.Context, name string) error {
+	_, err := s.write(ctx, store.SpaceObjects, false, func(view store.View, now time.Time) (*change, error) {
+		return planRemove(view, pki.RoleServer, name, now)
+	})
+	return err
 }

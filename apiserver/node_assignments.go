@@ -64,8 +64,11 @@ type assignments struct {
 // says nothing for three times as long counts as broken.
 const tellAlive = 10 * time.Second
 
-// sharedKinds are sent to every node whole.
-func sharedKinds() []string { return []string{"services", "endpointslices", "nodes"} }
+// sharedKinds are sent to every node whole: routes, proxy and resolver are made
+// from them, and policies name namespaces.
+func sharedKinds() [7]string {
+	return [...]string{"services", "endpointslices", "nodes", "networkpolicies", "networkpolicyslices", "addresspools", "namespaces"}
+}
 
 func (a *assignments) run(ctx context.Context) error {
 	for {
@@ -203,19 +206,20 @@ func (a *assignments) note(touched map[string]*store.KV, e store.Event) {
 	if !ok {
 		return
 	}
-	switch kind.Plural {
-	case "pods":
+	shared := sharedKinds()
+	switch plural := kind.Plural; {
+	case plural == "pods":
 		a.notePod(touched, e)
-	case "persistentvolumes":
+	case plural == "persistentvolumes":
 		// One that lay elsewhere is never told: where it lies does not change.
 		if e.Type == store.EventDelete || a.liesHere(e.KV) {
 			touched[e.KV.Key] = stateAfter(e)
 		}
-	case "configmaps", "secrets", "persistentvolumeclaims":
+	case isRefKind(plural):
 		if a.refs[e.KV.Key] > 0 {
 			touched[e.KV.Key] = stateAfter(e)
 		}
-	case "services", "endpointslices", "nodes":
+	case slices.Contains(shared[:], plural):
 		touched[e.KV.Key] = stateAfter(e)
 	}
 }
@@ -223,7 +227,11 @@ func (a *assignments) note(touched map[string]*store.KV, e store.Event) {
 // isRef tells the keys of what pods refer to.
 func isRef(key string) bool {
 	kind, _, _, ok := object.ParseKey(key)
-	return ok && (kind.Plural == "configmaps" || kind.Plural == "secrets" || kind.Plural == "persistentvolumeclaims")
+	return ok && isRefKind(kind.Plural)
+}
+
+func isRefKind(plural string) bool {
+	return plural == "configmaps" || plural == "secrets" || plural == "persistentvolumeclaims"
 }
 
 // liesHere tells whether a PersistentVolume's contents are on the node.

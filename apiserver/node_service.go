@@ -198,7 +198,8 @@ func (n nodeService) clusterInfo() (*balsav1.ClusterInfo, error) {
 	}, nil
 }
 
-// Heartbeat renews a lease. A node that is not there is told to register, after
+// Heartbeat renews a lease, and tells each time whose certificates are refused:
+// the list is short, and an agent need not say what it knows. A node that is not there is told to register, after
 // a look at the newest state: a server that lags must not send nodes away.
 func (n nodeService) Heartbeat(ctx context.Context, req *balsav1.HeartbeatRequest) (*balsav1.HeartbeatResponse, error) {
 	if err := ownNode(ctx, req.GetNodeName()); err != nil {
@@ -212,7 +213,12 @@ func (n nodeService) Heartbeat(ctx context.Context, req *balsav1.HeartbeatReques
 		}
 	}
 	if _, known := space.View().Get(key); !known {
-		return &balsav1.HeartbeatResponse{Register: true, LeaseDurationMs: n.lease.Duration.Milliseconds()}, nil
+		return &balsav1.HeartbeatResponse{Register: true, LeaseDurationMs: n.lease.Duration.Milliseconds(), Removed: n.told.Load()}, nil
 	}
-	return n.heartbeats.Beat(ctx, req)
+	response, err := n.heartbeats.Beat(ctx, req)
+	if err != nil {
+		return nil, err
+	}
+	response.Removed = n.told.Load()
+	return response, nil
 }

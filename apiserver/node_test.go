@@ -114,7 +114,7 @@ func TestAgentSpeaksForItselfOnly(t *testing.T) {
 func TestPodCIDRsRunOut(t *testing.T) {
 	run(t, func(t *testing.T, w *world) {
 		for i := range 256 {
-			key := podCIDRKey(netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 244, byte(i), 0}), 24))
+			key := object.ClaimPodCIDR(netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 244, byte(i), 0}), 24))
 			w.txn(store.SpaceObjects, &internalv1.Op{Op: &internalv1.Op_Put{Put: &internalv1.Put{Key: []byte(key), Value: []byte("nodes/x")}}})
 		}
 		_, err := w.agent("n1").nodes.Register(t.Context(), &balsav1.RegisterRequest{Node: newNode("n1")})
@@ -221,7 +221,7 @@ func (w *world) want(t *testing.T, node string) map[string]object.Message {
 			continue
 		}
 		switch m := m.(type) {
-		case *balsav1.Service, *balsav1.EndpointSlice, *balsav1.Node:
+		case *balsav1.Service, *balsav1.EndpointSlice, *balsav1.Node, *balsav1.NetworkPolicy, *balsav1.NetworkPolicySlice, *balsav1.AddressPool, *balsav1.Namespace:
 			out[kv.Key] = m
 		case *balsav1.Pod:
 			if m.GetSpec().GetNodeName() != node {

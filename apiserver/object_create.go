@@ -72,10 +72,10 @@ func (s *Server) planCreate(view store.View, id pki.Identity, m object.Message, 
 	object.Stamp(m, uid, now)
 	object.Default(m) // what depends on the name
 	c := &change{space: kind.Space, result: m, outcome: outcomeCreated}
-	if err := s.addressService(c, view, nil, m); err != nil {
+	if err := object.Validate(m, writerOf(id)).Err(m); err != nil {
 		return nil, err
 	}
-	if err := object.Validate(m, writerOf(id)).Err(m); err != nil {
+	if err := claim(c, view, nil, m, randomBelow); err != nil {
 		return nil, err
 	}
 	if err := inNamespace(c, s.store.Space(store.SpaceObjects).View(), kind, m.GetMetadata().GetNamespace()); err != nil {

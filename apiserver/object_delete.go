@@ -91,7 +91,7 @@ func (s *Server) planDelete(view store.View, kind object.Kind, namespace string,
 	case *balsav1.PersistentVolumeClaim, *balsav1.PersistentVolume:
 		return s.markStorage(c, live, now)
 	case *balsav1.Service:
-		err = s.releaseIP(c, m.GetSpec().GetClusterIp(), "")
+		releaseService(c, m, nil)
 	case *balsav1.Node:
 		err = releasePodCIDR(c, m.GetSpec().GetPodCidr())
 	}

@@ -56,13 +56,45 @@ func writerOf(id pki.Identity) object.Writer {
 
 // mayWrite refuses kinds that others derive: law 2, each field has one writer.
 func mayWrite(id pki.Identity, kind object.Kind) error {
-	if kind.Name != "EndpointSlice" || id.Role == pki.RoleServer {
+	if id.Role == pki.RoleServer {
+		return nil
+	}
+	var from, hint string
+	switch kind.Name {
+	case "EndpointSlice":
+		from, hint = "services and pods", "change the Service or its pods instead"
+	case "NetworkPolicySlice":
+		from, hint = "networkpolicies, pods and namespaces", "change the NetworkPolicy, or the labels of the pods or namespaces, instead"
+	default:
 		return nil
 	}
 	return &problem{
-		code: connect.CodePermissionDenied, reason: "Derived", applied: notApplied,
-		hint: "change the Service or its pods instead",
-		err:  fmt.Errorf("%s may not write endpointslices: the servers derive them from services and pods", id),
+		code: connect.CodePermissionDenied, reason: "Derived", applied: notApplied, hint: hint,
+		err: fmt.Errorf("%s may not write %s: the servers derive them from %s", id, kind.Plural, from),
+	}
+}
+
+// mayReport refuses statuses that the servers derive and that claims hang on. That of
+// a load balancer belongs to whoever its class names.
+func mayReport(id pki.Identity, m object.Message) error {
+	if id.Role == pki.RoleServer {
+		return nil
+	}
+	var hint string
+	switch m := m.(type) {
+	case *balsav1.AddressPool, *balsav1.PodDisruptionBudget:
+		hint = "change the spec: the status follows"
+	case *balsav1.Service:
+		if m.GetSpec().GetLoadBalancerClass() != "" {
+			return nil
+		}
+		hint = "give the Service a spec.loadBalancerClass, and the controller of that class writes its status"
+	default:
+		return nil
+	}
+	return &problem{
+		code: connect.CodePermissionDenied, reason: "Derived", applied: notApplied, hint: hint, object: keyOfMessage(m),
+		err: fmt.Errorf("%s may not write the status of %s: the servers derive it", id, object.Describe(m)),
 	}
 }
 

@@ -85,10 +85,10 @@ func (s *Server) replace(c *change, view store.View, id pki.Identity, live, next
 		c.outcome, c.compares = outcomeUnchanged, nil
 		return c, nil
 	}
-	if err := s.addressService(c, view, live, next); err != nil {
+	if err := object.ValidateUpdate(live, next, writerOf(id)).Err(next); err != nil {
 		return nil, err
 	}
-	if err := object.ValidateUpdate(live, next, writerOf(id)).Err(next); err != nil {
+	if err := claim(c, view, live, next, randomBelow); err != nil {
 		return nil, err
 	}
 	c.outcome = outcomeConfigured
@@ -104,8 +104,9 @@ func (o objectService) UpdateStatus(ctx context.Context, req *balsav1.UpdateStat
 	if kind := object.KindOf(m); !object.HasStatus(kind) {
 		return nil, invalid("object", "use Update", "%s have no status", kind.Plural)
 	}
+	id, _ := pki.IdentityFrom(ctx)
 	c, err := o.write(ctx, object.KindOf(m).Space, req.GetDryRun(), func(view store.View, _ time.Time) (*change, error) {
-		return o.planStatus(view, m)
+		return o.planStatus(view, id, m)
 	})
 	if err != nil {
 		return nil, err
@@ -113,9 +114,12 @@ func (o objectService) UpdateStatus(ctx context.Context, req *balsav1.UpdateStat
 	return &balsav1.UpdateStatusResponse{Object: o.finishWrite(ctx, c, req.GetDryRun())}, nil
 }
 
-func (s *Server) planStatus(view store.View, m object.Message) (*change, error) {
+func (s *Server) planStatus(view store.View, id pki.Identity, m object.Message) (*change, error) {
 	live, c, err := s.current(view, m)
 	if err != nil {
+		return nil, err
+	}
+	if err := mayReport(id, live); err != nil {
 		return nil, err
 	}
 	next := object.Clone(live)

@@ -51,10 +51,11 @@ type rule struct {
 
 // What handlers enforce per object, in the words that the matrix prints.
 const (
-	onlyOwnNode  = "own node"
-	onlyNoValues = "no Secret values"
-	onlyUserKind = "not EndpointSlice, Node"
-	onlyNotSlice = "not EndpointSlice"
+	onlyOwnNode    = "own node"
+	onlyNoValues   = "no Secret values"
+	onlyUserKind   = "not EndpointSlice, NetworkPolicySlice, Node"
+	onlyOwnStatus  = "not what servers derive"
+	onlyNotDerived = "not EndpointSlice, NetworkPolicySlice"
 )
 
 // matrix is who may call what: the only place that says so. The order is the
@@ -65,7 +66,8 @@ func matrix() []rule {
 	readerBlind := grant{role: pki.RoleReader, only: onlyNoValues}
 	agentOwn := grant{role: pki.RoleAgent, only: onlyOwnNode}
 	adminMakes := grant{role: pki.RoleAdmin, only: onlyUserKind}
-	adminChanges := grant{role: pki.RoleAdmin, only: onlyNotSlice}
+	adminStatus := grant{role: pki.RoleAdmin, only: onlyOwnStatus}
+	adminChanges := grant{role: pki.RoleAdmin, only: onlyNotDerived}
 	return []rule{
 		{balsav1connect.ObjectServiceGetProcedure, reads, []grant{server, admin, readerBlind}},
 		{balsav1connect.ObjectServiceListProcedure, reads, []grant{server, admin, readerBlind}},
@@ -73,8 +75,9 @@ func matrix() []rule {
 		{balsav1connect.ObjectServiceCreateProcedure, writes, []grant{server, adminMakes}},
 		{balsav1connect.ObjectServiceUpdateProcedure, writes, []grant{server, adminChanges}},
 		{balsav1connect.ObjectServiceApplyProcedure, writes, []grant{server, adminMakes}},
-		{balsav1connect.ObjectServiceUpdateStatusProcedure, writes, []grant{server, adminChanges}},
+		{balsav1connect.ObjectServiceUpdateStatusProcedure, writes, []grant{server, adminStatus}},
 		{balsav1connect.ObjectServiceDeleteProcedure, writes, []grant{server, adminChanges}},
+		{balsav1connect.ObjectServiceEvictProcedure, writes, []grant{server, admin}},
 
 		{balsav1connect.NodeServiceRegisterProcedure, machineWrites, []grant{server, agentOwn}},
 		{balsav1connect.NodeServiceHeartbeatProcedure, machineReads, []grant{server, agentOwn}},
@@ -98,6 +101,8 @@ func matrix() []rule {
 		{balsav1connect.ImageServicePushBlobProcedure, writes, []grant{server, admin}},
 		{balsav1connect.ImageServicePushImageProcedure, writes, []grant{server, admin}},
 		{balsav1connect.ImageServicePruneImagesProcedure, writes, []grant{server, admin}},
+
+		{balsav1connect.NetworkServiceExplainConnectionProcedure, reads, []grant{server, admin, reader}},
 
 		{balsav1connect.ClusterServiceGetVersionProcedure, reads, []grant{server, admin, agent, reader}},
 		{balsav1connect.ClusterServiceGetStatusProcedure, reads, []grant{server, admin, reader}},

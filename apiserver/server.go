@@ -5,11 +5,14 @@ import (
 	"log/slog"
 	"net/http"
 	"slices"
+	"sync/atomic"
 
 	"connectrpc.com/connect"
 	"connectrpc.com/grpchealth"
 	"connectrpc.com/grpcreflect"
 
+	balsav1 "github.com/balsa-run/balsa/gen/balsa/v1"
+	"github.com/balsa-run/balsa/apiserver/why"
 	"github.com/balsa-run/balsa/gen/balsa/v1/balsav1connect"
 	"github.com/balsa-run/balsa/gen/balsainternal/v1/internalv1connect"
 	"github.com/balsa-run/balsa/internal/clock"
@@ -45,6 +48,8 @@ type Config struct {
 	Peers     PeerClients
 	Blobs     Blobs
 	Archives  Archives
+	// Policies judges connections by NetworkPolicies.
+	Policies why.Policies
 
 	// Lease is what nodes are told about heartbeats.
 	Lease LeaseTimes
@@ -72,6 +77,7 @@ type Server struct {
 	peers      PeerClients
 	blobs      Blobs
 	archives   Archives
+	policies   why.Policies
 	lease      LeaseTimes
 	clock      clock.Clock
 	log        *slog.Logger
@@ -89,6 +95,8 @@ type Server struct {
 	imports  chan struct{}
 	nonces   *pki.Nonces
 	reports  *reportOrder
+	// told is what agents are told of removed identities; nil: nothing is read yet.
+	told atomic.Pointer[balsav1.RemovedIdentities]
 }
 
 // New makes a Server. It starts nothing.
@@ -100,7 +108,7 @@ func New(c Config) (*Server, error) {
 	return &Server{
 		store: c.Store, backend: c.Backend, guard: c.Guard, bundle: c.Bundle,
 		heartbeats: c.Heartbeats, localBeats: c.LocalHeartbeats, nodes: c.Nodes, members: c.Members,
-		peer: c.Peer, peers: c.Peers, blobs: c.Blobs, archives: c.Archives, lease: c.Lease,
+		peer: c.Peer, peers: c.Peers, blobs: c.Blobs, archives: c.Archives, policies: c.Policies, lease: c.Lease,
 		clock: c.Clock, log: c.Log, auditLog: c.Audit, metrics: c.Metrics, limits: c.Limits,
 		announcer: &announcer{leader: c.Leader, members: c.Members, clock: c.Clock},
 		contact:   newContact(c.InContact, c.Clock),
@@ -124,7 +132,7 @@ func (c Config) check() error {
 		{"Store", c.Store != nil}, {"Backend", c.Backend != nil}, {"Guard", c.Guard != nil},
 		{"Bundle", c.Bundle != nil}, {"Heartbeats", c.Heartbeats != nil},
 		{"LocalHeartbeats", c.LocalHeartbeats != nil}, {"Nodes", c.Nodes != nil}, {"Members", c.Members != nil},
-		{"Peer", c.Peer != nil}, {"Peers", c.Peers != nil}, {"Blobs", c.Blobs != nil}, {"Archives", c.Archives != nil},
+		{"Peer", c.Peer != nil}, {"Peers", c.Peers != nil}, {"Blobs", c.Blobs != nil}, {"Archives", c.Archives != nil}, {"Policies", c.Policies != nil},
 		{"Lease", c.Lease.valid()},
 	} {
 		if !need.have {
@@ -164,11 +172,12 @@ func (s *Server) API() http.Handler {
 	mount(balsav1connect.NewPodServiceHandler(podService{Server: s}, plain...))
 	mount(balsav1connect.NewClusterServiceHandler(clusterService{s}, strict...))
 	mount(balsav1connect.NewImageServiceHandler(imageService{Server: s}, strict...))
+	mount(balsav1connect.NewNetworkServiceHandler(networkService{s}, strict...))
 	mount(balsav1connect.NewNodeServiceHandler(nodeService{s}, machine...))
 	mount(internalv1connect.NewPeerServiceHandler(peerService{s}, machine...))
 	names := []string{
 		balsav1connect.ObjectServiceName, balsav1connect.PodServiceName, balsav1connect.ClusterServiceName,
-		balsav1connect.ImageServiceName, balsav1connect.NodeServiceName, internalv1connect.PeerServiceName,
+		balsav1connect.ImageServiceName, balsav1connect.NetworkServiceName, balsav1connect.NodeServiceName, internalv1connect.PeerServiceName,
 	}
 	reflector := grpcreflect.NewStaticReflector(names...)
 	mount(grpchealth.NewHandler(health{Server: s, services: names}, strict...))

@@ -80,7 +80,7 @@ func newWorld(t *testing.T, change ...func(*Config)) *world {
 	config := Config{
 		Store: w.store, Backend: w.backend, Guard: w.guard, Bundle: func() *pki.Bundle { return w.bundle },
 		Heartbeats: w.beats, LocalHeartbeats: w.beats, Nodes: w.nodes, Members: w.members, Peer: w.backend,
-		Peers: w.peers, Blobs: w.blobs, Archives: archiveFake{},
+		Peers: w.peers, Blobs: w.blobs, Archives: archiveFake{}, Policies: policiesFake{},
 		Lease: LeaseTimes{Interval: time.Second, Duration: 10 * time.Second},
 		Log:   log, Metrics: w.metrics,
 	}
@@ -137,6 +137,7 @@ type clients struct {
 	pods     balsav1connect.PodServiceClient
 	cluster  balsav1connect.ClusterServiceClient
 	images   balsav1connect.ImageServiceClient
+	network  balsav1connect.NetworkServiceClient
 	peer     internalv1connect.PeerServiceClient
 	joining  balsav1connect.JoinServiceClient
 	identity pki.Identity
@@ -167,6 +168,7 @@ func (w *world) dial(l *pipeListener, id pki.Identity, h2 bool, options ...conne
 		pods:    balsav1connect.NewPodServiceClient(hc, base, options...),
 		cluster: balsav1connect.NewClusterServiceClient(hc, base, options...),
 		images:  balsav1connect.NewImageServiceClient(hc, base, options...),
+		network: balsav1connect.NewNetworkServiceClient(hc, base, options...),
 		peer:    internalv1connect.NewPeerServiceClient(hc, base, options...),
 		joining: balsav1connect.NewJoinServiceClient(hc, base, options...),
 	}

@@ -63,6 +63,7 @@ type Client struct {
 	Nodes   balsav1connect.NodeServiceClient
 	Pods    balsav1connect.PodServiceClient
 	Images  balsav1connect.ImageServiceClient
+	Network balsav1connect.NetworkServiceClient
 	Cluster balsav1connect.ClusterServiceClient
 
 	// The file that FromFile has read, and the cluster it was of.
@@ -119,6 +120,7 @@ func assemble(cfg Config, servers *pool, transport *http.Transport) *Client {
 		Nodes:     balsav1connect.NewNodeServiceClient(doer, base, options...),
 		Pods:      balsav1connect.NewPodServiceClient(doer, base, options...),
 		Images:    balsav1connect.NewImageServiceClient(doer, base, options...),
+		Network:   balsav1connect.NewNetworkServiceClient(doer, base, options...),
 		Cluster:   balsav1connect.NewClusterServiceClient(doer, base, options...),
 		servers:   servers,
 		transport: transport,

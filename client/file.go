@@ -40,7 +40,8 @@ func FromFile(path string, options ...func(*Config)) (*Client, error) {
 // read, the one in use first, so that the next program finds a server when the
 // first is down. Nothing else in the file changes, and the file as a whole does
 // not where it knows them already; it is replaced in one step. A Client that is
-// not from a file, is Pinned, or was told nothing has nothing to save.
+// not from a file, is Pinned, or was told nothing and met no failure has nothing to
+// save. Servers that failed, and have served nothing since, come last.
 func (c *Client) SaveServers() error {
 	servers := c.servers.lasting()
 	if c.file == "" || len(servers) == 0 {

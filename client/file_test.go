@@ -14,6 +14,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	balsav1 "github.com/balsa-run/balsa/gen/balsa/v1"
 	"github.com/balsa-run/balsa/pki"
 )
 
@@ -76,13 +77,35 @@ func TestSaveServers(t *testing.T) {
 		c = connect()
 		w.read(t)
 		must(t, c.SaveServers())
-		same("b:1", "a:1", "c:1") // the next program begins with one that works
+		same("b:1", "c:1", "a:1") // the next program begins with one that works
 		written, err := os.Stat(path)
 		must(t, err)
 		must(t, c.SaveServers())
 		if again, err := os.Stat(path); err != nil || !os.SameFile(written, again) {
 			t.Errorf("the file was replaced although nothing is new (%v)", err)
 		}
+
+		// One try each, as with --retry-for 0: each program meets a dead server and the
+		// next begins with another, also when no server tells anything.
+		before.Servers = []string{"a:1", "b:1", "c:1"}
+		must(t, pki.WriteConfigFile(path, before))
+		w.tell("")
+		w.servers["b:1"].fail(down)
+		for _, want := range [][]string{{"b:1", "c:1", "a:1"}, {"c:1", "a:1", "b:1"}} {
+			c, err := FromFile(path, func(cfg *Config) { cfg.Dial, cfg.Plain, cfg.RetryFor = w.dial, true, -1 })
+			must(t, err)
+			if _, err := List[*balsav1.ConfigMap](t.Context(), c, "default", ListOptions{}); err == nil {
+				t.Fatal("a server that is down served")
+			}
+			must(t, c.SaveServers())
+			c.Close()
+			same(want...)
+		}
+		w.tell("b:1", w.names...)
+		c = connect()
+		w.read(t)
+		must(t, c.SaveServers())
+		same("c:1", "a:1", "b:1")
 
 		must(t, pki.WriteConfigFile(path, adminConfig(t, "other:1")))
 		if err := c.SaveServers(); err == nil || !strings.Contains(err.Error(), "has become the configuration of cluster") {

@@ -133,7 +133,7 @@ func TestServersAreLearned(t *testing.T) {
 				t.Errorf("pinned %v: with the first server down: %v", pinned, err)
 			}
 			if !pinned {
-				if diff := cmp.Diff([]string{"b:1", "a:1", "c:1"}, c.servers.lasting()); diff != "" {
+				if diff := cmp.Diff([]string{"b:1", "c:1", "a:1"}, c.servers.lasting()); diff != "" {
 					t.Error(diff)
 				}
 				c.SetServers([]string{"c:1"})

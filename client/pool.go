@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"slices"
@@ -33,6 +34,8 @@ type pool struct {
 	told    []string // guarded by mu; by servers, in their latest answer
 	all     []string // guarded by mu; given, then what told has beside it
 	current int      // guarded by mu; an index into all
+	// broken are those that failed since they last served a call.
+	broken map[string]bool // guarded by mu
 	// leader is where writes go; empty: where everything goes. It is one of all.
 	leader string // guarded by mu
 	// shunned is not taken for the leader until then.
@@ -42,7 +45,7 @@ type pool struct {
 
 func newPool(cfg Config) *pool {
 	given := slices.Clone(cfg.Servers)
-	return &pool{given: given, all: given, logger: cfg.Logger, clock: cfg.Clock, pinned: cfg.Pinned}
+	return &pool{given: given, all: given, broken: map[string]bool{}, logger: cfg.Logger, clock: cfg.Clock, pinned: cfg.Pinned}
 }
 
 // pick is the server for the next call.
@@ -60,6 +63,9 @@ func (p *pool) pick(write bool) string {
 func (p *pool) failed(address string, cause error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if slices.Contains(p.all, address) {
+		p.broken[address] = true
+	}
 	if address != "" && address == p.leader {
 		p.leader, p.shunned, p.until = "", address, p.clock.Now().Add(leaderShun)
 	}
@@ -68,6 +74,13 @@ func (p *pool) failed(address string, cause error) {
 	}
 	p.current = (p.current + 1) % len(p.all)
 	p.logger.Info("moving on to another server", "from", address, "to", p.all[p.current], "cause", cause)
+}
+
+// served notes that a server has answered a call as it should.
+func (p *pool) served(address string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	delete(p.broken, address)
 }
 
 func (p *pool) set(addresses []string) {
@@ -112,6 +125,7 @@ func (p *pool) mergeLocked() {
 		}
 	}
 	p.current = max(0, slices.Index(p.all, inUse))
+	maps.DeleteFunc(p.broken, func(address string, _ bool) bool { return !slices.Contains(p.all, address) })
 	if !slices.Contains(p.all, p.leader) {
 		p.leader = ""
 	}
@@ -130,20 +144,26 @@ func (p *pool) known() []string {
 }
 
 // lasting is what is worth keeping for the next time: the server in use, those
-// that servers told of, those that were given; nothing when no server told.
+// that servers told of, those that were given, and of all these the ones that
+// failed last; nothing when no server told anything and none failed. A program
+// that tries once must not find the same dead server first each time.
 func (p *pool) lasting() []string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if len(p.told) == 0 {
+	if p.pinned || len(p.told) == 0 && len(p.broken) == 0 {
 		return nil
 	}
-	var out []string
+	var well, broken []string
 	for _, address := range slices.Concat([]string{p.all[p.current]}, p.told, p.given) {
-		if !slices.Contains(out, address) {
-			out = append(out, address)
+		switch {
+		case slices.Contains(well, address) || slices.Contains(broken, address):
+		case p.broken[address]:
+			broken = append(broken, address)
+		default:
+			well = append(well, address)
 		}
 	}
-	return out
+	return append(well, broken...)
 }
 
 // attempt carries the address that served a request from the transport up to

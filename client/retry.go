@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"math/rand/v2"
+	"sync"
 	"time"
 
 	"connectrpc.com/connect"
@@ -29,6 +30,7 @@ func (r *retrier) WrapUnary(next connect.UnaryFunc) connect.UnaryFunc {
 			tracked, made := withAttempt(ctx, !reads(request.Spec()))
 			response, err := next(tracked, request)
 			if err == nil {
+				r.servers.served(made.address)
 				return response, nil
 			}
 			tried.note(err)
@@ -36,6 +38,9 @@ func (r *retrier) WrapUnary(next connect.UnaryFunc) connect.UnaryFunc {
 				return nil, err
 			}
 			if !mayRepeat(request, err) || hopeless(err) && count >= r.servers.size() {
+				if connect.CodeOf(err) == connect.CodeUnavailable {
+					r.servers.failed(made.address, err) // the next call goes elsewhere
+				}
 				return nil, tried.conclude(request.Spec(), err, r.clock.Now())
 			}
 			r.servers.failed(made.address, err)
@@ -82,10 +87,15 @@ type watchedStream struct {
 	retrier *retrier
 	made    *attempt
 	began   time.Time
+
+	servedOnce sync.Once
 }
 
 func (s *watchedStream) Receive(message any) error {
 	err := s.StreamingClientConn.Receive(message)
+	if err == nil {
+		s.servedOnce.Do(func() { s.retrier.servers.served(s.made.address) })
+	}
 	if err == nil || errors.Is(err, io.EOF) || s.ctx.Err() != nil {
 		return err
 	}

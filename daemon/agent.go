@@ -18,6 +18,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/balsa-run/balsa/apiserver"
 	"github.com/balsa-run/balsa/client"
 	"github.com/balsa-run/balsa/cluster"
 	"github.com/balsa-run/balsa/cluster/gossip"
@@ -73,6 +74,7 @@ type agent struct {
 	dir    string
 	keeper *pki.Credentials
 	guard  *pki.Guard
+	banned *removedList // feeds guard
 	client *client.Client
 	ip     netip.Addr
 
@@ -95,7 +97,7 @@ func (a *agent) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if a.client, err = client.FromCredentials(a.keeper, a.servers(), a.Logger); err != nil {
+	if a.client, err = client.New(client.Config{Servers: a.servers(), Logger: a.Logger, Dial: dialGuarded(a.keeper, a.guard)}); err != nil {
 		return err
 	}
 	if err := a.findAddress(ctx); err != nil {
@@ -114,10 +116,14 @@ func (a *agent) run(ctx context.Context) error {
 	if err := a.startGossip(files.GossipKey); err != nil {
 		return err
 	}
+	go a.guard.Run(ctx)
 	go a.renew(ctx)
 	go a.joinGossip(ctx)
 	a.Logger.Info("agent runs", "address", a.ip, "version", version.Version())
 	err = made.Run(ctx)
+	if errors.Is(err, node.ErrNodeRemoved) {
+		return errors.Join(fmt.Errorf("%w; to let it in again, start it with a new token: balsa token create --role agent", err), setAside(a.dir))
+	}
 	if cause := context.Cause(ctx); errors.Is(cause, errServe) {
 		return cause
 	}
@@ -146,11 +152,10 @@ func (a *agent) identify(ctx context.Context) (*pki.AgentFiles, error) {
 		return nil, fmt.Errorf("%s belongs to node %q, but --name is %q: use the old name, or another --data-dir", a.dir, have, a.Name)
 	}
 	a.keeper = pki.NewCredentials(files.Credential)
-	removed, err := pki.NewRemoved(nil)
-	if err != nil {
+	if a.banned, err = openRemoved(filepath.Join(a.dir, removedName), clock.Real{}, a.Logger); err != nil {
 		return nil, err
 	}
-	a.guard = pki.NewGuard(clock.Real{}, removed)
+	a.guard = a.banned.guard
 	return files, nil
 }
 
@@ -204,8 +209,12 @@ func (a *agent) makeNode(ctx context.Context) (*node.Agent, error) {
 	if err != nil {
 		return nil, err
 	}
+	pods, err := podsFolder(a.DataDir, a.RunDir, hostmount.OnTmpfs, a.Logger)
+	if err != nil {
+		return nil, err
+	}
 	a.runtime, err = runc.Open(ctx, runc.Options{
-		Dir: filepath.Join(a.RunDir, "pods"), CgroupPrefix: a.CgroupPrefix, Helpers: programs, Log: a.Logger,
+		Dir: pods, CgroupPrefix: a.CgroupPrefix, Helpers: programs, Log: a.Logger,
 	})
 	if err != nil {
 		return nil, err
@@ -233,6 +242,7 @@ func (a *agent) makeNode(ctx context.Context) (*node.Agent, error) {
 		Metrics: a.metrics,
 		API:     node.FromClient(a.client.Nodes), Machine: thisMachine{dirs: []string{a.dir, a.RunDir}}, Runtime: a.runtime,
 		Images: a.images, Open: a.openPlant, OnServers: a.onServers,
+		OnRemoved: a.banned.told, AskRemoved: a.askRemoved,
 	}, a.MaxPods))
 }
 
@@ -278,9 +288,13 @@ func (a *agent) openPlant(ctx context.Context, facts node.ClusterFacts) (node.Pl
 	if err != nil {
 		return node.Plant{}, err
 	}
+	exceptions, err := podnet.ParseNoMasquerade(a.NoMasquerade)
+	if err != nil {
+		return node.Plant{}, err
+	}
 	a.podnet, err = podnet.NewLinux(podnet.Options{
 		Dir: filepath.Join(a.RunDir, "network"), PodCIDR: facts.PodCIDR, ClusterCIDR: facts.ClusterCIDR, NodeIP: a.ip,
-		LocalAddress: node.DefaultDNSAddress(), Logger: a.Logger,
+		LocalAddress: node.DefaultDNSAddress(), NoMasquerade: exceptions, Logger: a.Logger,
 	})
 	if err != nil {
 		return node.Plant{}, err
@@ -292,7 +306,7 @@ func (a *agent) openPlant(ctx context.Context, facts node.ClusterFacts) (node.Pl
 		return node.Plant{}, err
 	}
 	resolver, err := a.openResolver(ctx, facts.DNSDomain)
-	return node.Plant{Network: a.podnet, Proxy: a.applier, Resolver: resolver}, err
+	return node.Plant{Network: a.podnet, Proxy: a.applier, Resolver: resolver, Connections: a.podnet}, err
 }
 
 // apart refuses a node whose own address the cluster gives to others: what is
@@ -380,24 +394,30 @@ func (a *agent) serve(ctx context.Context, handler http.Handler, fail context.Ca
 	}
 	config := pki.AgentTLS(pki.TLSOptions{Credentials: a.keeper, Guard: a.guard, Clock: clock.Real{}, Log: a.Logger})
 	server := &http.Server{
-		Handler: identified(handler, a.keeper.Current().ClusterID()), ReadHeaderTimeout: headerTimeout,
+		Handler: a.identified(handler), ReadHeaderTimeout: headerTimeout, ConnContext: withWire,
 		ErrorLog: slog.NewLogLogger(a.Logger.Handler(), slog.LevelDebug),
 		// A server whose host has vanished must not keep a program in a pod running.
 		HTTP2: &http.HTTP2Config{SendPingTimeout: pingAfter, PingTimeout: pingTimeout},
 	}
 	go func() {
-		if err := server.Serve(tls.NewListener(raw, config)); !errors.Is(err, http.ErrServerClosed) {
+		if err := server.Serve(tls.NewListener(guardedListener{raw}, config)); !errors.Is(err, http.ErrServerClosed) {
 			fail(fmt.Errorf("%w: %w", errServe, err))
 		}
 	}()
 	return server, nil
 }
 
-// identified tells a handler who calls.
-func identified(next http.Handler, clusterID string) http.Handler {
+// identified tells a handler who calls, and ends the connection of one who may
+// not be here any more.
+func (a *agent) identified(next http.Handler) http.Handler {
+	clusterID := a.keeper.Current().ClusterID()
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.TLS != nil {
 			if identity, err := pki.IdentityOf(*r.TLS, clusterID); err == nil {
+				if err := watchWire(r.Context(), a.guard, identity); err != nil {
+					http.Error(w, err.Error(), http.StatusForbidden)
+					return
+				}
 				r = r.WithContext(pki.WithIdentity(r.Context(), identity))
 			}
 		}
@@ -442,10 +462,37 @@ func (a *agent) joinGossip(ctx context.Context) {
 func (a *agent) renew(ctx context.Context) {
 	pki.NewRenewer(pki.RenewerOptions{
 		Credentials: a.keeper,
-		Source:      pki.RemoteSource{Client: &renewer{trust: a.keeper.Current().Trust(), servers: a.client.Servers}},
+		Source:      pki.RemoteSource{Client: a.renewer()},
 		Save:        func(c *pki.Credential) error { return pki.SaveCredential(a.identityDir(), c) },
 		Clock:       clock.Real{}, Jitter: mathrand.Float64, Log: a.Logger,
 	}).Run(ctx)
+}
+
+func (a *agent) renewer() *renewer {
+	return &renewer{trust: a.keeper.Current().Trust(), guard: a.guard, servers: a.client.Servers}
+}
+
+// askRemoved asks whether this node was removed, in a way that needs no
+// certificate of ours to be taken.
+func (a *agent) askRemoved(ctx context.Context) (bool, error) {
+	asking := a.renewer()
+	nonce, err := asking.Nonce(ctx)
+	if err != nil {
+		return false, err
+	}
+	question, err := pki.NewRemovalQuestion(a.keeper.Current(), nonce)
+	if err != nil {
+		asking.done()
+		return false, err
+	}
+	_, err = asking.Renew(ctx, question)
+	switch client.Detail(err).GetReason() {
+	case apiserver.ReasonIdentityRemoved:
+		return true, nil
+	case apiserver.ReasonBadProof: // the question has none: we are known
+		return false, nil
+	}
+	return false, err
 }
 
 func (a *agent) close() error {

@@ -50,7 +50,7 @@ func (i *images) Local(ctx context.Context, name string) (runtime.Image, error) 
 	return found, nodeError(err)
 }
 
-// Pull implements node.Puller.
+// Pull implements node.Images.
 func (i *images) Pull(ctx context.Context, want node.ImagePull, progress func(node.ImageProgress)) (node.PulledImage, error) {
 	log := i.log
 	if log == nil {
@@ -61,7 +61,7 @@ func (i *images) Pull(ctx context.Context, want node.ImagePull, progress func(no
 		registries = registry.New(registry.Options{Log: log})
 	}
 	puller := image.Puller{Store: i.store, Cluster: i, Registries: registries, Log: log}
-	request := image.Request{Name: want.Name, Always: want.Policy == object.PullAlways, Credentials: want.Credentials}
+	request := image.Request{Name: want.Name, Always: want.Policy == object.PullAlways, Never: want.Policy == object.PullNever, Credentials: want.Credentials}
 	pulled, err := puller.Pull(ctx, request, func(p image.Progress) { progress(node.ImageProgress(p)) })
 	if err != nil {
 		return node.PulledImage{}, nodeError(err)
@@ -90,6 +90,7 @@ func (i *images) Status() ([]*balsav1.ContainerImage, error) {
 func nodeError(err error) error {
 	for is, as := range map[error]error{
 		image.ErrNotFound: node.ErrImageNotPresent, image.ErrName: node.ErrImageName, image.ErrUnreachable: node.ErrImageUnreachable,
+		image.ErrDenied: node.ErrImageDenied,
 	} {
 		if errors.Is(err, is) {
 			return &imageError{as, err}

@@ -125,9 +125,11 @@ func final(err error) bool {
 	return true
 }
 
-// renewer is pki.RenewClient over the join protocol, at any server that answers.
+// renewer is pki.RenewClient over the join protocol, at any server that answers
+// and was not removed.
 type renewer struct {
 	trust   *pki.Trust
+	guard   *pki.Guard
 	servers func() []string
 
 	client balsav1connect.JoinServiceClient // since Nonce, for Renew
@@ -137,7 +139,7 @@ type renewer struct {
 func (r *renewer) Nonce(ctx context.Context) ([]byte, error) {
 	var failed []error
 	for _, server := range r.servers() {
-		client, done := joinClient(server, pki.RenewClientTLS(r.trust, clock.Real{}))
+		client, done := joinClient(server, pki.RenewClientTLS(r.trust, r.guard, clock.Real{}))
 		response, err := client.RenewNonce(ctx, &balsav1.RenewNonceRequest{})
 		if err != nil {
 			done()

@@ -116,7 +116,7 @@ func TestCloseOneListener(t *testing.T) {
 func TestStrangersReachOnlyTheJoinListener(t *testing.T) {
 	n, credentials := portOf(t)
 	address := n.demux.raw.Addr().String()
-	config := pki.RenewClientTLS(credentials.Current().Trust(), clock.Real{})
+	config := pki.RenewClientTLS(credentials.Current().Trust(), pki.NewGuard(clock.Real{}, nil), clock.Real{})
 	conn, err := pki.Dial(t.Context(), &net.Dialer{}, address, config)
 	if err != nil {
 		t.Fatal(err)

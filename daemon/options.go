@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"github.com/balsa-run/balsa/daemon/core"
+	"github.com/balsa-run/balsa/node/podnet"
 	"github.com/balsa-run/balsa/pki"
 )
 
@@ -61,7 +62,9 @@ type ServerOptions struct {
 type AgentOptions struct {
 	Name    string // of the node; empty: the host's name
 	DataDir string // survives a reboot
-	RunDir  string // does not: sockets, pins, opened Secrets; empty: DataDir/run
+	// RunDir does not: network state, opened Secrets, and the pods' folder unless it
+	// is a tmpfs; empty: DataDir/run
+	RunDir string
 	// NodeIP is the address that other nodes and servers reach; empty: the one
 	// that leads to the servers.
 	NodeIP string
@@ -75,6 +78,9 @@ type AgentOptions struct {
 	// Registries is a file that says how registries are reached; empty: as their
 	// names say, by https.
 	Registries string
+	// NoMasquerade are networks outside the cluster that pods reach with their own
+	// addresses, since what is there knows the way back; empty: none.
+	NoMasquerade []string
 	ResourceOptions
 
 	Join  []string
@@ -144,6 +150,9 @@ func (o *AgentOptions) complete() error {
 	}
 	if _, err := o.parse(); err != nil {
 		return err
+	}
+	if _, err := podnet.ParseNoMasquerade(o.NoMasquerade); err != nil {
+		return fmt.Errorf("--no-masquerade: %w", err)
 	}
 	var err error
 	o.RunDir, err = filepath.Abs(o.RunDir)

@@ -23,69 +23,74 @@ type Change struct {
 	// Params belong to the new ruleset.
 	Params Params
 
-	// The first transaction. A chain must exist before an element names it.
-	// DeleteSlots holds only keys that AddSlots gives another target.
-	AddClasses     []int
-	DeleteServices []ServiceElement
-	DeleteSlots    []SlotElement
-	AddSlots       []SlotElement
-	AddServices    []ServiceElement
-	AddHairpin     []netip.Addr
+	// The first transaction. A chain, with its set, must exist before an element
+	// or a chain names it.
+	AddChains []Chain
+	// RewriteChains get other rules.
+	RewriteChains []Chain
+	// Delete holds what must not be found any more, and keys whose value
+	// changes.
+	Delete []Element
+	Add    []Element
 
 	// The second transaction, after a grace period.
-	DropSlots   []SlotElement
-	DropHairpin []netip.Addr
-	DropClasses []int
+	Drop       []Element
+	DropChains []Chain
 
 	// StaleUDP says that UDP flows may exist that connection tracking still
-	// sends to a place the new ruleset does not name.
+	// sends to a place the new ruleset does not name. Gone are the UDP fronts
+	// that the new ruleset does not have.
 	StaleUDP bool
-}
-
-// ServiceElement is an element of the verdict map "services", or for class 0
-// of the set "no-endpoints".
-type ServiceElement struct {
-	Key   Key
-	Class int
-}
-
-// SlotElement is an element of the map "slots<Class>".
-type SlotElement struct {
-	Class  int
-	Key    Key
-	Slot   int
-	Target Target
+	Gone     []Key
+	// Judge lists the pods whose policies are others now: their established
+	// connections are judged again.
+	Judge []netip.Addr
 }
 
 // Full is the change that builds a ruleset from nothing.
 func Full(r Ruleset) Change {
-	c := diffServices(nil, r.Services)
-	c.Replace = true
-	c.Params = r.Params
-	c.AddClasses = r.Classes()
-	c.AddHairpin = slices.Clone(r.Hairpin)
-	c.StaleUDP = true
+	c := Change{Replace: true, Params: r.Params, StaleUDP: true}
+	r.content.each(c.add)
+	c.finish()
 	return c
 }
 
-// Diff computes the change from one ruleset to another. Its cost is one pass
-// over both; what it returns is proportional to what differs.
+// Diff computes the change from one ruleset to another. What they share costs
+// nothing.
 func Diff(old, next Ruleset) Change {
 	if old.Params != next.Params {
-		return Full(next)
+		c := Full(next)
+		c.Judge = append(c.Judge, judged(old, next)...)
+		return c
 	}
-	c := diffServices(old.Services, next.Services)
-	c.Params = next.Params
-	oldClasses, newClasses := old.Classes(), next.Classes()
-	c.AddClasses = missing(newClasses, oldClasses)
-	c.DropClasses = missing(oldClasses, newClasses)
-	c.DropHairpin, c.AddHairpin = diffAddrs(old.Hairpin, next.Hairpin)
+	c := Change{Params: next.Params}
+	a, b := old.content, next.content
+	if a == nil {
+		a = &content{}
+	}
+	if b == nil {
+		b = &content{}
+	}
+	if a != b {
+		for i := range a.shards {
+			c.shard(a.shards[i], b.shards[i])
+		}
+	}
+	c.finish()
 	return c
 }
 
-// diffServices walks two sorted lists side by side.
-func diffServices(old, next []Service) Change {
-	var c Change
+// judged are the pods whose policies changed together with the parameters.
+func judged(old, next Ruleset) []netip.Addr {
+	old.Params = next.Params
+	return Diff(old, next).Judge
+}
+
+// shard walks two sorted lists side by side.
+func (c *Change) shard(old, next []*Unit) {
+	if len(old) == len(next) && (len(old) == 0 || &old[0] == &next[0]) {
+		return
+	}
 	for len(old) > 0 || len(next) > 0 {
 		switch order(old, next) {
 		case -1:
@@ -99,151 +104,257 @@ func diffServices(old, next []Service) Change {
 			old, next = old[1:], next[1:]
 		}
 	}
-	return c
 }
 
-func order(old, next []Service) int {
+func order(old, next []*Unit) int {
 	switch {
 	case len(next) == 0:
 		return -1
 	case len(old) == 0:
 		return 1
 	}
-	return old[0].Key.Compare(next[0].Key)
+	return strings.Compare(old[0].ID, next[0].ID)
 }
 
-func (c *Change) remove(s Service) {
-	c.DeleteServices = append(c.DeleteServices, ServiceElement{s.Key, s.Class()})
-	for i, t := range s.Targets {
-		c.DropSlots = append(c.DropSlots, SlotElement{s.Class(), s.Key, i, t})
+func (c *Change) remove(u *Unit) {
+	if u.Chain != nil {
+		c.DropChains = append(c.DropChains, *u.Chain)
 	}
-	c.touchUDP(s.Key)
+	if strings.HasPrefix(u.ID, sortProfile) {
+		// A packet may have been sent here by its pod's element before it went.
+		c.Drop = append(c.Drop, u.Elements...)
+	} else {
+		c.removeElements(u.Elements)
+	}
+	if k, front := u.front(); front && k.Protocol == UDP {
+		c.StaleUDP = true
+		c.Gone = append(c.Gone, k)
+	}
 }
 
-func (c *Change) add(s Service) {
-	c.AddServices = append(c.AddServices, ServiceElement{s.Key, s.Class()})
-	for i, t := range s.Targets {
-		c.AddSlots = append(c.AddSlots, SlotElement{s.Class(), s.Key, i, t})
+func (c *Change) removeElements(elements []Element) {
+	for _, e := range elements {
+		if e.late() {
+			c.Drop = append(c.Drop, e)
+		} else {
+			c.Delete = append(c.Delete, e)
+		}
 	}
+}
+
+func (c *Change) add(u *Unit) {
+	if u.Chain != nil {
+		c.AddChains = append(c.AddChains, *u.Chain)
+	}
+	c.Add = append(c.Add, u.Elements...)
 	// A client that spoke before the service existed has a flow to nowhere,
 	// and keeps it alive by speaking on.
-	c.touchUDP(s.Key)
+	if k, front := u.front(); front && k.Protocol == UDP {
+		c.StaleUDP = true
+	}
+	c.judge(u)
 }
 
-func (c *Change) modify(old, next Service) {
-	if old.Class() != next.Class() {
-		c.remove(old)
-		c.add(next)
+func (c *Change) judge(u *Unit) {
+	if u.Stamp != "" && !c.Replace {
+		c.Judge = append(c.Judge, netip.AddrFrom4([4]byte([]byte(u.ID[len(u.ID)-4:]))))
+	}
+}
+
+func (c *Change) modify(old, next *Unit) {
+	if old == next {
 		return
 	}
-	for i := range next.Targets {
-		if old.Targets[i] == next.Targets[i] {
-			continue
-		}
-		c.DeleteSlots = append(c.DeleteSlots, SlotElement{old.Class(), old.Key, i, old.Targets[i]})
-		c.AddSlots = append(c.AddSlots, SlotElement{next.Class(), next.Key, i, next.Targets[i]})
-		c.touchUDP(next.Key)
+	if next.Chain != nil && *old.Chain != *next.Chain {
+		c.RewriteChains = append(c.RewriteChains, *next.Chain)
 	}
-}
-
-func (c *Change) touchUDP(k Key) {
-	if k.Protocol == UDP {
+	if old.Stamp != next.Stamp {
+		c.judge(next)
+	}
+	before := len(c.Delete) + len(c.Drop)
+	c.elements(old.Elements, next.Elements)
+	// An endpoint more leaves all flows right; one less, or none before, does
+	// not.
+	if k, front := next.front(); front && k.Protocol == UDP && (lostTargets(old, next) || len(c.Delete)+len(c.Drop) > before && restrictions(old, next)) {
 		c.StaleUDP = true
 	}
 }
 
-// missing returns the elements of the sorted list a that b lacks.
-func missing(a, b []int) []int {
-	var out []int
-	for _, n := range a {
-		if _, found := slices.BinarySearch(b, n); !found {
-			out = append(out, n)
+// elements compares the elements of one unit. Most often one value among few
+// differs, so the lists are first compared in place.
+func (c *Change) elements(old, next []Element) {
+	if len(old) == len(next) && slices.EqualFunc(old, next, func(a, b Element) bool { return a.Set == b.Set && a.Key == b.Key && a.End == b.End }) {
+		for i := range old {
+			if old[i].Value != next[i].Value {
+				c.Delete, c.Add = append(c.Delete, old[i]), append(c.Add, next[i])
+			}
+		}
+		return
+	}
+	type place struct{ set, key, end string }
+	wanted := make(map[place]string, len(next))
+	for _, e := range next {
+		wanted[place{e.Set, e.Key, e.End}] = e.Value
+	}
+	for _, e := range old {
+		p := place{e.Set, e.Key, e.End}
+		value, kept := wanted[p]
+		switch {
+		case !kept:
+			c.removeElements([]Element{e})
+		case value == e.Value:
+			delete(wanted, p)
+		default:
+			c.Delete = append(c.Delete, e)
 		}
 	}
-	return out
+	for _, e := range next {
+		if _, missing := wanted[place{e.Set, e.Key, e.End}]; missing {
+			c.Add = append(c.Add, e)
+		}
+	}
 }
 
-func diffAddrs(old, next []netip.Addr) (gone, added []netip.Addr) {
-	for _, a := range old {
-		if _, found := slices.BinarySearchFunc(next, a, netip.Addr.Compare); !found {
-			gone = append(gone, a)
-		}
+// front is the key of a front's unit.
+func (u *Unit) front() (Key, bool) {
+	id := u.ID
+	switch {
+	case len(id) == 13 && id[:1] == sortService:
+		b := []byte(id[1:])
+		return Key{VIP: netip.AddrFrom4([4]byte(b[:4])), Protocol: Protocol(b[4]), Port: uint16(b[8])<<8 | uint16(b[9])}, true
+	case len(id) == 9 && id[:1] == sortNodePort:
+		b := []byte(id[1:])
+		return Key{Protocol: Protocol(b[0]), Port: uint16(b[4])<<8 | uint16(b[5])}, true
 	}
-	for _, a := range next {
-		if _, found := slices.BinarySearchFunc(old, a, netip.Addr.Compare); !found {
-			added = append(added, a)
-		}
+	return Key{}, false
+}
+
+// lostTargets reports that a target of the old front is none of the new one's,
+// or that flows were made while it had none.
+func lostTargets(old, next *Unit) bool {
+	if old.Refuses() || next.Refuses() {
+		return true
 	}
-	return gone, added
+	targets := map[string]bool{}
+	for _, e := range next.Elements {
+		targets[targetOf(&e)] = true
+	}
+	return slices.ContainsFunc(old.Elements, func(e Element) bool { return !targets[targetOf(&e)] })
+}
+
+// targetOf is empty for elements that name no targets. A goto counts as one where
+// the chain holds the targets, which may be others now.
+func targetOf(e *Element) string {
+	switch {
+	case strings.HasPrefix(e.Set, slotsPrefix):
+		return e.Value
+	case strings.HasPrefix(e.Value, verdictGoto+"aff-"):
+		return e.Value
+	}
+	return ""
+}
+
+// restrictions reports that what decides by source has changed.
+func restrictions(old, next *Unit) bool {
+	count := func(u *Unit) (n int) {
+		for _, e := range u.Elements {
+			if e.Set == SetRestricted || e.Set == SetSources || e.Set == SetOutside || e.Set == SetOutsideNodePorts {
+				n++
+			}
+		}
+		return n
+	}
+	return count(old)+count(next) > 0
+}
+
+// Refuses reports a front without endpoints, or that drops.
+func (u *Unit) Refuses() bool {
+	return slices.ContainsFunc(u.Elements, func(e Element) bool {
+		return e.Set == SetNoEndpoints || e.Set == SetNoEndpointsNode || e.Value == verdictDrop
+	})
+}
+
+// finish orders chains so that those that are named exist, and go last.
+func (c *Change) finish() {
+	rank := func(c Chain) int {
+		if c.Kind == ChainAffinity {
+			return 1
+		}
+		return 0
+	}
+	slices.SortFunc(c.AddChains, func(a, b Chain) int { return compareChains(rank(a)-rank(b), a, b) })
+	slices.SortFunc(c.DropChains, func(a, b Chain) int { return compareChains(rank(b)-rank(a), a, b) })
+	slices.SortFunc(c.RewriteChains, func(a, b Chain) int { return strings.Compare(a.Name, b.Name) })
+	for _, chain := range c.RewriteChains {
+		c.StaleUDP = c.StaleUDP || chain.Kind == ChainAffinity
+	}
+	slices.SortFunc(c.Judge, netip.Addr.Compare)
+	c.Judge = slices.Compact(c.Judge)
+}
+
+func compareChains(rank int, a, b Chain) int {
+	if rank != 0 {
+		return rank
+	}
+	return strings.Compare(a.Name, b.Name)
 }
 
 // Empty reports that nothing has to be done.
-func (c *Change) Empty() bool { return !c.Replace && !c.StaleUDP && c.Elements() == 0 }
+func (c *Change) Empty() bool {
+	return !c.Replace && !c.StaleUDP && len(c.Judge) == 0 && c.Elements() == 0
+}
 
 // Elements counts the set elements, and chains, that the change touches.
 func (c *Change) Elements() int { return c.firstElements() + c.DropElements() }
 
 func (c *Change) firstElements() int {
-	return len(c.AddClasses) + len(c.DeleteServices) + len(c.DeleteSlots) + len(c.AddSlots) + len(c.AddServices) + len(c.AddHairpin)
+	return len(c.AddChains) + len(c.RewriteChains) + len(c.Delete) + len(c.Add)
 }
 
 // Removes reports that packets may be under way to where the new ruleset would
 // not send them; a grace period ends that.
 func (c *Change) Removes() bool {
-	return c.StaleUDP || c.DropElements()+len(c.DeleteSlots)+len(c.DeleteServices) > 0
+	return c.StaleUDP || len(c.Judge)+c.DropElements()+len(c.Delete)+len(c.RewriteChains) > 0
 }
 
 // DropElements counts what the second transaction touches.
-func (c *Change) DropElements() int {
-	return len(c.DropSlots) + len(c.DropHairpin) + len(c.DropClasses)
-}
+func (c *Change) DropElements() int { return len(c.Drop) + len(c.DropChains) }
 
-// String prints the change in the order it is applied.
+// String prints the change in the order it is applied; elements are sorted.
 func (c Change) String() string {
 	var b strings.Builder
 	if c.Replace {
 		fmt.Fprintf(&b, "replace table: pods %s services %s node %s\n", c.Params.PodCIDR, c.Params.ServiceCIDR, c.Params.NodeIP)
 	}
-	for _, n := range c.AddClasses {
-		fmt.Fprintf(&b, "+ class n%d\n", n)
-	}
-	printServices(&b, "-", c.DeleteServices)
-	printSlots(&b, "-", c.DeleteSlots)
-	printSlots(&b, "+", c.AddSlots)
-	printServices(&b, "+", c.AddServices)
-	printHairpin(&b, "+", c.AddHairpin)
+	printChains(&b, "+", c.AddChains)
+	printChains(&b, "=", c.RewriteChains)
+	printElements(&b, "-", c.Delete)
+	printElements(&b, "+", c.Add)
 	if c.DropElements() > 0 {
 		b.WriteString("after a grace period\n")
 	}
-	printSlots(&b, "-", c.DropSlots)
-	printHairpin(&b, "-", c.DropHairpin)
-	for _, n := range c.DropClasses {
-		fmt.Fprintf(&b, "- class n%d\n", n)
-	}
+	printElements(&b, "-", c.Drop)
+	printChains(&b, "-", c.DropChains)
 	if c.StaleUDP {
 		b.WriteString("forget stale udp flows\n")
+	}
+	for _, pod := range c.Judge {
+		fmt.Fprintf(&b, "judge the connections of %s\n", pod)
 	}
 	return b.String()
 }
 
-func printServices(b *strings.Builder, sign string, elements []ServiceElement) {
-	for _, e := range elements {
-		if e.Class == 0 {
-			fmt.Fprintf(b, "%s no-endpoints { %s }\n", sign, e.Key)
-			continue
-		}
-		fmt.Fprintf(b, "%s services { %s : goto n%d }\n", sign, e.Key, e.Class)
+func printChains(b *strings.Builder, sign string, chains []Chain) {
+	for _, c := range chains {
+		fmt.Fprintf(b, "%s %s\n", sign, c)
 	}
 }
 
-func printSlots(b *strings.Builder, sign string, elements []SlotElement) {
-	for _, e := range elements {
-		fmt.Fprintf(b, "%s slots%d { %s . %d : %s }\n", sign, e.Class, e.Key, e.Slot, e.Target)
-	}
-}
-
-func printHairpin(b *strings.Builder, sign string, addrs []netip.Addr) {
-	for _, a := range addrs {
-		fmt.Fprintf(b, "%s hairpin { %s . %s }\n", sign, a, a)
+func printElements(b *strings.Builder, sign string, elements []Element) {
+	sorted := slices.SortedFunc(slices.Values(elements), func(x, y Element) int {
+		return strings.Compare(x.Set+x.Key, y.Set+y.Key)
+	})
+	for _, e := range sorted {
+		fmt.Fprintf(b, "%s %s\n", sign, e)
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"strings"
+	"time"
 
 	balsav1 "github.com/balsa-run/balsa/gen/balsa/v1"
 )
@@ -62,22 +63,29 @@ type HostPort struct {
 // FromObjects builds the view of a node at a revision. Objects are read only.
 // What it cannot use becomes a Problem of the view; the rest is used.
 func FromObjects(revision int64, node NodeParams, o Objects) View {
-	services, slices := o.Services, o.Slices
-	b := viewBuilder{view: View{Revision: revision, PodCIDR: node.PodCIDR, ServiceCIDR: node.ServiceCIDR, NodeIP: node.NodeIP}}
-	byService := make(map[serviceName][]*balsav1.EndpointSlice, len(services))
-	for _, s := range slices {
+	v := View{Revision: revision, NodeName: node.Name, PodCIDR: node.PodCIDR, ClusterCIDR: node.ClusterCIDR, ServiceCIDR: node.ServiceCIDR, NodeIP: node.NodeIP, Pods: o.Pods}
+	byService := make(map[objectName][]*balsav1.EndpointSlice, len(o.Services))
+	for _, s := range o.Slices {
 		if name := OwningService(s); name != "" {
-			n := serviceName{s.GetMetadata().GetNamespace(), name}
+			n := objectName{s.GetMetadata().GetNamespace(), name}
 			byService[n] = append(byService[n], s)
 		}
 	}
-	for _, s := range services {
-		b.service(s, byService[serviceName{s.GetMetadata().GetNamespace(), s.GetMetadata().GetName()}])
+	for _, s := range o.Services {
+		ports, problems := servicePorts(s, byService[nameOf(s.GetMetadata())])
+		v.Services, v.Problems = append(v.Services, ports...), append(v.Problems, problems...)
 	}
-	return b.view
+	policies, problems := readPolicies(o.Policies, o.PolicySlices)
+	for _, p := range policies {
+		v.Policies = append(v.Policies, *p)
+	}
+	v.Problems = append(v.Problems, problems...)
+	return v
 }
 
-type serviceName struct{ namespace, name string }
+type objectName struct{ namespace, name string }
+
+func nameOf(m *balsav1.ObjectMeta) objectName { return objectName{m.GetNamespace(), m.GetName()} }
 
 // OwningService is the name of the service, in the slice's namespace, that a
 // slice belongs to; empty if there is none.
@@ -104,53 +112,123 @@ func ParseProtocol(s string) (Protocol, error) {
 	return 0, fmt.Errorf("protocol %q is not supported; use TCP or UDP", s)
 }
 
-type viewBuilder struct{ view View }
-
-func (b *viewBuilder) problem(object, format string, args ...any) {
-	b.view.Problems = append(b.view.Problems, Problem{Object: object, Reason: fmt.Sprintf(format, args...)})
+type serviceReader struct {
+	object   string
+	problems []Problem
 }
 
-func (b *viewBuilder) service(s *balsav1.Service, slices []*balsav1.EndpointSlice) {
-	object := "services/" + s.GetMetadata().GetNamespace() + "/" + s.GetMetadata().GetName()
+func (b *serviceReader) problem(format string, args ...any) {
+	b.problems = append(b.problems, Problem{Object: b.object, Reason: fmt.Sprintf(format, args...)})
+}
+
+// servicePorts reads one service with its slices, which are in the order of
+// their names.
+func servicePorts(s *balsav1.Service, slices []*balsav1.EndpointSlice) ([]ServicePort, []Problem) {
+	b := serviceReader{object: "services/" + s.GetMetadata().GetNamespace() + "/" + s.GetMetadata().GetName()}
 	clusterIP := s.GetSpec().GetClusterIp()
-	if clusterIP == clusterIPNone || clusterIP == "" {
-		return
+	if clusterIP == clusterIPNone || clusterIP == "" || s.GetSpec().GetType() == "ExternalName" {
+		return nil, nil
 	}
 	vip, err := netip.ParseAddr(clusterIP)
 	if err != nil {
-		b.problem(object, "spec.clusterIP %q is not an address", clusterIP)
-		return
+		b.problem("spec.clusterIP %q is not an address", clusterIP)
+		return nil, b.problems
 	}
+	common := b.common(s)
+	common.VIP = vip
+	var ports []ServicePort
 	for _, p := range s.GetSpec().GetPorts() {
-		protocol, err := ParseProtocol(p.GetProtocol())
-		if err != nil {
-			b.problem(object, "spec.ports %q: %v", p.GetName(), err)
+		port := common
+		if err := port.read(p); err != nil {
+			b.problem("spec.ports %q: %v", p.GetName(), err)
 			continue
 		}
-		if p.GetPort() < 1 || p.GetPort() > 65535 {
-			b.problem(object, "spec.ports %q: port %d is out of 1 to 65535", p.GetName(), p.GetPort())
-			continue
-		}
-		port := ServicePort{Namespace: s.GetMetadata().GetNamespace(), Name: s.GetMetadata().GetName(), PortName: p.GetName(),
-			VIP: vip, Protocol: protocol, Port: uint16(p.GetPort())}
 		for _, slice := range slices {
-			port.Endpoints = b.endpoints(port.Endpoints, slice, p.GetName(), protocol)
+			port.Endpoints = b.endpoints(port.Endpoints, slice, p.GetName(), port.Protocol)
 		}
-		b.view.Services = append(b.view.Services, port)
+		ports = append(ports, port)
 	}
+	return ports, b.problems
+}
+
+// read takes over what one port says.
+func (s *ServicePort) read(p *balsav1.ServicePort) (err error) {
+	if s.Protocol, err = ParseProtocol(p.GetProtocol()); err != nil {
+		return err
+	}
+	if p.GetPort() < 1 || p.GetPort() > 65535 {
+		return fmt.Errorf("port %d is out of 1 to 65535", p.GetPort())
+	}
+	if p.GetNodePort() < 0 || p.GetNodePort() > 65535 {
+		return fmt.Errorf("nodePort %d is out of 1 to 65535", p.GetNodePort())
+	}
+	s.PortName, s.Port, s.NodePort = p.GetName(), uint16(p.GetPort()), uint16(p.GetNodePort())
+	return nil
+}
+
+// DefaultAffinity is how long ClientIP affinity lasts unless the service says it,
+// as in Kubernetes.
+const DefaultAffinity = 3 * time.Hour
+
+// policyLocal is the traffic policy that stays on the node.
+const policyLocal = "Local"
+
+// common reads what all ports of a service share.
+func (b *serviceReader) common(s *balsav1.Service) ServicePort {
+	spec := s.GetSpec()
+	out := ServicePort{Namespace: s.GetMetadata().GetNamespace(), Name: s.GetMetadata().GetName(),
+		InternalLocal: spec.GetInternalTrafficPolicy() == policyLocal, ExternalLocal: spec.GetExternalTrafficPolicy() == policyLocal}
+	if spec.GetSessionAffinity() == "ClientIP" {
+		out.Affinity = DefaultAffinity
+		if c := spec.GetSessionAffinityConfig().GetClientIp(); c.GetTimeoutSeconds() > 0 {
+			out.Affinity = time.Duration(c.GetTimeoutSeconds()) * time.Second
+		}
+	}
+	for _, text := range spec.GetExternalIps() {
+		out.ExternalIPs = b.address(out.ExternalIPs, "spec.externalIPs", text)
+	}
+	if spec.GetType() != "LoadBalancer" {
+		return out
+	}
+	for _, in := range s.GetStatus().GetLoadBalancer().GetIngress() {
+		if in.GetIp() != "" && (in.IpMode == nil || in.GetIpMode() == "VIP") {
+			out.LoadBalancerIPs = b.address(out.LoadBalancerIPs, "status.loadBalancer.ingress", in.GetIp())
+		}
+	}
+	out.Restricted = len(spec.GetLoadBalancerSourceRanges()) > 0
+	for _, text := range spec.GetLoadBalancerSourceRanges() {
+		r, err := parsePrefix(strings.TrimSpace(text))
+		if err != nil {
+			b.problem("spec.loadBalancerSourceRanges: %v; it lets nobody in", err)
+			continue
+		}
+		out.SourceRanges = append(out.SourceRanges, r)
+	}
+	return out
+}
+
+func (b *serviceReader) address(out []netip.Addr, field, text string) []netip.Addr {
+	a, err := netip.ParseAddr(text)
+	if err != nil {
+		b.problem("%s %q is not an address", field, text)
+		return out
+	}
+	return append(out, a)
 }
 
 // endpoints appends a slice's endpoints for a service port, which is matched by
 // name and protocol.
-func (b *viewBuilder) endpoints(out []Endpoint, slice *balsav1.EndpointSlice, portName string, protocol Protocol) []Endpoint {
+func (b *serviceReader) endpoints(out []Endpoint, slice *balsav1.EndpointSlice, portName string, protocol Protocol) []Endpoint {
 	for _, p := range slice.GetPorts() {
 		if got, err := ParseProtocol(p.GetProtocol()); err != nil || got != protocol || p.GetName() != portName {
 			continue
 		}
 		if p.GetPort() < 1 || p.GetPort() > 65535 {
-			b.problem("endpointslices/"+slice.GetMetadata().GetNamespace()+"/"+slice.GetMetadata().GetName(),
-				"ports %q: port %d is out of 1 to 65535", p.GetName(), p.GetPort())
+			b.sliceProblem(slice, "ports %q: port %d is out of 1 to 65535", p.GetName(), p.GetPort())
 			continue
+		}
+		if out == nil {
+			out = make([]Endpoint, 0, len(slice.GetEndpoints()))
 		}
 		for _, e := range slice.GetEndpoints() {
 			out = b.endpoint(out, slice, e, uint16(p.GetPort()))
@@ -159,16 +237,20 @@ func (b *viewBuilder) endpoints(out []Endpoint, slice *balsav1.EndpointSlice, po
 	return out
 }
 
+func (b *serviceReader) sliceProblem(slice *balsav1.EndpointSlice, format string, args ...any) {
+	m := slice.GetMetadata()
+	b.problems = append(b.problems, Problem{Object: "endpointslices/" + m.GetNamespace() + "/" + m.GetName(), Reason: fmt.Sprintf(format, args...)})
+}
+
 // endpoint appends one endpoint. Its addresses are alternatives for the same
 // pod, so the first is used. An absent condition means ready.
-func (b *viewBuilder) endpoint(out []Endpoint, slice *balsav1.EndpointSlice, e *balsav1.Endpoint, port uint16) []Endpoint {
+func (b *serviceReader) endpoint(out []Endpoint, slice *balsav1.EndpointSlice, e *balsav1.Endpoint, port uint16) []Endpoint {
 	if len(e.GetAddresses()) == 0 {
 		return out
 	}
 	ip, err := netip.ParseAddr(e.GetAddresses()[0])
 	if err != nil {
-		b.problem("endpointslices/"+slice.GetMetadata().GetNamespace()+"/"+slice.GetMetadata().GetName(),
-			"endpoint address %q is not an address", e.GetAddresses()[0])
+		b.sliceProblem(slice, "endpoint address %q is not an address", e.GetAddresses()[0])
 		return out
 	}
 	c := e.GetConditions()

@@ -10,206 +10,220 @@ import (
 // Limits of one node's ruleset. What exceeds them is left out and reported as
 // a Problem; nothing is cut silently.
 const (
-	// MaxServicePorts bounds the service ports of one ruleset.
+	// MaxServicePorts bounds the fronts of one ruleset: the ports of all
+	// addresses of services, node ports, and host ports.
 	MaxServicePorts = 100_000
 	// MaxEndpoints bounds the endpoints of one service port, and so the number
 	// of classes (chains) of a ruleset.
 	MaxEndpoints = 4096
+	// MaxAffinityEndpoints bounds those of a service port with affinity, which
+	// costs a chain and two rules an endpoint.
+	MaxAffinityEndpoints = 256
+	// MaxProfileElements bounds the disjoint ranges of ports and addresses that
+	// the policies of a pod allow in a direction.
+	MaxProfileElements = 32_768
 )
 
-// Ruleset is what the kernel should hold. It is a pure function of a View and
-// compares with ==-like semantics through Diff: two equal rulesets have an
-// empty difference.
+// Ruleset is what the kernel should hold: a pure function of a View. Rulesets
+// are compared by Diff; they are not changed once made, and what two of them have
+// in common they may share.
 type Ruleset struct {
 	Revision int64
 	Params   Params
-	// Services is sorted by Key, without duplicates.
-	Services []Service
-	// Hairpin holds the addresses of this node's endpoints, sorted: a pod that
-	// reaches itself through a service must be masqueraded.
-	Hairpin  []netip.Addr
+	// Problems are sorted.
 	Problems []Problem
+	content  *content
 }
 
 // Params is the part of a ruleset that is baked into rules instead of being
 // set elements; when it changes, everything is replaced at once.
 type Params struct {
 	PodCIDR     netip.Prefix
+	ClusterCIDR netip.Prefix
 	ServiceCIDR netip.Prefix
 	NodeIP      netip.Addr
 }
 
-// Service is one planned service port. Its class, the number of its targets,
-// chooses the chain that translates it; class 0 is refused.
-type Service struct {
-	Key Key
-	// Targets is sorted; a target's index is its slot.
-	Targets []Target
+// Plan computes the ruleset of a view from nothing. Tracker does the same step by
+// step; the two must agree.
+func Plan(v View) Ruleset {
+	node := v.node()
+	var problems []Problem
+	var fronts []front
+	for i := range v.Services {
+		f, complaints := servicePortFronts(&node, &v.Services[i])
+		fronts, problems = append(fronts, f...), append(problems, complaints...)
+	}
+	pods := currentPods(v.Pods)
+	for _, pod := range pods {
+		f, complaints := podFronts(pod)
+		fronts, problems = append(fronts, f...), append(problems, complaints...)
+	}
+	p := planner{node: &node, edit: newEdit(nil), chains: map[string]bool{}, hairpins: map[netip.Addr]bool{}}
+	p.fronts(fronts)
+	p.policies(pods, v.Policies)
+	problems = append(append(problems, v.Problems...), p.problems...)
+	slices.SortFunc(problems, Problem.Compare)
+	return Ruleset{Revision: v.Revision, Params: v.params(), Problems: slices.Compact(problems), content: p.edit.next}
 }
 
-// Class is the number of targets.
-func (s Service) Class() int { return len(s.Targets) }
-
-// Plan computes the ruleset of a view.
-func Plan(v View) Ruleset {
-	p := planner{view: &v}
-	r := Ruleset{
-		Revision: v.Revision,
-		Params:   Params{PodCIDR: v.PodCIDR.Masked(), ServiceCIDR: v.ServiceCIDR.Masked(), NodeIP: v.NodeIP},
-		Problems: slices.Clone(v.Problems),
+// currentPods drops pods whose address a later one has, and those without one.
+func currentPods(pods []LocalPod) []*LocalPod {
+	byIP := make(map[netip.Addr]int, len(pods))
+	for i := range pods {
+		byIP[pods[i].IP] = i
 	}
-	ordered := p.ordered()
-	r.Services = make([]Service, 0, len(ordered))
-	var previous *ServicePort
-	for _, s := range ordered {
-		if !p.admissible(s, previous, len(r.Services)) {
-			continue
+	var out []*LocalPod
+	for i := range pods {
+		if byIP[pods[i].IP] == i && pods[i].IP.Is4() {
+			out = append(out, &pods[i])
 		}
-		r.Services = append(r.Services, Service{Key: s.key(), Targets: p.targets(s)})
-		previous = s
 	}
-	r.Hairpin = p.hairpin(r.Services)
-	r.Problems = append(r.Problems, p.problems...)
-	return r
+	return out
 }
 
 type planner struct {
-	view     *View
+	node     *NodeParams
+	edit     *edit
+	chains   map[string]bool
+	hairpins map[netip.Addr]bool
 	problems []Problem
 }
 
-func (p *planner) problem(s *ServicePort, format string, args ...any) {
-	p.problems = append(p.problems, Problem{Object: s.object(), Reason: fmt.Sprintf(format, args...)})
-}
-
-// ordered sorts the service ports by key; ports that claim the same key are
-// ordered by name, so that the winner does not depend on the view's order.
-func (p *planner) ordered() []*ServicePort {
-	ports := make([]*ServicePort, len(p.view.Services))
-	for i := range p.view.Services {
-		ports[i] = &p.view.Services[i]
+// fronts gives each key to the first that claims it.
+func (p *planner) fronts(fronts []front) {
+	order := make([]*front, len(fronts))
+	for i := range fronts {
+		order[i] = &fronts[i]
 	}
-	slices.SortStableFunc(ports, func(a, b *ServicePort) int {
-		if c := a.key().Compare(b.key()); c != 0 {
-			return c
-		}
-		return strings.Compare(a.object(), b.object())
-	})
-	return ports
-}
-
-// admissible reports a service port that cannot be planned.
-func (p *planner) admissible(s, previous *ServicePort, planned int) bool {
-	switch {
-	case !s.VIP.Is4():
-		p.problem(s, "virtual address %s is not IPv4; only IPv4 services are translated", s.VIP)
-	case s.Port == 0:
-		p.problem(s, "port 0 is not allowed; use 1 to 65535")
-	case s.Protocol != TCP && s.Protocol != UDP:
-		p.problem(s, "%s is not supported; use TCP or UDP", s.Protocol)
-	case previous != nil && previous.key() == s.key():
-		p.problem(s, "%s already belongs to %s; give one of them another address or port", s.key(), previous.object())
-	case planned >= MaxServicePorts:
-		p.problem(s, "left out: a node translates at most %d service ports", MaxServicePorts)
-	default:
-		return true
-	}
-	return false
-}
-
-// targets are the ready endpoints, or else the serving ones, sorted and without
-// duplicates.
-func (p *planner) targets(s *ServicePort) []Target {
-	targets := p.collect(s, func(e *Endpoint) bool { return e.Ready })
-	if len(targets) == 0 {
-		targets = p.collect(s, func(e *Endpoint) bool { return e.Serving })
-	}
-	if !slices.IsSortedFunc(targets, Target.Compare) {
-		slices.SortFunc(targets, Target.Compare)
-	}
-	targets = slices.Compact(targets)
-	if len(targets) > MaxEndpoints {
-		p.problem(s, "%d ready endpoints; only the first %d by address are used", len(targets), MaxEndpoints)
-		targets = targets[:MaxEndpoints]
-	}
-	return targets
-}
-
-func (p *planner) collect(s *ServicePort, wanted func(*Endpoint) bool) []Target {
-	var targets []Target
-	for i := range s.Endpoints {
-		e := &s.Endpoints[i]
-		if !wanted(e) {
+	slices.SortStableFunc(order, claim)
+	var winner *front
+	planned := 0
+	for _, f := range order {
+		switch {
+		case winner != nil && winner.key == f.key:
+			p.problems = append(p.problems, f.lost(winner))
+			continue
+		case planned == MaxServicePorts:
+			p.problems = append(p.problems, Problem{Object: f.object, Reason: overLimit(f.key)})
 			continue
 		}
-		if !e.IP.Is4() || e.Port == 0 {
-			p.problem(s, "endpoint %s port %d left out: need an IPv4 address and a port from 1 to 65535", e.IP, e.Port)
-			continue
+		winner = f
+		planned++
+		b := f.build()
+		p.edit.set(b.unit)
+		for _, c := range b.chains {
+			p.chain(c)
 		}
-		if targets == nil {
-			targets = make([]Target, 0, len(s.Endpoints))
-		}
-		targets = append(targets, Target{IP: e.IP, Port: e.Port})
+		f.hairpins(p.node, p.hairpin)
 	}
-	return targets
 }
 
-// hairpin collects this node's own targets. Elsewhere a pod cannot be source
-// and target at once, so a node's set stays as small as its pod count.
-func (p *planner) hairpin(services []Service) []netip.Addr {
-	var local []netip.Addr
-	for _, s := range services {
-		for _, t := range s.Targets {
-			if p.view.PodCIDR.Contains(t.IP) {
-				local = append(local, t.IP)
-			}
+func overLimit(k Key) string {
+	return fmt.Sprintf("%s left out: a node translates at most %d of them (limit MaxServicePorts)", k, MaxServicePorts)
+}
+
+func (p *planner) chain(c Chain) {
+	if !p.chains[c.Name] {
+		p.chains[c.Name] = true
+		p.edit.set(&Unit{ID: chainID(c.Name), Chain: &c})
+	}
+}
+
+func (p *planner) hairpin(a netip.Addr) {
+	if !p.hairpins[a] {
+		p.hairpins[a] = true
+		p.edit.set(hairpinUnit(a))
+	}
+}
+
+func hairpinUnit(a netip.Addr) *Unit {
+	return &Unit{ID: sortHairpin + addrBytes(a), Elements: []Element{{Set: SetHairpin, Key: addrBytes(a, a)}}}
+}
+
+func (p *planner) policies(pods []*LocalPod, policies []Policy) {
+	byNamespace := map[string][]*Policy{}
+	for i := range policies {
+		byNamespace[policies[i].Namespace] = append(byNamespace[policies[i].Namespace], &policies[i])
+	}
+	local := map[string][]*LocalPod{}
+	for _, pod := range pods {
+		local[pod.Namespace] = append(local[pod.Namespace], pod)
+	}
+	for namespace, pods := range local {
+		slices.SortFunc(pods, comparePods)
+		slices.SortStableFunc(byNamespace[namespace], comparePolicies)
+		units, problems := policyUnits(pods, byNamespace[namespace])
+		for _, u := range units {
+			p.edit.set(u)
 		}
+		p.problems = append(p.problems, problems...)
 	}
-	slices.SortFunc(local, netip.Addr.Compare)
-	return slices.Compact(local)
 }
 
-// Find returns the planned service of a key.
-func (r *Ruleset) Find(k Key) (Service, bool) {
-	i, ok := slices.BinarySearchFunc(r.Services, k, func(s Service, k Key) int { return s.Key.Compare(k) })
-	if !ok {
-		return Service{}, false
-	}
-	return r.Services[i], true
+func comparePods(a, b *LocalPod) int { return a.IP.Compare(b.IP) }
+
+// Each calls f for every unit, in an order that does not depend on history.
+func (r *Ruleset) Each(f func(*Unit)) { r.content.each(f) }
+
+// Elements counts the elements.
+func (r *Ruleset) Elements() (n int) {
+	r.content.each(func(u *Unit) { n += len(u.Elements) })
+	return n
 }
 
-// Classes are the distinct endpoint counts above zero, ascending.
-func (r *Ruleset) Classes() []int {
-	var seen [MaxEndpoints + 1]bool
-	var classes []int
-	for _, s := range r.Services {
-		if n := s.Class(); n > 0 && !seen[n] {
-			seen[n] = true
-			classes = append(classes, n)
-		}
+// Known reports whether the ruleset translates or refuses connections to a key.
+func (r *Ruleset) Known(k Key) bool { return k.isIPv4() && r.content.get(frontID(k)) != nil }
+
+func (k Key) isIPv4() bool { return !k.VIP.IsValid() || k.VIP.Is4() }
+
+// Limits reports whether policies limit a pod of this node in a direction.
+func (r *Ruleset) Limits(pod netip.Addr, d Direction) bool {
+	sort := sortIngress
+	if d == Egress {
+		sort = sortEgress
 	}
-	slices.Sort(classes)
-	return classes
+	return pod.Is4() && r.content.get(sort+addrBytes(pod)) != nil
 }
 
-// String prints the ruleset, one line a service.
+// Without returns the ruleset without some units. It is for what a kernel
+// refuses; chains and hairpins that only those needed do no harm.
+func (r *Ruleset) Without(ids map[string]bool) Ruleset {
+	e := newEdit(r.content)
+	for id := range ids {
+		e.remove(id)
+	}
+	out := *r
+	out.content = e.next
+	return out
+}
+
+// With returns the ruleset with one more unit, or another one in its place.
+func (r *Ruleset) With(u *Unit) Ruleset {
+	e := newEdit(r.content)
+	e.set(u)
+	out := *r
+	out.content = e.next
+	return out
+}
+
+// Unit returns a unit by its ID, or nil.
+func (r *Ruleset) Unit(id string) *Unit { return r.content.get(id) }
+
+// String prints the ruleset, a line an element.
 func (r Ruleset) String() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "revision %d pods %s services %s node %s\n", r.Revision, r.Params.PodCIDR, r.Params.ServiceCIDR, r.Params.NodeIP)
-	for _, s := range r.Services {
-		fmt.Fprintf(&b, "%s -> ", s.Key)
-		if s.Class() == 0 {
-			b.WriteString("reject\n")
-			continue
+	for _, u := range r.content.sorted() {
+		if u.Chain != nil {
+			fmt.Fprintln(&b, u.Chain)
 		}
-		fmt.Fprintf(&b, "n%d", s.Class())
-		for _, t := range s.Targets {
-			fmt.Fprintf(&b, " %s:%d", t.IP, t.Port)
+		for _, e := range u.Elements {
+			fmt.Fprintln(&b, e)
 		}
-		b.WriteByte('\n')
-	}
-	for _, a := range r.Hairpin {
-		fmt.Fprintf(&b, "hairpin %s\n", a)
+		if u.Stamp != "" {
+			fmt.Fprintf(&b, "  by %s\n", strings.TrimSpace(u.Stamp))
+		}
 	}
 	for _, p := range r.Problems {
 		fmt.Fprintf(&b, "problem %s\n", p)

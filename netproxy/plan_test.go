@@ -1,7 +1,6 @@
 package netproxy_test
 
 import (
-	"errors"
 	"flag"
 	"fmt"
 	"net/netip"
@@ -10,9 +9,11 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/tools/txtar"
+	"google.golang.org/protobuf/proto"
 	"pgregory.net/rapid"
 
 	balsav1 "github.com/balsa-run/balsa/gen/balsa/v1"
@@ -117,98 +118,6 @@ func drawView(t *rapid.T) netproxy.View {
 	return v
 }
 
-// naive is the dumb twin of Plan: where may a connection to k go?
-func naive(v netproxy.View, k netproxy.Key) (targets map[netproxy.Target]bool, known bool) {
-	for _, s := range v.Services { // names ascend, so the first one wins
-		if s.VIP != k.VIP || s.Protocol != k.Protocol || s.Port != k.Port || k.Port == 0 || k.Protocol.String() == "protocol-132" {
-			continue
-		}
-		ready, serving := map[netproxy.Target]bool{}, map[netproxy.Target]bool{}
-		for _, e := range s.Endpoints {
-			if e.Port == 0 {
-				continue
-			}
-			if e.Ready {
-				ready[netproxy.Target{IP: e.IP, Port: e.Port}] = true
-			} else if e.Serving {
-				serving[netproxy.Target{IP: e.IP, Port: e.Port}] = true
-			}
-		}
-		if len(ready) > 0 {
-			return ready, true
-		}
-		return serving, true
-	}
-	return nil, false
-}
-
-func TestKernelSendsWhereTheViewSays(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
-		var kernel netproxy.Fake
-		for range rapid.IntRange(1, 5).Draw(t, "steps") {
-			v := drawView(t)
-			if rapid.IntRange(0, 4).Draw(t, "fail") == 0 {
-				kernel.FailNext(errors.New("injected"))
-				if _, err := kernel.Sync(t.Context(), netproxy.Plan(drawView(t))); err == nil {
-					t.Fatal("the injected error was lost")
-				}
-			}
-			if _, err := kernel.Sync(t.Context(), netproxy.Plan(v)); err != nil {
-				t.Fatal(err)
-			}
-			for last := range byte(4) {
-				for _, p := range []netproxy.Protocol{netproxy.TCP, netproxy.UDP, 132} {
-					for _, port := range []uint16{0, 80, 443} {
-						check(t, &kernel, v, netproxy.Key{VIP: netip.AddrFrom4([4]byte{10, 96, 0, last + 1}), Protocol: p, Port: port})
-					}
-				}
-			}
-		}
-	})
-}
-
-func check(t *rapid.T, kernel *netproxy.Fake, v netproxy.View, k netproxy.Key) {
-	want, wantKnown := naive(v, k)
-	got, known := kernel.Lookup(k)
-	if known != wantKnown || len(got) != len(want) {
-		t.Fatalf("%s: kernel has %v (known %v), the view says %v (known %v)", k, got, known, want, wantKnown)
-	}
-	for _, target := range got {
-		if !want[target] {
-			t.Fatalf("%s: kernel sends to %s, the view allows %v", k, target, want)
-		}
-	}
-}
-
-// Applying differences equals building from nothing, and a difference to
-// itself is empty.
-func TestDiffEqualsFull(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
-		var stepwise netproxy.Fake
-		old := netproxy.Plan(drawView(t))
-		if err := stepwise.Apply(netproxy.Full(old)); err != nil {
-			t.Fatal(err)
-		}
-		for range rapid.IntRange(1, 5).Draw(t, "steps") {
-			next := netproxy.Plan(drawView(t))
-			if err := stepwise.Apply(netproxy.Diff(old, next)); err != nil {
-				t.Fatalf("%v\napplying\n%v", err, netproxy.Diff(old, next))
-			}
-			var fresh netproxy.Fake
-			if err := fresh.Apply(netproxy.Full(next)); err != nil {
-				t.Fatal(err)
-			}
-			if !stepwise.Equal(&fresh) {
-				t.Fatalf("after\n%v\nthe kernel differs from one built from nothing for\n%v", netproxy.Diff(old, next), next)
-			}
-			if c := netproxy.Diff(next, next); !c.Empty() {
-				t.Fatalf("difference of a plan to itself: %v", c)
-			}
-			old = next
-		}
-	})
-}
-
 // The order of services and endpoints in a view changes nothing.
 func TestPlanIgnoresOrder(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
@@ -230,35 +139,54 @@ func TestLimits(t *testing.T) {
 	v := emptyView()
 	s := netproxy.ServicePort{Namespace: "default", Name: "big", VIP: netip.MustParseAddr("10.96.0.1"), Protocol: netproxy.TCP, Port: 80}
 	for i := range netproxy.MaxEndpoints + 1 {
-		s.Endpoints = append(s.Endpoints, netproxy.Endpoint{IP: netip.AddrFrom4([4]byte{10, 244, byte(i >> 8), byte(i)}), Port: 80, Ready: true})
+		s.Endpoints = append(s.Endpoints, netproxy.Endpoint{IP: netip.AddrFrom4([4]byte{10, 245, byte(i >> 8), byte(i)}), Port: 80, Ready: true})
 	}
-	v.Services = []netproxy.ServicePort{s}
-	r := netproxy.Plan(v)
-	if r.Services[0].Class() != netproxy.MaxEndpoints || len(r.Problems) != 1 {
-		t.Errorf("class %d, problems %v", r.Services[0].Class(), r.Problems)
+	client := netip.MustParseAddr("10.244.1.1")
+	for limit, affinity := range map[int]time.Duration{netproxy.MaxEndpoints: 0, netproxy.MaxAffinityEndpoints: time.Hour} {
+		s.Affinity = affinity
+		v.Services = []netproxy.ServicePort{s}
+		r := netproxy.Plan(v)
+		if p := r.Route(netproxy.Packet{From: client, To: s.VIP, Protocol: s.Protocol, Port: 80}); len(p.Targets) != limit || len(r.Problems) != 1 {
+			t.Errorf("%d targets, want %d; problems %v", len(p.Targets), limit, r.Problems)
+		}
 	}
 	v.Services = nil
 	for i := range netproxy.MaxServicePorts + 1 {
 		v.Services = append(v.Services, netproxy.ServicePort{VIP: netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)}), Protocol: netproxy.TCP, Port: 80})
 	}
-	if r := netproxy.Plan(v); len(r.Services) != netproxy.MaxServicePorts || len(r.Problems) != 1 {
-		t.Errorf("%d services, problems %v", len(r.Services), r.Problems)
+	if r := netproxy.Plan(v); r.Elements() != netproxy.MaxServicePorts || len(r.Problems) != 1 {
+		t.Errorf("%d services, problems %v", r.Elements(), r.Problems)
+	}
+}
+
+// A policy that allows more than a profile may hold is cut, and says so.
+func TestProfileLimit(t *testing.T) {
+	policy := &balsav1.NetworkPolicy{Metadata: &balsav1.ObjectMeta{Namespace: "default", Name: "wide"}, Spec: &balsav1.NetworkPolicySpec{
+		Ingress: []*balsav1.NetworkPolicyIngressRule{{From: []*balsav1.NetworkPolicyPeer{{PodSelector: &balsav1.LabelSelector{}}}}}}}
+	slice := &balsav1.NetworkPolicySlice{Metadata: policy.Metadata, Peers: []*balsav1.ResolvedPeer{{Direction: "Ingress"}}}
+	for i := range netproxy.MaxProfileElements + 1 {
+		ip := netip.AddrFrom4([4]byte{10, byte(i >> 15), byte(i >> 7), byte(i << 1)}) // no neighbours, which would be one range
+		slice.Peers[0].Pods = append(slice.Peers[0].Pods, &balsav1.ResolvedPod{Ip: ip.String()})
+	}
+	r := netproxy.Plan(netproxy.FromObjects(1, netproxy.NodeParams{PodCIDR: emptyView().PodCIDR, ServiceCIDR: emptyView().ServiceCIDR, NodeIP: emptyView().NodeIP},
+		netproxy.Objects{Policies: []*balsav1.NetworkPolicy{policy}, PolicySlices: []*balsav1.NetworkPolicySlice{slice},
+			Pods: []netproxy.LocalPod{{IP: netip.MustParseAddr("10.244.1.1"), Namespace: "default", Name: "a"}}}))
+	if n := r.Elements(); n != netproxy.MaxProfileElements+2 || len(r.Problems) != 1 || !strings.Contains(r.Problems[0].Reason, "MaxProfileElements") {
+		t.Errorf("%d elements, problems %v", n, r.Problems)
 	}
 }
 
 // How long planning takes before the kernel is asked: from objects to change,
-// with one endpoint changed.
+// everything from nothing, and with one endpoint changed.
 func BenchmarkPlan(b *testing.B) {
 	for _, n := range []int{1000, 10_000} {
 		services, slices := manyObjects(n, 3)
 		params := netproxy.NodeParams{PodCIDR: emptyView().PodCIDR, ServiceCIDR: emptyView().ServiceCIDR, NodeIP: emptyView().NodeIP}
-		view := netproxy.FromObjects(1, params, netproxy.Objects{Services: services, Slices: slices})
-		old := netproxy.Plan(view)
-		slices[n/2].Endpoints[0].Addresses[0] = "10.245.0.1"
-		next := netproxy.Plan(netproxy.FromObjects(2, params, netproxy.Objects{Services: services, Slices: slices}))
+		o := netproxy.Objects{Services: services, Slices: slices}
+		view := netproxy.FromObjects(1, params, o)
 		b.Run(fmt.Sprint("from-objects/", n), func(b *testing.B) {
 			for b.Loop() {
-				netproxy.FromObjects(1, params, netproxy.Objects{Services: services, Slices: slices})
+				netproxy.FromObjects(1, params, o)
 			}
 		})
 		b.Run(fmt.Sprint("plan/", n), func(b *testing.B) {
@@ -266,11 +194,30 @@ func BenchmarkPlan(b *testing.B) {
 				netproxy.Plan(view)
 			}
 		})
-		b.Run(fmt.Sprint("diff/", n), func(b *testing.B) {
+		plan := netproxy.Plan(view)
+		b.Run(fmt.Sprint("full/", n), func(b *testing.B) {
 			for b.Loop() {
-				if c := netproxy.Diff(old, next); c.Elements() == 0 {
-					b.Fatal("no difference")
-				}
+				netproxy.Full(plan)
+			}
+		})
+		b.Run(fmt.Sprint("tracker-from-nothing/", n), func(b *testing.B) {
+			for b.Loop() {
+				t := netproxy.NewTracker(params)
+				t.Set(o)
+				t.Ruleset(1)
+			}
+		})
+		t := netproxy.NewTracker(params)
+		t.Set(o)
+		old := t.Ruleset(1)
+		b.Run(fmt.Sprint("tracker-one-endpoint/", n), func(b *testing.B) {
+			for i := 0; b.Loop(); i++ {
+				s := proto.CloneOf(slices[i%n])
+				s.Endpoints[0].Addresses[0] = netip.AddrFrom4([4]byte{10, 245, byte(i >> 8), byte(i)}).String()
+				t.SetSlice(s)
+				next := t.Ruleset(2)
+				netproxy.Diff(old, next)
+				old = next
 			}
 		})
 	}

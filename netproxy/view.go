@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"net/netip"
+	"time"
 )
 
 // Protocol is a transport protocol by its IANA number.
@@ -32,9 +33,15 @@ type View struct {
 	// Revision is the store's revision the view was built from. The proxy
 	// only hands it on, so that a node can say what it has applied.
 	Revision int64
+	// NodeName says which endpoints are local; an endpoint that names no node
+	// is local if PodCIDR holds its address.
+	NodeName string
 	// PodCIDR holds the addresses of this node's pods. Connections to a
 	// service from any other source are masqueraded.
 	PodCIDR netip.Prefix
+	// ClusterCIDR holds the addresses of all pods; it tells flows that the
+	// proxy has made from those of others.
+	ClusterCIDR netip.Prefix
 	// ServiceCIDR holds the virtual addresses. Whatever is addressed to it and
 	// was not translated is refused.
 	ServiceCIDR netip.Prefix
@@ -42,19 +49,39 @@ type View struct {
 	NodeIP netip.Addr
 	// Services holds one entry a service port, in any order.
 	Services []ServicePort
+	// Policies limit the connections of Pods.
+	Policies []Policy
+	// Pods are those of this node. Of two with one address the later counts.
+	Pods []LocalPod
 	// Problems are complaints about the objects the view was built from; the
 	// plan repeats them.
 	Problems []Problem
 }
 
-// ServicePort is one port of one service.
+// ServicePort is one port of one service, with every address that leads to it.
 type ServicePort struct {
 	Namespace, Name string
 	PortName        string
 	VIP             netip.Addr
 	Protocol        Protocol
 	Port            uint16
-	Endpoints       []Endpoint
+	// NodePort is a port of every address of the node; 0: none.
+	NodePort uint16
+	// ExternalIPs and LoadBalancerIPs are translated like VIP, but for sources
+	// outside: ExternalLocal decides about those.
+	ExternalIPs, LoadBalancerIPs []netip.Addr
+	// SourceRanges are the clients that may use LoadBalancerIPs, if Restricted.
+	SourceRanges []netip.Prefix
+	Restricted   bool
+	// Affinity is how long a client is led to the endpoint it was led to
+	// before; 0: not at all.
+	Affinity time.Duration
+	// InternalLocal: connections to VIP go to this node's endpoints only.
+	InternalLocal bool
+	// ExternalLocal: connections from outside to the other addresses go to this
+	// node's endpoints only, which see the client's address.
+	ExternalLocal bool
+	Endpoints     []Endpoint
 }
 
 // Endpoint is one place a service port's connections may go.
@@ -70,7 +97,8 @@ type Endpoint struct {
 	Node string
 }
 
-// Key is what a packet is matched by: virtual address, protocol and port.
+// Key is what a packet is matched by: virtual address, protocol and port. The
+// zero address stands for every address of the node.
 type Key struct {
 	VIP      netip.Addr
 	Protocol Protocol
@@ -78,7 +106,12 @@ type Key struct {
 }
 
 // String prints the key as nftables does.
-func (k Key) String() string { return fmt.Sprintf("%s . %s . %d", k.VIP, k.Protocol, k.Port) }
+func (k Key) String() string {
+	if !k.VIP.IsValid() {
+		return fmt.Sprintf("node . %s . %d", k.Protocol, k.Port)
+	}
+	return fmt.Sprintf("%s . %s . %d", k.VIP, k.Protocol, k.Port)
+}
 
 // Compare orders keys by address, protocol and port.
 func (k Key) Compare(o Key) int {
@@ -101,7 +134,7 @@ func (t Target) Compare(o Target) int {
 
 // Problem is a part of the view that could not be planned. The rest is.
 type Problem struct {
-	// Object names the service or endpoint slice, for instance
+	// Object names the service, endpoint slice, pod or policy, for instance
 	// "services/default/web port http".
 	Object string
 	Reason string
@@ -110,7 +143,18 @@ type Problem struct {
 // String is one line for a log or an event.
 func (p Problem) String() string { return p.Object + ": " + p.Reason }
 
-func (s *ServicePort) key() Key { return Key{VIP: s.VIP, Protocol: s.Protocol, Port: s.Port} }
+// Compare orders problems by object and reason.
+func (p Problem) Compare(o Problem) int {
+	return cmp.Or(cmp.Compare(p.Object, o.Object), cmp.Compare(p.Reason, o.Reason))
+}
+
+func (v *View) params() Params {
+	return Params{PodCIDR: v.PodCIDR.Masked(), ClusterCIDR: v.ClusterCIDR.Masked(), ServiceCIDR: v.ServiceCIDR.Masked(), NodeIP: v.NodeIP}
+}
+
+func (v *View) node() NodeParams {
+	return NodeParams{Name: v.NodeName, PodCIDR: v.PodCIDR.Masked(), ClusterCIDR: v.ClusterCIDR.Masked(), ServiceCIDR: v.ServiceCIDR.Masked(), NodeIP: v.NodeIP}
+}
 
 func (s *ServicePort) object() string {
 	port := s.PortName

@@ -35,6 +35,9 @@ type Agent struct {
 	images   *imageCache
 	probes   *probeRunner
 	hooks    *hookRunner
+	tally    *tally
+	rules    *knownPods
+	notices  *notices
 	users    *userRanges
 	began    time.Time // of Run
 	reports  *reporter
@@ -58,6 +61,11 @@ type Agent struct {
 	toClean       signal
 	toSave        signal
 	toBeat        signal
+	disturbed     signal // of the pod network, by somebody else
+	toAnnounce    signal
+	announcing    announcing
+	// proxyTouched: somebody else may have changed the service rules.
+	proxyTouched atomic.Bool
 
 	// running counts workers, probes and fetches.
 	running    sync.WaitGroup
@@ -65,15 +73,20 @@ type Agent struct {
 	registered atomic.Bool
 	applied    atomic.Int64
 	abandoned  atomic.Bool // the set is another cluster's
+	leaving    atomic.Bool // the node was removed: nothing is assigned any more
+
+	// saving holds a token while the pods' part of the set is written, until all
+	// see what was written: an older one must not come last.
+	saving chan struct{}
 
 	mu        sync.Mutex
 	workers   map[string]*worker     // guarded by mu; by uid
 	admitted  map[string]bool        // guarded by mu; uids that were given room
 	refused   map[string]pod.Refusal // guarded by mu
-	serving   map[string]bool        // guarded by mu; addresses that services send to
 	heartbeat time.Duration          // guarded by mu
 	lease     time.Duration          // guarded by mu
 	unsaved   bool                   // guarded by mu; the set could not be saved
+	written   chan struct{}          // guarded by mu; closed when the set is on disk, or cannot be; nil: it is
 }
 
 // Status is what the agent says of itself.
@@ -107,15 +120,18 @@ func New(cfg Config) (*Agent, error) {
 	a := &Agent{
 		cfg: cfg, log: cfg.Logger, metrics: m, random: &lockedRand{r: cfg.Rand},
 		journal: journal{cfg.Disk, cfg.RunDisk}, set: newSet(),
-		logSlots: make(chan struct{}, cfg.MaxLogStreams), slots: make(chan struct{}, parallelTurns),
+		logSlots: make(chan struct{}, cfg.MaxLogStreams), slots: make(chan struct{}, parallelTurns), saving: make(chan struct{}, 1),
 		registerAgain: make(chan struct{}, 1), synced: make(chan struct{}),
-		toSync: newSignal(), toClean: newSignal(), toSave: newSignal(), toBeat: newSignal(),
+		toSync: newSignal(), toClean: newSignal(), toSave: newSignal(), toBeat: newSignal(), disturbed: newSignal(), toAnnounce: newSignal(),
 		workers: map[string]*worker{}, admitted: map[string]bool{}, refused: map[string]pod.Refusal{},
-		serving: map[string]bool{}, heartbeat: heartbeatDefault,
+		heartbeat: heartbeatDefault,
 	}
 	a.images = newImageCache(a)
 	a.probes = newProbeRunner(a)
 	a.hooks = newHookRunner(a)
+	a.tally = newTally(a)
+	a.rules = newKnownPods()
+	a.notices = newNotices(a)
 	a.users = newUserRanges()
 	a.reports = newReporter(a)
 	a.guard = newGuard(a)
@@ -159,7 +175,7 @@ func (a *Agent) recover() error {
 	if saved == nil {
 		return nil
 	}
-	if _, err := a.set.commit(saved, false, func(*set) {}); err != nil {
+	if _, err := a.set.commit(saved, false, func(*set, effect) {}); err != nil {
 		return err
 	}
 	a.syncedOnce.Do(func() { close(a.synced) })
@@ -210,7 +226,7 @@ func (a *Agent) serve(ctx context.Context) error {
 	a.work = ctx
 	for _, part := range []func(context.Context) error{
 		a.registerLoop, a.heartbeatLoop, a.assignLoop, a.syncLoop, a.cleanLoop, a.saveLoop, a.watchRuntime, a.reports.run, a.pruneLoop,
-		a.guard.run, a.guard.surveyLoop,
+		a.guard.run, a.guard.surveyLoop, a.tally.run, a.guardNetwork, a.watchNetwork, a.watchProxy, a.announceLoop,
 	} {
 		group.Go(func() error { return part(ctx) })
 	}

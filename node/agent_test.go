@@ -55,6 +55,7 @@ type lab struct {
 	disk    *memDisk
 	run     *memDisk
 	zone    *zone
+	open    *openConnections
 	prober  *readyProber
 	agent   *node.Agent
 	stop    func()
@@ -118,6 +119,7 @@ func (s *imageStore) Pull(ctx context.Context, want node.ImagePull, progress fun
 	s.mu.Lock()
 	found := node.PulledImage{SizeBytes: 1}
 	switch {
+	case want.Policy == object.PullNever: // nobody is asked
 	case !s.offline && s.cluster[want.Name]:
 		found.Transferred = !s.local[want.Name]
 		s.local[want.Name] = true
@@ -200,6 +202,7 @@ func newLab(t *testing.T) *lab {
 		return fmt.Errorf("%s: injected", op)
 	}})
 	l.prober = &readyProber{m: l.machine}
+	l.open = &openConnections{to: map[string]int{}}
 	return l
 }
 
@@ -213,7 +216,7 @@ func (l *lab) start() {
 		API: l.server, Machine: machine{}, Runtime: l.rt, Images: l.images, Prober: l.prober,
 		Volumes: l.volumes, HostFiles: hostFiles{}, Eviction: func(uid string) *pod.Refusal { return l.evict[uid] },
 		Open: func(context.Context, node.ClusterFacts) (node.Plant, error) {
-			return node.Plant{Network: l.fuse.network(l.network), Proxy: l.kernel, Resolver: l.zone}, nil
+			return node.Plant{Network: l.fuse.network(l.network), Proxy: l.kernel, Resolver: l.zone, Connections: l.open}, nil
 		},
 	}
 	if l.store != nil {

@@ -63,6 +63,14 @@ type Config struct {
 	// OnServers hears of the servers' addresses, for instance to give them to
 	// the client; it may be nil.
 	OnServers func(addresses []string)
+	// OnRemoved hears, with each heartbeat, whose certificates are refused although
+	// they have not expired; it may be nil. It keeps what it needs.
+	OnRemoved func(removed []*balsav1.RemovedIdentity)
+	// AskRemoved asks a server of the cluster whether this node's own identity was
+	// removed. It is asked when servers do not take the node's certificate. true
+	// needs a server's word, which had to show its own certificate; that nobody
+	// answers is an error. nil: the node never takes itself for removed.
+	AskRemoved func(ctx context.Context) (bool, error)
 
 	// DNSAddress is the name server of the pods; DefaultDNSAddress if not given.
 	DNSAddress netip.Addr
@@ -115,8 +123,9 @@ const (
 	// resyncEvery is how often a pod is looked at without a reason.
 	resyncEvery = time.Minute
 
-	// reportSettle is how long a report waits for others, reportPods and
-	// reportEvents how many of them go together, maxEvents how many wait.
+	// reportSettle is the least time from one report to the next, and how long an
+	// event waits for a status; reportPods and reportEvents are how many go
+	// together, maxEvents how many wait.
 	reportSettle = 10 * time.Millisecond
 	reportPods   = 200
 	reportEvents = 100
@@ -136,6 +145,11 @@ const (
 	// olderPatience is how long servers must insist on a set that is older than
 	// ours: only a cluster that was restored from a backup does that.
 	olderPatience = time.Minute
+
+	// removedPatience is how long servers must say that the node was removed before
+	// it ends its pods, and leavePatience how long it waits for their end.
+	removedPatience = 5 * time.Second
+	leavePatience   = 10 * time.Minute
 
 	// syncSettle is how long proxy and resolver wait for further changes.
 	syncSettle = 20 * time.Millisecond
@@ -174,6 +188,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.OnServers == nil {
 		c.OnServers = func([]string) {}
+	}
+	if c.OnRemoved == nil {
+		c.OnRemoved = func([]*balsav1.RemovedIdentity) {}
 	}
 	return c
 }

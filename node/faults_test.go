@@ -513,6 +513,31 @@ func TestServerEndsPod(t *testing.T) {
 	})
 }
 
+// TestAgentSpeaksForAPodThatWasUnknown: the servers took it out while the node was
+// away; it never stopped.
+func TestAgentSpeaksForAPodThatWasUnknown(t *testing.T) {
+	onNode(t, func(l *lab) {
+		l.server.put(newPod("a", "forever"))
+		l.within(2*time.Second, "it runs", l.ready("a"))
+		_, before := l.state("uid-a")
+		l.server.setDown(true)
+		time.Sleep(time.Minute)
+		l.server.mu.Lock()
+		p := object.Clone(l.server.objects["pods/default/a"].(*balsav1.Pod))
+		p.Status.Conditions, _ = object.SetCondition(p.Status.Conditions, &balsav1.Condition{Type: object.ConditionReady, Status: object.ConditionFalse, Reason: "NodeLost"}, time.Now())
+		l.server.putLocked(p)
+		l.server.mu.Unlock()
+		l.server.setDown(false)
+		l.within(20*time.Second, "its agent says how it is", func() bool {
+			ready := l.condition("a", object.ConditionReady)
+			return ready.GetStatus() == object.ConditionTrue && ready.GetReason() == ""
+		})
+		if _, now := l.state("uid-a"); now.PID != before.PID || l.statusOf("a", "c").GetRestartCount() != 0 {
+			l.Errorf("it was restarted: %v, was %v", now, before)
+		}
+	})
+}
+
 func TestAnnotationsOfSandbox(t *testing.T) {
 	onNode(t, func(l *lab) {
 		l.server.put(newPod("a", "forever"))

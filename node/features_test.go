@@ -330,7 +330,12 @@ func TestActiveDeadlineSurvivesRestart(t *testing.T) {
 		l.always(10*time.Second, "it may", l.ready("a"))
 		l.restart()
 		l.always(6*time.Second, "it may still", l.ready("a"))
-		l.within(4*time.Second, "its time is over", func() bool {
+		l.within(4*time.Second, "its time is over, and nobody is sent there", func() bool {
+			p := l.server.pod("a")
+			return p.GetStatus().GetReason() == "DeadlineExceeded" && !object.PodReady(p) && l.isRunning("uid-a", "c")
+		})
+		l.server.drain("a")
+		l.within(time.Second, "it ends", func() bool {
 			s := l.server.pod("a").GetStatus()
 			return s.GetPhase() == "Failed" && s.GetReason() == "DeadlineExceeded"
 		})

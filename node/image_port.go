@@ -13,7 +13,8 @@ type Images interface {
 	// Local returns an image that is complete on the node; ErrImageNotPresent
 	// otherwise. It asks nobody.
 	Local(ctx context.Context, name string) (runtime.Image, error)
-	// Pull has an image ready to run, and brings what the node lacks. It calls
+	// Pull has an image ready to run, and brings what the node lacks. An image that
+	// a registry gave to others is given only to who has access as well. It calls
 	// progress when a transfer begins, and a few times a second at most when
 	// there is something new; not at all when nothing is transferred.
 	Pull(ctx context.Context, want ImagePull, progress func(ImageProgress)) (PulledImage, error)
@@ -26,7 +27,7 @@ type Images interface {
 type ImagePull struct {
 	// Name is as the pod's spec has it.
 	Name string
-	// Policy is Always or IfNotPresent.
+	// Policy is Always, IfNotPresent, or Never: then nobody is asked.
 	Policy string
 	// Credentials are opened .dockerconfigjson values, the first that fits counts.
 	Credentials [][]byte
@@ -49,6 +50,9 @@ var (
 	ErrImageNotPresent = errors.New("image is not present")
 	// ErrImageName: the name can be no image's.
 	ErrImageName = errors.New("invalid image name")
+	// ErrImageDenied: the image is on the node, but the policy forbids to ask
+	// whether this pod may run it, which it has not shown.
+	ErrImageDenied = errors.New("no access to the image")
 	// ErrImageUnreachable: nobody could be asked. A container that has run before
 	// is then started from what the node has.
 	ErrImageUnreachable = errors.New("nobody can be asked for the image")

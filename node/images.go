@@ -185,7 +185,7 @@ func (c *imageCache) find(ctx context.Context, use *imageUse) (PulledImage, erro
 		return PulledImage{Image: image}, err
 	}
 	never := use.key.policy == object.PullNever
-	if never || use.key.policy != object.PullAlways && !use.want.First {
+	if !use.want.First && use.key.policy != object.PullAlways {
 		found, err := local()
 		if err == nil || never || !errors.Is(err, ErrImageNotPresent) {
 			return found, err
@@ -236,7 +236,7 @@ func (c *imageCache) progress(key imageKey, p ImageProgress) {
 // noteOf uses the kubelet's words.
 func noteOf(name string, found PulledImage, took time.Duration) string {
 	if !found.Transferred {
-		return fmt.Sprintf("Container image %q already present on machine", name)
+		return pod.AlreadyPresent(name)
 	}
 	return fmt.Sprintf("Successfully pulled image %q in %s. Image size: %d bytes.", name, took.Round(time.Millisecond), found.SizeBytes)
 }
@@ -245,7 +245,7 @@ func reasonOf(key imageKey, err error) string {
 	switch {
 	case errors.Is(err, ErrImageName):
 		return pod.ReasonImageName
-	case key.policy == object.PullNever && errors.Is(err, ErrImageNotPresent):
+	case key.policy == object.PullNever && (errors.Is(err, ErrImageNotPresent) || errors.Is(err, ErrImageDenied)):
 		return pod.ReasonImageNeverPull
 	}
 	return pod.ReasonImagePull
@@ -255,6 +255,8 @@ func reasonOf(key imageKey, err error) string {
 func messageOf(key imageKey, node string, err error) string {
 	missing := errors.Is(err, ErrImageNotPresent)
 	switch {
+	case errors.Is(err, ErrImageDenied):
+		return fmt.Sprintf("%v: give the pod its imagePullSecrets, or choose another imagePullPolicy", err)
 	case missing && key.policy == object.PullNever:
 		return fmt.Sprintf("image %q is not on node %s, and imagePullPolicy Never forbids to bring it there: choose another policy", key.name, node)
 	case missing || errors.Is(err, ErrImageUnreachable) && key.policy != object.PullAlways:

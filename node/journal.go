@@ -53,27 +53,33 @@ func partServices(plural string) bool {
 }
 
 // savePods saves what pods depend on.
-func (j journal) savePods(s *set) error {
-	return errors.Join(j.savePart(s, j.run, fileSecrets, partSecrets), j.savePart(s, j.disk, filePods, partPods))
+func (j journal) savePods(s *set) error { return j.encodePods(s)() }
+
+// encodePods returns what writes the pods' part as it is now.
+func (j journal) encodePods(s *set) (write func() error) {
+	secrets, pods := encodePart(s, j.run, fileSecrets, partSecrets), encodePart(s, j.disk, filePods, partPods)
+	return func() error { return errors.Join(secrets(), pods()) }
 }
 
 func (j journal) saveServices(s *set) error {
-	return j.savePart(s, j.disk, fileServices, partServices)
+	return encodePart(s, j.disk, fileServices, partServices)()
 }
 
-func (j journal) savePart(s *set, to Disk, name string, take func(string) bool) error {
+func encodePart(s *set, to Disk, name string, take func(string) bool) (write func() error) {
 	part, synced := s.part(take)
 	if !synced {
-		return nil
+		return func() error { return nil }
 	}
 	data, err := proto.Marshal(part)
-	if err != nil {
-		return fmt.Errorf("save %s: %w", name, err)
+	return func() error {
+		if err == nil {
+			err = to.Write(name, data)
+		}
+		if err != nil {
+			return fmt.Errorf("save %s: %w", name, err)
+		}
+		return nil
 	}
-	if err := to.Write(name, data); err != nil {
-		return fmt.Errorf("save %s: %w", name, err)
-	}
-	return nil
 }
 
 // load reads the set. Without pods.pb there is none: a node that knows its

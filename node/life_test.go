@@ -143,32 +143,6 @@ func TestDeletionBeforeItRan(t *testing.T) {
 	})
 }
 
-func TestStopWaitsForEndpoints(t *testing.T) {
-	onNode(t, func(l *lab) {
-		l.server.put(newPod("a", "term=0", "forever"))
-		l.within(2*time.Second, "it runs", l.ready("a"))
-		ip := l.server.pod("a").GetStatus().GetPodIp()
-		slice := func(ready bool) *balsav1.EndpointSlice {
-			return &balsav1.EndpointSlice{Metadata: &balsav1.ObjectMeta{Name: "web", Namespace: "default"}, AddressType: "IPv4",
-				Endpoints: []*balsav1.Endpoint{{Addresses: []string{ip}, Conditions: &balsav1.EndpointConditions{Ready: &ready}}}}
-		}
-		l.server.put(slice(true))
-		l.within(time.Second, "the endpoint is applied", func() bool { return l.agent.Status().AppliedRevision == l.server.now() })
-		l.server.deletePod("a", 30)
-		l.always(time.Second, "it runs while connections come", func() bool { _, c := l.state("uid-a"); return c.Status == runtime.ContainerRunning })
-		l.server.put(slice(false))
-		l.within(time.Second, "it goes soon after", func() bool { return l.server.pod("a") == nil })
-
-		l.server.put(newPod("b", "term=0", "forever"))
-		l.within(2*time.Second, "b runs", l.ready("b"))
-		ip = l.server.pod("b").GetStatus().GetPodIp()
-		l.server.put(slice(true))
-		l.within(time.Second, "the endpoint is applied", func() bool { return l.agent.Status().AppliedRevision == l.server.now() })
-		l.server.deletePod("b", 30)
-		l.within(6*time.Second, "an endpoint that stays does not keep a pod", func() bool { return l.server.pod("b") == nil })
-	})
-}
-
 func (s *server) now() int64 {
 	s.mu.Lock()
 	defer s.mu.Unlock()

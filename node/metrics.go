@@ -10,38 +10,41 @@ import (
 
 // metrics count what the agent does.
 type metrics struct {
-	pods          prometheus.Gauge
-	revision      prometheus.Gauge
-	applied       prometheus.Gauge
-	streams       prometheus.Counter
-	repairs       prometheus.Counter
-	eventsDropped prometheus.Counter
-	actions       *prometheus.HistogramVec
-	fetches       *prometheus.HistogramVec
-	calls         *prometheus.CounterVec
-	reports       prometheus.Counter
+	pods     prometheus.Gauge
+	revision prometheus.Gauge
+	applied  prometheus.Gauge
+	streams  prometheus.Counter
+	repairs  prometheus.Counter
+	// networkRepairs are of the pod network, repairs of the service rules.
+	networkRepairs prometheus.Counter
+	eventsDropped  prometheus.Counter
+	actions        *prometheus.HistogramVec
+	fetches        *prometheus.HistogramVec
+	calls          *prometheus.CounterVec
+	reports        prometheus.Counter
 }
 
 func newMetrics(r prometheus.Registerer) (*metrics, error) {
 	m := &metrics{
-		pods:          gauge("balsa_agent_pods", "Pods that the agent looks after."),
-		revision:      gauge("balsa_agent_revision", "Revision of the assignments that the agent has."),
-		applied:       gauge("balsa_agent_applied_revision", "Revision that proxy and resolver have both applied."),
-		streams:       counter("balsa_agent_streams_ended_total", "Streams of assignments that ended."),
-		repairs:       counter("balsa_agent_proxy_repairs_total", "Differences between the kernel's service rules and the plan."),
-		eventsDropped: counter("balsa_agent_events_dropped_total", "Events that were dropped since too many waited."),
-		reports:       counter("balsa_agent_reports_total", "Pod reports that servers took."),
+		pods:           gauge("balsa_agent_pods", "Pods that the agent looks after."),
+		revision:       gauge("balsa_agent_revision", "Revision of the assignments that the agent has."),
+		applied:        gauge("balsa_agent_applied_revision", "Revision that proxy and resolver have both applied."),
+		streams:        counter("balsa_agent_streams_ended_total", "Streams of assignments that ended."),
+		repairs:        counter("balsa_agent_proxy_repairs_total", "Differences between the kernel's service rules and the plan."),
+		networkRepairs: counter("balsa_agent_network_repairs_total", "Differences between the kernel's routes, neighbours, devices and settings and what the pod network needs."),
+		eventsDropped:  counter("balsa_agent_events_dropped_total", "Events that were dropped since too many waited."),
+		reports:        counter("balsa_agent_reports_total", "Pod reports that servers took."),
 		actions: prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "balsa_agent_action_seconds", Help: "Time that actions on pods took.",
 			Buckets: []float64{.001, .005, .01, .025, .05, .1, .25, .5, 1, 5, 30}}, []string{"action", "outcome"}),
 		fetches: prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "balsa_agent_image_seconds", Help: "Time that it took to have an image ready.",
 			Buckets: []float64{.001, .01, .1, 1, 5, 30, 120, 600}}, []string{"outcome"}),
 		calls: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "balsa_agent_work_total",
-			Help: "Heartbeats, probes, hooks, syncs of services, writes of the assignments and calls to report, by outcome."}, []string{"work", "outcome"}),
+			Help: "Heartbeats, probes, hooks, counts of connections, syncs of services, writes of the assignments and calls to report, by outcome."}, []string{"work", "outcome"}),
 	}
 	if r == nil {
 		return m, nil
 	}
-	for _, c := range []prometheus.Collector{m.pods, m.revision, m.applied, m.streams, m.repairs, m.eventsDropped, m.reports, m.actions, m.fetches, m.calls} {
+	for _, c := range []prometheus.Collector{m.pods, m.revision, m.applied, m.streams, m.repairs, m.networkRepairs, m.eventsDropped, m.reports, m.actions, m.fetches, m.calls} {
 		if err := r.Register(c); err != nil {
 			return nil, err
 		}
@@ -98,8 +101,9 @@ func (m *metrics) reported(pods int, err error) {
 	}
 }
 
-func (m *metrics) beat(err error)   { m.calls.WithLabelValues("heartbeat", outcome(err)).Inc() }
-func (m *metrics) probed(err error) { m.calls.WithLabelValues("probe", outcome(err)).Inc() }
-func (m *metrics) hooked(err error) { m.calls.WithLabelValues("hook", outcome(err)).Inc() }
-func (m *metrics) synced(err error) { m.calls.WithLabelValues("sync", outcome(err)).Inc() }
-func (m *metrics) saved(err error)  { m.calls.WithLabelValues("save", outcome(err)).Inc() }
+func (m *metrics) beat(err error)    { m.calls.WithLabelValues("heartbeat", outcome(err)).Inc() }
+func (m *metrics) probed(err error)  { m.calls.WithLabelValues("probe", outcome(err)).Inc() }
+func (m *metrics) hooked(err error)  { m.calls.WithLabelValues("hook", outcome(err)).Inc() }
+func (m *metrics) counted(err error) { m.calls.WithLabelValues("count", outcome(err)).Inc() }
+func (m *metrics) synced(err error)  { m.calls.WithLabelValues("sync", outcome(err)).Inc() }
+func (m *metrics) saved(err error)   { m.calls.WithLabelValues("save", outcome(err)).Inc() }

@@ -40,7 +40,11 @@ type Runtime = runtime.Runtime
 type Network interface {
 	Setup(ctx context.Context, uid, netnsPath string) (netip.Addr, error)
 	Teardown(ctx context.Context, uid string) error
+	Addresses() map[string]netip.Addr
 	SyncRoutes(ctx context.Context, routes []podnet.NodeRoute) error
+	SyncAnnounced(ctx context.Context, addrs []netip.Addr) error
+	Scrub(ctx context.Context) (repaired []string, err error)
+	NextDisturbance(ctx context.Context) error
 	Cleanup(ctx context.Context, living []string) (removed []string, err error)
 }
 
@@ -48,6 +52,9 @@ type Network interface {
 type Proxy interface {
 	Sync(ctx context.Context, r netproxy.Ruleset) (netproxy.Result, error)
 	Scrub(ctx context.Context) (netproxy.ScrubReport, error)
+	// Watch calls changed each time somebody else has touched the rules, until ctx
+	// ends.
+	Watch(ctx context.Context, changed func()) error
 }
 
 // Resolver answers the pods' questions; *dns.Server is one.
@@ -104,6 +111,8 @@ type Plant struct {
 	Network  Network
 	Proxy    Proxy
 	Resolver Resolver
+	// Connections may be nil: then nobody waits for open connections to finish.
+	Connections Connections
 }
 
 // NodeService is the part of the generated client that FromClient needs.

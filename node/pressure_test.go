@@ -303,7 +303,7 @@ func TestDiskLimits(t *testing.T) {
 		})
 		s.within(3*time.Minute, "its layer and logs", s.evicted("layer", `container "c" uses 11.0 MiB of ephemeral storage; its limit is 10.0 MiB`))
 		s.within(3*time.Minute, "the pod as a whole", s.evicted("sum", "the pod uses 12.0 MiB of ephemeral storage; its containers' limits are 10.0 MiB together"))
-		s.always(2*time.Minute, "who keeps to it stays", s.ready("within"))
+		s.always(130*time.Second, "who keeps to it stays", s.ready("within"))
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		if n := s.walks["uid-within"]; n < 3 || n > 9 {

@@ -42,6 +42,12 @@ func (r *registry) Pull(ctx context.Context, want node.ImagePull, progress func(
 	switch {
 	case strings.Contains(want.Name, "//"):
 		return node.PulledImage{}, fmt.Errorf("%q: %w", want.Name, node.ErrImageName)
+	case want.Policy == object.PullNever:
+		if len(want.Credentials) == 0 || string(want.Credentials[0]) != "key" {
+			return node.PulledImage{}, fmt.Errorf("it is somebody else's: %w", node.ErrImageDenied)
+		}
+		image, err := r.Local(ctx, want.Name)
+		return node.PulledImage{Image: image}, err
 	case down:
 		return node.PulledImage{}, fmt.Errorf("no route: %w", node.ErrImageUnreachable)
 	case strings.HasPrefix(want.Name, "private/") && (len(want.Credentials) == 0 || string(want.Credentials[0]) != "key"):
@@ -98,7 +104,46 @@ func TestPullAlwaysAsksAtEachStart(t *testing.T) {
 		if count["app:1"] != 2 || count["other:1"] != 1 {
 			l.Errorf("pulls %v: Always is asked at each start, IfNotPresent at the first", count)
 		}
-		l.within(2*time.Minute, "a restart needs no registry", func() bool { return l.attempt("uid-a", "c").Attempt >= 3 })
+		l.within(2*time.Minute, "a restart needs no registry", func() bool { return l.attempt("uid-a", "c").Attempt >= 3 && l.attempt("uid-b", "c").Attempt >= 3 })
+		if got := l.pulled("uid-b"); got != 1 {
+			l.Errorf("it is told %d times that the image was pulled, which it was once", got)
+		}
+		if !l.hasEvent("Pulled", `"other:1" already present`) {
+			l.Error("nothing is told of the image at a restart")
+		}
+	})
+}
+
+// pulled counts the events of a pod that say that something was transferred.
+func (l *lab) pulled(uid string) (n int32) {
+	l.server.mu.Lock()
+	defer l.server.mu.Unlock()
+	for _, e := range l.server.events {
+		if e.GetInvolvedObject().GetUid() == uid && e.GetReason() == "Pulled" && strings.Contains(e.GetMessage(), "Successfully pulled") {
+			n += e.GetCount()
+		}
+	}
+	return n
+}
+
+// TestImageOfOthers: a policy that forbids to ask is no way to an image that a
+// registry gave to somebody else.
+func TestImageOfOthers(t *testing.T) {
+	onRegistry(t, func(l *lab, r *registry) {
+		p := newPod("a", "forever")
+		p.Spec.Containers[0].Image, p.Spec.Containers[0].ImagePullPolicy = "private/app:1", "Never"
+		r.local["private/app:1"] = true
+		l.put(p)
+		l.within(3*time.Second, "it is refused", func() bool {
+			w := l.statusOf("a", "c").GetState().GetWaiting()
+			return w.GetReason() == "ErrImageNeverPull" && strings.Contains(w.GetMessage(), "imagePullSecrets")
+		})
+		p = newPod("b", "sleep=3s", "exit=1")
+		p.Spec.Containers[0].Image, p.Spec.Containers[0].ImagePullPolicy = "private/app:1", "Never"
+		p.Spec.ImagePullSecrets = []*balsav1.LocalObjectReference{{Name: "pull"}}
+		l.server.put(&balsav1.Secret{Metadata: &balsav1.ObjectMeta{Name: "pull", Namespace: "default"}, Data: map[string][]byte{object.DockerConfigJSONKey: []byte("key")}})
+		l.put(p)
+		l.within(time.Minute, "one with access runs, and is run again", func() bool { return l.attempt("uid-b", "c").Attempt == 1 })
 	})
 }
 

@@ -19,7 +19,8 @@ import (
 // reported shows in the assignments: reports may be lost, or come twice.
 type reporter struct {
 	a    *Agent
-	work signal
+	work signal // anything to tell
+	news signal // more than events
 
 	mu      sync.Mutex
 	reports map[string]*report // guarded by mu; by uid; those that do not show yet
@@ -39,7 +40,7 @@ type report struct {
 }
 
 func newReporter(a *Agent) *reporter {
-	return &reporter{a: a, work: newSignal(), reports: map[string]*report{}, volumes: map[string]bool{}}
+	return &reporter{a: a, work: newSignal(), news: newSignal(), reports: map[string]*report{}, volumes: map[string]bool{}}
 }
 
 // publish says what is true of a pod now.
@@ -73,6 +74,11 @@ func (r *reporter) publish(p *balsav1.Pod, status *balsav1.PodStatus, removed bo
 		r.changes++
 		old.message, old.taken, old.version = next, time.Time{}, r.changes
 	}
+	r.raiseNews()
+}
+
+func (r *reporter) raiseNews() {
+	r.news.raise()
 	r.work.raise()
 }
 
@@ -82,7 +88,7 @@ func (r *reporter) deletedVolume(name string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.volumes[name] = true
-	r.work.raise()
+	r.raiseNews()
 }
 
 // forget drops the report of a pod that has gone.
@@ -123,6 +129,10 @@ func (r *reporter) event(about *balsav1.ObjectReference, e pod.Event, now time.T
 func (r *reporter) pending() int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	return r.pendingLocked()
+}
+
+func (r *reporter) pendingLocked() int {
 	n := 0
 	for _, report := range r.reports {
 		if report.taken.IsZero() {
@@ -132,28 +142,57 @@ func (r *reporter) pending() int {
 	return n
 }
 
+// waiting tells whether there is anything to tell, and whether more than events.
+func (r *reporter) waiting() (work, news bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	news = r.pendingLocked()+len(r.volumes) > 0
+	return news || len(r.events) > 0, news
+}
+
 // run sends until ctx ends.
 func (r *reporter) run(ctx context.Context) error {
 	pause := r.a.newRetry()
+	var sent time.Time // when the last request went
 	for {
-		if err := r.work.wait(ctx, r.a.cfg.Clock, reportAgain); err != nil {
+		if err := r.await(ctx, sent); err != nil {
 			return err
 		}
-		if err := sleep(ctx, r.a.cfg.Clock, reportSettle); err != nil {
-			return err
+		request, versions := r.next()
+		if request == nil {
+			continue
 		}
-		for {
-			request, versions := r.next()
-			if request == nil {
-				break
-			}
-			if err := r.send(ctx, request, versions); err == nil {
-				pause.reset()
-			} else if err := pause.pause(ctx); err != nil {
-				return err
-			}
+		sent = r.a.cfg.Clock.Now()
+		if err := r.send(ctx, request, versions); err == nil {
+			pause.reset()
+		} else if err := pause.pause(ctx); err != nil {
+			return err
 		}
 	}
+}
+
+// await waits until there is something to tell and the last request is
+// reportSettle ago: what comes alone goes at once, a burst goes together.
+func (r *reporter) await(ctx context.Context, sent time.Time) error {
+	select {
+	case <-r.news: // of what was told since
+	default:
+	}
+	work, news := r.waiting()
+	for !work {
+		if err := r.work.wait(ctx, r.a.cfg.Clock, 0); err != nil {
+			return err
+		}
+		work, news = r.waiting()
+	}
+	if !news {
+		// An event comes just before the status that it explains, and goes with it.
+		if err := r.news.wait(ctx, r.a.cfg.Clock, reportSettle); err != nil {
+			return err
+		}
+	}
+	// A clock that was set back must not keep reports.
+	return sleep(ctx, r.a.cfg.Clock, min(sent.Add(reportSettle).Sub(r.a.cfg.Clock.Now()), reportSettle))
 }
 
 // next takes the events out of the queue, and copies reports that wait.

@@ -37,8 +37,10 @@ type server struct {
 	loseAnswers bool
 	// dropReports: reports are taken, and nothing comes of them.
 	dropReports bool
-	podCIDR     string
-	clusterID   string
+	// silent: nobody says that a pod which was deleted is out of service.
+	silent    bool
+	podCIDR   string
+	clusterID string
 
 	registers  int
 	beats      []*balsav1.HeartbeatRequest
@@ -46,6 +48,8 @@ type server struct {
 	events     []*balsav1.Event
 	forgetNode bool
 	taken      int
+	refuses    error // of heartbeats
+	removed    *balsav1.RemovedIdentities
 }
 
 func newServer() *server {
@@ -98,7 +102,18 @@ func (s *server) deletePod(name string, grace int64) {
 	p := object.Clone(s.objects["pods/default/"+name].(*balsav1.Pod))
 	p.Metadata.DeletionTimestamp = timestamppb.Now()
 	p.Metadata.DeletionGracePeriodSeconds = &grace
+	if !s.silent {
+		drained(p)
+	}
 	s.putLocked(p)
+}
+
+// drained says that no node sends new connections to a pod.
+func drained(p *balsav1.Pod) {
+	if p.Status == nil {
+		p.Status = &balsav1.PodStatus{}
+	}
+	p.Status.Conditions, _ = object.SetCondition(p.Status.Conditions, &balsav1.Condition{Type: object.ConditionDrained, Status: object.ConditionTrue}, time.Now())
 }
 
 func (s *server) pod(name string) *balsav1.Pod {
@@ -126,6 +141,9 @@ func (s *server) compact() {
 func (s *server) Register(ctx context.Context, req *balsav1.RegisterRequest) (*balsav1.RegisterResponse, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.refuses != nil {
+		return nil, s.refuses
+	}
 	if s.down {
 		return nil, unavailable()
 	}
@@ -156,8 +174,11 @@ func (s *server) Heartbeat(ctx context.Context, req *balsav1.HeartbeatRequest) (
 		return nil, unavailable()
 	}
 	s.beats = append(s.beats, proto.CloneOf(req))
+	if s.refuses != nil {
+		return nil, s.refuses
+	}
 	_, known := s.objects["nodes/"+req.GetNodeName()]
-	return &balsav1.HeartbeatResponse{LeaseDurationMs: 5000, Register: !known || s.forgetNode}, nil
+	return &balsav1.HeartbeatResponse{LeaseDurationMs: 5000, Register: !known || s.forgetNode, Removed: s.removed}, nil
 }
 
 // ReportStatus implements node.API with the rules of the real server.
@@ -227,6 +248,9 @@ func (s *server) reportLocked(r *balsav1.PodReport) string {
 func (s *server) Assignments(ctx context.Context, req *balsav1.AssignmentsRequest) (node.AssignmentStream, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.refuses != nil {
+		return nil, s.refuses
+	}
 	if s.down {
 		return nil, unavailable()
 	}

@@ -156,7 +156,7 @@ func quantities(c pod.Capacity) map[string]*balsav1.Quantity {
 // rollout may be waiting to hear of it.
 func (a *Agent) heartbeatLoop(ctx context.Context) error {
 	var sequence uint64
-	down := false
+	down, expelled := false, removal{}
 	for {
 		a.mu.Lock()
 		interval, lease := a.heartbeat, a.lease
@@ -173,6 +173,9 @@ func (a *Agent) heartbeatLoop(ctx context.Context) error {
 		}
 		down = err != nil
 		a.metrics.beat(err)
+		if a.removed(ctx, &expelled, err) {
+			return a.leave(ctx)
+		}
 		if err := a.restBetweenBeats(ctx, interval); err != nil {
 			return err
 		}
@@ -198,6 +201,9 @@ func (a *Agent) beat(ctx context.Context, sequence uint64, timeout time.Duration
 	}
 	if len(response.GetServers()) > 0 {
 		a.cfg.OnServers(response.GetServers())
+	}
+	if removed := response.GetRemoved(); removed != nil {
+		a.cfg.OnRemoved(removed.GetIdentities())
 	}
 	if response.GetRegister() {
 		a.askToRegister()
@@ -273,13 +279,15 @@ func watch(ctx context.Context, timer clock.Timer, cancel context.CancelCauseFun
 	}
 }
 
-// take makes a complete step the state: first on disk, so that an agent that is
-// killed right after acting on it knows what it acted on.
+// take makes a complete step the state and has everybody look at what it changed.
 func (a *Agent) take(next *step, older *time.Time) error {
+	if a.leaving.Load() {
+		return ErrNodeRemoved
+	}
 	if err := a.refuseOlder(next, older); err != nil {
 		return err
 	}
-	e, err := a.set.commit(next, true, func(draft *set) { a.save(draft, a.journal.savePods) })
+	e, err := a.commit(next)
 	if err != nil {
 		return err
 	}
@@ -299,6 +307,26 @@ func (a *Agent) take(next *step, older *time.Time) error {
 	a.toSync.raise()
 	a.metrics.revision.Set(float64(next.revision))
 	return nil
+}
+
+// commit makes a step the state, which a server has told. What it takes away or
+// changes is on disk before anybody acts on it, so that an agent that is killed
+// right after acting on it knows what it acted on. What it adds is on disk before
+// a container is started (awaitSaved): until then there is at most an empty
+// sandbox, made from a newer set than the one on disk, and that proves nothing
+// (startedAfter).
+func (a *Agent) commit(next *step) (effect, error) {
+	a.saving <- struct{}{}
+	release := func() { <-a.saving }
+	defer func() { release() }()
+	return a.set.commit(next, true, func(draft *set, e effect) {
+		if e.changed {
+			a.save(a.journal.encodePods(draft))
+			return
+		}
+		release = func() {} // it is up to the writer
+		a.saveBeside(a.journal.encodePods(draft))
+	})
 }
 
 // refuseOlder: a set that is older than ours comes from a server that lags, and
@@ -322,14 +350,44 @@ func (a *Agent) refuseOlder(next *step, older *time.Time) error {
 	return nil
 }
 
+// saveBeside writes while workers begin to act, and then lets go of a.saving.
+func (a *Agent) saveBeside(write func() error) {
+	done := make(chan struct{})
+	a.mu.Lock()
+	a.written = done
+	a.mu.Unlock()
+	a.running.Go(func() {
+		defer func() { <-a.saving }()
+		defer close(done)
+		a.save(write)
+	})
+}
+
+// awaitSaved waits until the set that the caller has seen is on disk, or could
+// not be written.
+func (a *Agent) awaitSaved(ctx context.Context) error {
+	a.mu.Lock()
+	written := a.written
+	a.mu.Unlock()
+	if written == nil {
+		return nil
+	}
+	select {
+	case <-written:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("wait until the assignments are on disk: %w", context.Cause(ctx))
+	}
+}
+
 // save writes a part of the set. A full disk does not stop the node: the state
 // is in memory, a server knows it, and what is too old on disk is told by its
 // revision.
-func (a *Agent) save(s *set, part func(*set) error) bool {
+func (a *Agent) save(write func() error) bool {
 	if a.abandoned.Load() {
 		return true
 	}
-	err := part(s)
+	err := write()
 	a.metrics.saved(err)
 	a.mu.Lock()
 	was := a.unsaved
@@ -342,26 +400,47 @@ func (a *Agent) save(s *set, part func(*set) error) bool {
 	return err == nil
 }
 
-// saveLoop saves what need not be saved at once, and what could not be: the
-// first change soon, then at most once in saveEvery.
+// saveLoop saves what need not be saved at once, and what could not be: at most
+// saveEvery after a change.
 func (a *Agent) saveLoop(ctx context.Context) error {
 	pause := a.newRetry()
-	all := func(s *set) error { return errors.Join(a.journal.savePods(s), a.journal.saveServices(s)) }
-	defer a.save(a.set, all)
+	services := int64(-1) // how often they had changed when they were last saved
+	all := func() bool {
+		_, changes, _ := a.set.position()
+		ok := a.save(func() error {
+			err := a.savePods()
+			if changes != services {
+				err = errors.Join(err, a.journal.saveServices(a.set))
+			}
+			return err
+		})
+		if ok {
+			services = changes
+		}
+		return ok
+	}
+	defer all()
 	for {
 		if err := a.toSave.wait(ctx, a.cfg.Clock, 0); err != nil {
 			return err
 		}
-		if !a.save(a.set, all) {
-			a.toSave.raise()
-			if err := pause.pause(ctx); err != nil {
-				return err
-			}
-			continue
-		}
-		pause.reset()
+		// Not at once: what comes with a pod would be written while it starts.
 		if err := sleep(ctx, a.cfg.Clock, saveEvery); err != nil {
 			return err
 		}
+		if all() {
+			pause.reset()
+			continue
+		}
+		a.toSave.raise()
+		if err := pause.pause(ctx); err != nil {
+			return err
+		}
 	}
+}
+
+func (a *Agent) savePods() error {
+	a.saving <- struct{}{}
+	defer func() { <-a.saving }()
+	return a.journal.savePods(a.set)
 }

@@ -27,13 +27,19 @@ type set struct {
 	// Guarded by mu.
 	synced     bool
 	fromServer bool
-	// services counts the changes of Services, EndpointSlices and Nodes, so that
-	// proxy and resolver can tell whether they have work; guarded by mu.
+	// services counts the changes of what is not about pods (Services and their
+	// kin, policies, Nodes), so that proxy and resolver can tell whether they have
+	// work; guarded by mu.
 	services int64
+	// fresh are the keys that have changed since the last takeNews, of the same
+	// kinds; guarded by mu.
+	fresh map[string]bool
+	// policies are the NetworkPolicies by key; guarded by mu.
+	policies map[string]*balsav1.NetworkPolicy
 }
 
 func newSet() *set {
-	return &set{objects: map[string]object.Message{}, pods: map[string]*balsav1.Pod{}}
+	return &set{objects: map[string]object.Message{}, pods: map[string]*balsav1.Pod{}, fresh: map[string]bool{}, policies: map[string]*balsav1.NetworkPolicy{}}
 }
 
 // step collects messages until they make a consistent state.
@@ -83,13 +89,16 @@ type effect struct {
 	services bool
 	// volumes: persistent ones changed.
 	volumes bool
+	// more than additions: something that pods may have been acting on is another
+	// now, or gone.
+	changed bool
 }
 
 // commit makes a complete step the state. A delta before any full set is an
 // error, and so is one that goes back in time. When the step changes what pods
-// have to do, save gets the new state before anybody else can see it. There is
-// one caller at a time.
-func (s *set) commit(next *step, fromServer bool, save func(*set)) (effect, error) {
+// have to do, save gets the new state before anybody else can see it; draft is
+// save's until it returns. There is one caller at a time.
+func (s *set) commit(next *step, fromServer bool, save func(draft *set, e effect)) (effect, error) {
 	synced, confirmed, revision := s.known()
 	switch {
 	case !next.full && !(synced && confirmed):
@@ -108,12 +117,13 @@ func (s *set) commit(next *step, fromServer bool, save func(*set)) (effect, erro
 	draft := s.draft()
 	e := draft.applyLocked(next, fromServer)
 	if e.pods {
-		save(draft)
+		save(draft, e)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.objects, s.pods, s.revision, s.synced, s.fromServer, s.services =
-		draft.objects, draft.pods, draft.revision, draft.synced, draft.fromServer, draft.services
+	s.objects, s.pods, s.revision, s.synced, s.fromServer, s.services, s.policies =
+		draft.objects, draft.pods, draft.revision, draft.synced, draft.fromServer, draft.services, draft.policies
+	maps.Copy(s.fresh, draft.fresh)
 	return e, nil
 }
 
@@ -141,11 +151,12 @@ func aboutPods(changes map[string]object.Message) bool {
 func (s *set) draft() *set {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	return &set{objects: maps.Clone(s.objects), pods: maps.Clone(s.pods), revision: s.revision, synced: s.synced, fromServer: s.fromServer, services: s.services}
+	return &set{objects: maps.Clone(s.objects), pods: maps.Clone(s.pods), revision: s.revision, synced: s.synced, fromServer: s.fromServer, services: s.services,
+		fresh: map[string]bool{}, policies: maps.Clone(s.policies)}
 }
 
 func (s *set) applyLocked(next *step, fromServer bool) effect {
-	var e effect
+	e := effect{changed: next.full}
 	for key, message := range next.changes {
 		if next.full && message != nil && s.objects[key] != nil && proto.Equal(s.objects[key], message) {
 			continue // a full set repeats what is known
@@ -172,11 +183,20 @@ func (s *set) changeLocked(key string, next object.Message, e *effect) {
 	switch kind.Name {
 	case "Pod":
 		s.podLocked(asPod(old), asPod(next), e)
-	case "ConfigMap", "Secret", "PersistentVolumeClaim", "PersistentVolume":
-		e.pods, e.volumes = true, e.volumes || kind.Name == "PersistentVolume"
+	case "ConfigMap", "Secret":
+		e.pods, e.changed = true, e.changed || old != nil
 		e.uids = append(e.uids, s.podsInLocked(namespace)...)
+	case "PersistentVolumeClaim", "PersistentVolume":
+		e.pods, e.changed, e.volumes = true, true, e.volumes || kind.Name == "PersistentVolume"
+		e.uids = append(e.uids, s.podsInLocked(namespace)...)
+	case "NetworkPolicy":
+		e.services, s.fresh[key] = true, true
+		delete(s.policies, key)
+		if policy, ok := next.(*balsav1.NetworkPolicy); ok {
+			s.policies[key] = policy
+		}
 	default:
-		e.services = true
+		e.services, s.fresh[key] = true, true
 	}
 }
 
@@ -197,7 +217,7 @@ func (s *set) podLocked(old, next *balsav1.Pod, e *effect) {
 	// Our own status coming back is no reason to wait for the disk.
 	same := old != nil && next != nil && old.GetMetadata().GetUid() == next.GetMetadata().GetUid() &&
 		object.IsTerminating(old) == object.IsTerminating(next)
-	e.pods = e.pods || !same
+	e.pods, e.changed = e.pods || !same, e.changed || !same && old != nil
 }
 
 // podsInLocked lists the pods of a namespace, or all of them if it is empty.
@@ -234,30 +254,46 @@ func (s *set) allPods() []*balsav1.Pod {
 	return out
 }
 
-// wiring is what proxy, resolver and routes are made from, at one revision.
-type wiring struct {
-	revision int64
-	changes  int64
-	services []*balsav1.Service
-	slices   []*balsav1.EndpointSlice
-	nodes    []*balsav1.Node
+// news are the changes of what routes, proxy, resolver and announced addresses
+// are made from, up to a revision.
+type news struct {
+	revision   int64
+	fromServer bool
+	// changed are objects as they are now, by key; nil: deleted.
+	changed map[string]object.Message
 }
 
-func (s *set) wiring() wiring {
+// takeNews returns what has changed since it was last called. There is one
+// caller, who keeps what it got.
+func (s *set) takeNews() news {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	n := news{revision: s.revision, fromServer: s.fromServer, changed: make(map[string]object.Message, len(s.fresh))}
+	for key := range s.fresh {
+		n.changed[key] = s.objects[key]
+	}
+	clear(s.fresh)
+	return n
+}
+
+// limits tells whether a NetworkPolicy selects the pod.
+func (s *set) limits(p *balsav1.Pod) bool {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	w := wiring{revision: s.revision, changes: s.services}
-	for _, key := range sortedKeys(s.objects) {
-		switch m := s.objects[key].(type) {
-		case *balsav1.Service:
-			w.services = append(w.services, m)
-		case *balsav1.EndpointSlice:
-			w.slices = append(w.slices, m)
-		case *balsav1.Node:
-			w.nodes = append(w.nodes, m)
+	for _, policy := range s.policies {
+		if policy.GetMetadata().GetNamespace() != p.GetMetadata().GetNamespace() {
+			continue
+		}
+		selects := policy.GetSpec().GetPodSelector()
+		if selects == nil {
+			selects = &balsav1.LabelSelector{} // every pod of the namespace
+		}
+		selector, err := object.SelectorFrom(selects)
+		if err != nil || selector.Matches(p.GetMetadata().GetLabels()) {
+			return true // one that cannot be read limits, to be safe
 		}
 	}
-	return w
+	return false
 }
 
 // position is the revision and how often services changed, without the lists.

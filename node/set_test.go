@@ -31,7 +31,7 @@ func feed(t *testing.T, s *set, messages ...*balsav1.AssignmentsResponse) (effec
 		if !complete {
 			continue
 		}
-		e, err := s.commit(next, true, func(*set) {})
+		e, err := s.commit(next, true, func(*set, effect) {})
 		if err != nil {
 			return e, err
 		}
@@ -87,7 +87,7 @@ func TestSetRefusesNonsense(t *testing.T) {
 	s := newSet()
 	whole := &step{}
 	whole.add(&balsav1.AssignmentsResponse{Full: true, Synced: true, Revision: 9})
-	if _, err := s.commit(whole, false, func(*set) {}); err != nil {
+	if _, err := s.commit(whole, false, func(*set, effect) {}); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := feed(t, s, delta); !errors.Is(err, errProtocol) {
@@ -98,7 +98,7 @@ func TestSetRefusesNonsense(t *testing.T) {
 	}
 	next := &step{}
 	_, unknown := next.add(&balsav1.AssignmentsResponse{Full: true, Upserts: []*balsav1.Object{{}, podObject("p", "1")}, Deletes: []*balsav1.ObjectKey{{Kind: "Flux"}}, Synced: true, Revision: 10})
-	if _, err := s.commit(next, true, func(*set) {}); err != nil || len(unknown) != 2 || s.dump() != "pods/d/p@1" {
+	if _, err := s.commit(next, true, func(*set, effect) {}); err != nil || len(unknown) != 2 || s.dump() != "pods/d/p@1" {
 		t.Errorf("what a newer server sends: set %q, unknown %q, %v", s.dump(), unknown, err)
 	}
 }
@@ -107,7 +107,7 @@ func TestSetRefusesNonsense(t *testing.T) {
 func TestSavedBeforeSeen(t *testing.T) {
 	s, next, saved := newSet(), &step{}, ""
 	next.add(&balsav1.AssignmentsResponse{Full: true, Upserts: []*balsav1.Object{podObject("p", "1"), service("w", "2")}, Synced: true, Revision: 2})
-	if _, err := s.commit(next, true, func(draft *set) {
+	if _, err := s.commit(next, true, func(draft *set, _ effect) {
 		saved = draft.dump()
 		if s.pod("p") != nil {
 			t.Error("the pod is seen before it is saved")

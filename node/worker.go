@@ -112,6 +112,7 @@ func (w *worker) leave() bool {
 	}
 	w.a.probes.set(w.uid, nil)
 	w.a.hooks.set(w.uid, nil)
+	w.a.tally.set(w.uid, netip.Addr{}, false)
 	w.a.images.release(w.uid)
 	w.a.guard.forget(w.uid)
 	w.a.users.release(w.uid)
@@ -188,6 +189,7 @@ func (w *worker) view(ctx context.Context) (pod.View, error) {
 	v.Sources = a.set.sources(v.Pod)
 	v.Images = a.images.states(w.uid)
 	v.Probes = a.probes.states(w.uid)
+	v.Connections = a.tally.state(w.uid)
 	v.Messages = w.messages(ctx, v.Pod, v.Runtime)
 	v.HostFiles = a.hostFiles(v.Pod)
 	v.HostsPath = a.cfg.RunDisk.Path(folderHosts + "/" + w.uid)
@@ -204,7 +206,6 @@ func (w *worker) view(ctx context.Context) (pod.View, error) {
 	if why, refused := a.refused[w.uid]; refused {
 		v.Refusal = &why
 	}
-	v.InService = a.serving[v.Pod.GetStatus().GetPodIp()] && v.Pod.GetStatus().GetPodIp() != ""
 	return v, nil
 }
 
@@ -227,6 +228,7 @@ func (w *worker) adopt(view pod.View, plan pod.Plan) {
 	}
 	w.a.probes.set(w.uid, plan.Probes)
 	w.a.hooks.set(w.uid, plan.Hooks)
+	w.connectionsOf(view, plan)
 	if view.Pod == nil {
 		return
 	}
@@ -286,6 +288,13 @@ func (w *worker) act(ctx context.Context, view pod.View, actions []pod.Action) b
 func (w *worker) do(ctx context.Context, view pod.View, action pod.Action) error {
 	ctx, cancel := context.WithTimeout(ctx, actionTimeout)
 	defer cancel()
+	switch action.(type) {
+	case pod.CreateSandbox, pod.Connect: // nothing runs in there yet
+	default:
+		if err := w.a.awaitSaved(ctx); err != nil {
+			return err
+		}
+	}
 	uid, rt := runtime.PodUID(w.uid), w.a.cfg.Runtime
 	switch action := action.(type) {
 	case pod.PrepareVolumes:
@@ -312,7 +321,9 @@ func (w *worker) do(ctx context.Context, view pod.View, action pod.Action) error
 		}
 		return w.a.cfg.Volumes.Remove(ctx, uid)
 	case pod.Disconnect:
-		return w.a.plant.Network.Teardown(ctx, w.uid)
+		err := w.a.plant.Network.Teardown(ctx, w.uid)
+		w.a.toSync.raise() // the rules about its address go
+		return err
 	}
 	return fmt.Errorf("pod %s: action %T is not known", w.uid, action)
 }
@@ -333,10 +344,11 @@ func (w *worker) prepare(ctx context.Context, want volume.Pod) error {
 func (w *worker) connect(ctx context.Context, view pod.View, action pod.Connect) error {
 	ip := w.a.cfg.NodeIP
 	if !action.Host {
-		w.a.wires.RLock()
-		defer w.a.wires.RUnlock()
 		var err error
-		if ip, err = w.a.plant.Network.Setup(ctx, w.uid, action.NetNS); err != nil {
+		if ip, err = w.setUpNetwork(ctx, action.NetNS); err != nil {
+			return err
+		}
+		if err := w.rulesFirst(ctx, view, ip); err != nil {
 			return err
 		}
 	}
@@ -347,6 +359,12 @@ func (w *worker) connect(ctx context.Context, view pod.View, action pod.Connect)
 	}
 	w.ip = ip
 	return nil
+}
+
+func (w *worker) setUpNetwork(ctx context.Context, netns string) (netip.Addr, error) {
+	w.a.wires.RLock()
+	defer w.a.wires.RUnlock()
+	return w.a.plant.Network.Setup(ctx, w.uid, netns)
 }
 
 // hostsMode lets every user of a container read the hosts file.

@@ -2,6 +2,7 @@ package object
 
 import (
 	"iter"
+	"strconv"
 
 	balsav1 "github.com/balsa-run/balsa/gen/balsa/v1"
 )
@@ -96,24 +97,53 @@ func ClaimNames(spec *balsav1.PodSpec) []string {
 
 // HostPort is a port of the node that a pod takes.
 type HostPort struct {
+	// IP is which of the node's addresses; empty: every one.
+	IP       string
 	Port     int32
 	Protocol string
 }
 
-// HostPorts lists the ports of the node that a pod takes: with hostNetwork every
-// port of its containers, otherwise none.
-func HostPorts(spec *balsav1.PodSpec) []HostPort {
-	if !spec.GetHostNetwork() {
-		return nil
+// String is the port as people write it: "80/TCP" or "10.0.0.1:80/TCP".
+func (h HostPort) String() string {
+	text := strconv.Itoa(int(h.Port)) + "/" + h.Protocol
+	if h.IP != "" {
+		text = h.IP + ":" + text
 	}
+	return text
+}
+
+// Clashes tells whether two pods of one node cannot have both ports.
+func (h HostPort) Clashes(o HostPort) bool {
+	return h.Port == o.Port && h.Protocol == o.Protocol && (h.IP == o.IP || h.IP == "" || o.IP == "")
+}
+
+// anyIP is how Kubernetes' manifests spell every address.
+const anyIP = "0.0.0.0"
+
+// HostPorts lists the ports of the node that a pod takes: with hostNetwork every
+// port of its containers, otherwise those that name a hostPort.
+func HostPorts(spec *balsav1.PodSpec) []HostPort {
 	var ports []HostPort
 	for role, c := range AllContainers(spec) {
 		if role == RoleInit {
 			continue
 		}
 		for _, p := range c.GetPorts() {
-			ports = append(ports, HostPort{p.GetContainerPort(), keyText(p.GetProtocol(), "protocol")})
+			if h, ok := hostPortOf(spec, p); ok {
+				ports = append(ports, h)
+			}
 		}
 	}
 	return ports
+}
+
+func hostPortOf(spec *balsav1.PodSpec, p *balsav1.ContainerPort) (HostPort, bool) {
+	h := HostPort{IP: p.GetHostIp(), Port: p.GetHostPort(), Protocol: keyText(p.GetProtocol(), "protocol")}
+	if h.IP == anyIP {
+		h.IP = ""
+	}
+	if spec.GetHostNetwork() {
+		h.Port = p.GetContainerPort()
+	}
+	return h, h.Port != 0
 }

@@ -44,6 +44,15 @@ func Default(m Message) {
 	case *balsav1.Service:
 		m.Spec = ensure(m.Spec)
 		defaultService(m.Spec)
+	case *balsav1.NetworkPolicy:
+		m.Spec = ensure(m.Spec)
+		defaultNetworkPolicy(m.Spec)
+	case *balsav1.PodDisruptionBudget:
+		m.Spec = ensure(m.Spec)
+		setDefaultPtr(&m.Spec.UnhealthyPodEvictionPolicy, EvictIfHealthyBudget)
+	case *balsav1.AddressPool:
+		m.Spec = ensure(m.Spec)
+		setDefaultPtr(&m.Spec.AutoAssign, true)
 	case *balsav1.StorageClass:
 		defaultStorageClass(m)
 	case *balsav1.PersistentVolume:
@@ -121,6 +130,7 @@ func defaultDeployment(spec *balsav1.DeploymentSpec) {
 	setDefaultPtr(&spec.Replicas, DefaultReplicas)
 	setDefaultPtr(&spec.RevisionHistoryLimit, DefaultRevisionHistoryLimit)
 	setDefaultPtr(&spec.ProgressDeadlineSeconds, DefaultProgressDeadline)
+	setDefault(&spec.OnFailure, OnFailureRollback)
 	spec.Strategy = ensure(spec.Strategy)
 	setDefault(&spec.Strategy.Type, StrategyRollingUpdate)
 	if spec.Strategy.Type == StrategyRollingUpdate {
@@ -136,16 +146,6 @@ func defaultRollingUpdate(s *balsav1.DeploymentStrategy) {
 	}
 	if s.RollingUpdate.MaxSurge == nil {
 		s.RollingUpdate.MaxSurge = StringValue(DefaultMaxSurge)
-	}
-}
-
-func defaultService(spec *balsav1.ServiceSpec) {
-	setDefault(&spec.Type, ServiceClusterIP)
-	for _, p := range spec.Ports {
-		setDefault(&p.Protocol, ProtocolTCP)
-		if p.TargetPort == nil {
-			p.TargetPort = IntValue(p.Port)
-		}
 	}
 }
 

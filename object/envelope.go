@@ -29,6 +29,12 @@ func Wrap(m Message) *balsav1.Object {
 		return &balsav1.Object{Object: &balsav1.Object_PersistentVolumeClaim{PersistentVolumeClaim: m}}
 	case *balsav1.Service:
 		return &balsav1.Object{Object: &balsav1.Object_Service{Service: m}}
+	case *balsav1.AddressPool:
+		return &balsav1.Object{Object: &balsav1.Object_AddressPool{AddressPool: m}}
+	case *balsav1.NetworkPolicy:
+		return &balsav1.Object{Object: &balsav1.Object_NetworkPolicy{NetworkPolicy: m}}
+	case *balsav1.PodDisruptionBudget:
+		return &balsav1.Object{Object: &balsav1.Object_PodDisruptionBudget{PodDisruptionBudget: m}}
 	case *balsav1.Deployment:
 		return &balsav1.Object{Object: &balsav1.Object_Deployment{Deployment: m}}
 	case *balsav1.ReplicaSet:
@@ -37,6 +43,8 @@ func Wrap(m Message) *balsav1.Object {
 		return &balsav1.Object{Object: &balsav1.Object_Pod{Pod: m}}
 	case *balsav1.EndpointSlice:
 		return &balsav1.Object{Object: &balsav1.Object_EndpointSlice{EndpointSlice: m}}
+	case *balsav1.NetworkPolicySlice:
+		return &balsav1.Object{Object: &balsav1.Object_NetworkPolicySlice{NetworkPolicySlice: m}}
 	case *balsav1.Event:
 		return &balsav1.Object{Object: &balsav1.Object_Event{Event: m}}
 	}
@@ -62,6 +70,12 @@ func Unwrap(o *balsav1.Object) (Message, error) {
 		return found(o.PersistentVolumeClaim)
 	case *balsav1.Object_Service:
 		return found(o.Service)
+	case *balsav1.Object_AddressPool:
+		return found(o.AddressPool)
+	case *balsav1.Object_NetworkPolicy:
+		return found(o.NetworkPolicy)
+	case *balsav1.Object_PodDisruptionBudget:
+		return found(o.PodDisruptionBudget)
 	case *balsav1.Object_Deployment:
 		return found(o.Deployment)
 	case *balsav1.Object_ReplicaSet:
@@ -70,6 +84,8 @@ func Unwrap(o *balsav1.Object) (Message, error) {
 		return found(o.Pod)
 	case *balsav1.Object_EndpointSlice:
 		return found(o.EndpointSlice)
+	case *balsav1.Object_NetworkPolicySlice:
+		return found(o.NetworkPolicySlice)
 	case *balsav1.Object_Event:
 		return found(o.Event)
 	}

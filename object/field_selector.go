@@ -79,6 +79,8 @@ func SelectableFields(kind Kind) []string {
 		fields = append(fields, "spec.nodeName", "spec.restartPolicy", "spec.hostNetwork", "status.phase", "status.podIP")
 	case "Node":
 		fields = append(fields, "spec.unschedulable")
+	case "Service":
+		fields = append(fields, "spec.clusterIP", "spec.type")
 	case "Secret":
 		fields = append(fields, "type")
 	case "Event":
@@ -124,6 +126,8 @@ func selectableField(m Message, field string) (string, bool) {
 		return podField(m, field)
 	case *balsav1.Node:
 		return strconv.FormatBool(m.GetSpec().GetUnschedulable()), field == "spec.unschedulable"
+	case *balsav1.Service:
+		return serviceField(m, field)
 	case *balsav1.Secret:
 		return m.GetType(), field == "type"
 	case *balsav1.Event:
@@ -144,6 +148,16 @@ func podField(pod *balsav1.Pod, field string) (string, bool) {
 		return pod.GetStatus().GetPodIp(), true
 	case "status.phase":
 		return pod.GetStatus().GetPhase(), true
+	}
+	return "", false
+}
+
+func serviceField(svc *balsav1.Service, field string) (string, bool) {
+	switch field {
+	case "spec.clusterIP":
+		return svc.GetSpec().GetClusterIp(), true
+	case "spec.type":
+		return svc.GetSpec().GetType(), true
 	}
 	return "", false
 }

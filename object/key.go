@@ -58,6 +58,14 @@ func Describe(m Message) string {
 	return DescribeKey(kinds[kindIndex(m)], m.GetMetadata().GetNamespace(), name)
 }
 
+// withArticle is a kind's name in a sentence: "a Pod", "an AddressPool".
+func withArticle(name string) string {
+	if strings.Contains("AEIO", name[:1]) {
+		return "an " + name
+	}
+	return "a " + name
+}
+
 // DescribeKey is Describe for an object of which only the key is known.
 func DescribeKey(kind Kind, namespace, name string) string {
 	if kind.Namespaced && namespace != "" {

@@ -15,6 +15,9 @@ const (
 	SpaceEvents  = "events"
 )
 
+// APIVersionBalsa is the version of the kinds that Kubernetes does not have.
+const APIVersionBalsa = "balsa.run/v1"
+
 // Message is an object of any kind. Every generated kind implements it.
 type Message interface {
 	proto.Message
@@ -54,10 +57,14 @@ var kinds = [...]Kind{
 	{"PersistentVolume", "persistentvolumes", "persistentvolume", "v1", false, []string{"pv"}, SpaceObjects, func() Message { return &balsav1.PersistentVolume{} }},
 	{"PersistentVolumeClaim", "persistentvolumeclaims", "persistentvolumeclaim", "v1", true, []string{"pvc"}, SpaceObjects, func() Message { return &balsav1.PersistentVolumeClaim{} }},
 	{"Service", "services", "service", "v1", true, []string{"svc"}, SpaceObjects, func() Message { return &balsav1.Service{} }},
+	{"AddressPool", "addresspools", "addresspool", APIVersionBalsa, false, []string{"pool"}, SpaceObjects, func() Message { return &balsav1.AddressPool{} }},
+	{"NetworkPolicy", "networkpolicies", "networkpolicy", "networking.k8s.io/v1", true, []string{"netpol"}, SpaceObjects, func() Message { return &balsav1.NetworkPolicy{} }},
+	{"PodDisruptionBudget", "poddisruptionbudgets", "poddisruptionbudget", "policy/v1", true, []string{"pdb"}, SpaceObjects, func() Message { return &balsav1.PodDisruptionBudget{} }},
 	{"Deployment", "deployments", "deployment", "apps/v1", true, []string{"deploy"}, SpaceObjects, func() Message { return &balsav1.Deployment{} }},
 	{"ReplicaSet", "replicasets", "replicaset", "apps/v1", true, []string{"rs"}, SpaceObjects, func() Message { return &balsav1.ReplicaSet{} }},
 	{"Pod", "pods", "pod", "v1", true, []string{"po"}, SpaceObjects, func() Message { return &balsav1.Pod{} }},
 	{"EndpointSlice", "endpointslices", "endpointslice", "discovery.k8s.io/v1", true, nil, SpaceObjects, func() Message { return &balsav1.EndpointSlice{} }},
+	{"NetworkPolicySlice", "networkpolicyslices", "networkpolicyslice", APIVersionBalsa, true, nil, SpaceObjects, func() Message { return &balsav1.NetworkPolicySlice{} }},
 	{"Event", "events", "event", "v1", true, []string{"ev"}, SpaceEvents, func() Message { return &balsav1.Event{} }},
 }
 
@@ -71,10 +78,14 @@ const (
 	kindPersistentVolume
 	kindPersistentVolumeClaim
 	kindService
+	kindAddressPool
+	kindNetworkPolicy
+	kindPodDisruptionBudget
 	kindDeployment
 	kindReplicaSet
 	kindPod
 	kindEndpointSlice
+	kindNetworkPolicySlice
 	kindEvent
 )
 
@@ -104,6 +115,12 @@ func kindIndex(m Message) int {
 		return kindPersistentVolumeClaim
 	case *balsav1.Service:
 		return kindService
+	case *balsav1.AddressPool:
+		return kindAddressPool
+	case *balsav1.NetworkPolicy:
+		return kindNetworkPolicy
+	case *balsav1.PodDisruptionBudget:
+		return kindPodDisruptionBudget
 	case *balsav1.Deployment:
 		return kindDeployment
 	case *balsav1.ReplicaSet:
@@ -112,6 +129,8 @@ func kindIndex(m Message) int {
 		return kindPod
 	case *balsav1.EndpointSlice:
 		return kindEndpointSlice
+	case *balsav1.NetworkPolicySlice:
+		return kindNetworkPolicySlice
 	case *balsav1.Event:
 		return kindEvent
 	}

@@ -21,8 +21,8 @@ func KnownKind(kind string) bool {
 	return slices.Contains(strings.Fields(unsupportedKinds), kind)
 }
 
-const unsupportedKinds = `StatefulSet DaemonSet Job CronJob Ingress IngressClass NetworkPolicy
-	ServiceAccount Role RoleBinding ClusterRole ClusterRoleBinding HorizontalPodAutoscaler PodDisruptionBudget
+const unsupportedKinds = `StatefulSet DaemonSet Job CronJob Ingress IngressClass
+	ServiceAccount Role RoleBinding ClusterRole ClusterRoleBinding HorizontalPodAutoscaler
 	ReplicationController Endpoints LimitRange ResourceQuota PriorityClass RuntimeClass Lease CustomResourceDefinition
 	PodTemplate ControllerRevision CSIDriver CSINode CSIStorageCapacity VolumeAttachment VolumeAttributesClass
 	MutatingWebhookConfiguration ValidatingWebhookConfiguration MutatingAdmissionPolicy MutatingAdmissionPolicyBinding
@@ -43,7 +43,7 @@ func unsupportedFields(message protoreflect.FullName) string {
 func unsupportedInPods(message string) string {
 	switch message {
 	case "PodSpec":
-		return `serviceAccountName serviceAccount hostnameOverride subdomain affinity schedulerName priorityClassName
+		return `serviceAccountName serviceAccount hostnameOverride affinity schedulerName priorityClassName
 			preemptionPolicy readinessGates runtimeClassName overhead os schedulingGates resourceClaims resources
 			schedulingGroup`
 	case "Container":
@@ -51,8 +51,6 @@ func unsupportedInPods(message string) string {
 	case "EphemeralContainer":
 		return `ports resources resizePolicy restartPolicy restartPolicyRules volumeDevices livenessProbe readinessProbe
 			startupProbe lifecycle`
-	case "ContainerPort":
-		return "hostPort hostIP"
 	case "EnvVarSource":
 		return "fileKeyRef"
 	case "LifecycleHandler":
@@ -113,8 +111,8 @@ func unsupportedInStatus(message string) string {
 		return "phase volumesInUse volumesAttached config runtimeHandlers features declaredFeatures"
 	case "NodeSystemInfo":
 		return "systemUUID kubeProxyVersion swap"
-	case "ServiceStatus":
-		return "loadBalancer"
+	case "LoadBalancerIngress":
+		return "ports"
 	}
 	return ""
 }
@@ -127,18 +125,12 @@ func unsupportedElsewhere(message string) string {
 		return "operation apiVersion fieldsType fieldsV1 subresource"
 	case "ListMeta":
 		return "selfLink"
-	case "DeploymentSpec":
-		return "paused"
 	case "Namespace":
 		return "spec"
 	case "NodeSpec":
 		return "podCIDRs providerID configSource externalID"
 	case "ServiceSpec":
-		return `clusterIPs externalIPs sessionAffinity sessionAffinityConfig loadBalancerIP loadBalancerSourceRanges
-			loadBalancerClass allocateLoadBalancerNodePorts externalName externalTrafficPolicy internalTrafficPolicy
-			healthCheckNodePort publishNotReadyAddresses ipFamilies ipFamilyPolicy trafficDistribution`
-	case "ServicePort":
-		return "appProtocol nodePort"
+		return "healthCheckNodePort trafficDistribution"
 	case "Endpoint":
 		return "zone hints deprecatedTopology"
 	case "EndpointPort":

@@ -12,6 +12,15 @@ func dropStaleDefaults(live, merged Message, p merger) {
 	if ok && d.GetSpec().GetStrategy().GetType() == StrategyRecreate && p.unmentioned(path) {
 		d.Spec.Strategy.RollingUpdate = nil
 	}
+	if svc, ok := merged.(*balsav1.Service); ok {
+		svc.Spec = ensure(svc.Spec)
+		keepService(ensure(live.(*balsav1.Service).GetSpec()), svc.Spec, func(path string) bool { return !p.unmentioned(path) })
+		dropBalancer(svc)
+	}
+	if policy, ok := merged.(*balsav1.NetworkPolicy); ok {
+		policy.Spec = ensure(policy.Spec)
+		dropPolicyTypes(live.(*balsav1.NetworkPolicy).GetSpec(), policy.Spec, p)
+	}
 	dropPullPolicies(live, merged, p)
 }
 

@@ -520,7 +520,9 @@ func TestServicePorts(t *testing.T) {
 	want := service(
 		&balsav1.ServicePort{Name: "a", Port: 80, Protocol: "TCP", TargetPort: object.StringValue("http")},
 		&balsav1.ServicePort{Name: "dns", Port: 80, Protocol: "UDP", TargetPort: object.IntValue(80)}).Spec
-	want.Type, want.ClusterIp = "ClusterIP", "10.96.0.7"
+	want.ClusterIp = "10.96.0.7"
+	whole := &balsav1.Service{Spec: want}
+	object.Default(whole)
 	if diff := cmp.Diff(want, live.(*balsav1.Service).Spec, protocmp.Transform()); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}

@@ -14,7 +14,7 @@ import (
 
 	"google.golang.org/protobuf/reflect/protoreflect"
 
-	balsav1 "github.com/balsa-run/balsa/gen/balsa/v1"
+	"github.com/balsa-run/balsa/object"
 	"github.com/balsa-run/balsa/object/manifest"
 )
 
@@ -43,10 +43,10 @@ and a test fails when it is out of date. It takes Kubernetes' fields from ` + "`
 names from ` + "`object/testdata/podspec.txt`" + `; each refusal was tried.
 `
 
-// podSpecTests reads which tests podspec.txt names for each field.
-func podSpecTests(t *testing.T) map[string][]string {
+// namedTests reads which tests a file names for each field.
+func namedTests(t *testing.T, file string) map[string][]string {
 	t.Helper()
-	text, err := os.ReadFile("testdata/podspec.txt")
+	text, err := os.ReadFile(filepath.Join("testdata", file))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -57,7 +57,7 @@ func podSpecTests(t *testing.T) map[string][]string {
 			continue
 		}
 		if _, twice := out[words[0]]; twice || len(words) == 1 {
-			t.Errorf("podspec.txt: %s is there twice, or names no test", words[0])
+			t.Errorf("%s: %s is there twice, or names no test", file, words[0])
 		}
 		out[words[0]] = words[1:]
 	}
@@ -97,22 +97,30 @@ func testFunctions(t *testing.T) map[string][]string {
 	return out
 }
 
-// podType is a type that a pod's spec leads to.
-type podType struct {
+// specType is a type that a kind's spec leads to.
+type specType struct {
 	name    string
 	message protoreflect.MessageDescriptor
 	// path leads to it, for example spec.containers[0].env[0].
 	path string
-	// nest puts a value of the type into a spec.
+	// nest makes a manifest with a value of the type.
 	nest func(value any) any
 }
 
-// podTypes lists the types that a pod's spec is made of, each once, what is
-// nearest to the spec first.
-func podTypes(types map[string][]kubernetesField) []podType {
-	spec := (&balsav1.PodSpec{}).ProtoReflect().Descriptor()
-	list := []podType{{"PodSpec", spec, "spec", func(v any) any { return v }}}
-	seen := map[string]bool{"PodSpec": true}
+// specOf is the type of a kind's spec.
+func specOf(kind string) specType {
+	k, _ := object.KindByName(kind)
+	fd := k.New().ProtoReflect().Descriptor().Fields().ByJSONName("spec")
+	return specType{kind + "Spec", fd.Message(), "spec", func(v any) any {
+		return map[string]any{"apiVersion": k.APIVersion, "kind": k.Name, "metadata": map[string]any{"name": "a"}, "spec": v}
+	}}
+}
+
+// typesOf lists the types that a spec is made of, each once, what is nearest to
+// the spec first; those in seen, which it adds to, are left out.
+func typesOf(types map[string][]kubernetesField, root specType, seen map[string]bool) []specType {
+	list := []specType{root}
+	seen[root.name] = true
 	for i := 0; i < len(list); i++ {
 		at := list[i]
 		for _, f := range types[at.name] {
@@ -125,7 +133,7 @@ func podTypes(types map[string][]kubernetesField) []podType {
 			if f.list {
 				path += "[0]"
 			}
-			list = append(list, podType{f.of, fd.Message(), path, func(v any) any {
+			list = append(list, specType{f.of, fd.Message(), path, func(v any) any {
 				if f.list {
 					v = []any{v}
 				}
@@ -139,36 +147,71 @@ func podTypes(types map[string][]kubernetesField) []podType {
 // TestPodSpec holds the table of fields against the messages, the tests of the
 // repository and what a manifest with the field is answered, and makes the page.
 func TestPodSpec(t *testing.T) {
-	types, tests, functions := kubernetesTypes(t), podSpecTests(t), testFunctions(t)
-	rows := podSpecRows(t)
-	var page strings.Builder
-	honoured, refused := 0, 0
-	for _, of := range podTypes(types) {
-		fmt.Fprintf(&page, "\n## %s\n\n`%s`\n\n| field | | shown by |\n|---|---|---|\n", of.name, of.path)
-		for _, f := range types[of.name] {
-			name := of.name + "." + f.name
-			shown, named := tests[name]
-			delete(tests, name)
-			if of.message.Fields().ByJSONName(f.name) == nil {
-				refused++
-				if named {
-					t.Errorf("podspec.txt: %s has a test, and there is no such field", name)
-				}
-				checkRefused(t, of, f.name)
-				fmt.Fprintf(&page, "| `%s` | refused by name | |\n", f.name)
-				continue
-			}
-			honoured++
-			fmt.Fprintf(&page, "| `%s` | honoured | %s |\n", f.name, shownBy(t, name, shown, functions, rows))
+	p := newFieldPage(t, "podspec.txt")
+	for _, of := range typesOf(p.types, specOf("Pod"), map[string]bool{}) {
+		p.table(t, of)
+	}
+	p.finish(t)
+	if p.honoured < 200 || p.refused < 60 {
+		t.Errorf("%d fields honoured, %d refused: the search is broken", p.honoured, p.refused)
+	}
+	comparePage(t, podSpecPage, "TestPodSpec", podSpecHead+fmt.Sprintf("\n%d fields are honoured, %d are refused by name.\n", p.honoured, p.refused)+p.text.String())
+}
+
+// fieldPage is a page of tables of fields being made.
+type fieldPage struct {
+	file              string
+	types             map[string][]kubernetesField
+	tests, functions  map[string][]string
+	rows              map[string]bool
+	text              strings.Builder
+	honoured, refused int
+	pending           int
+}
+
+func newFieldPage(t *testing.T, file string) *fieldPage {
+	t.Helper()
+	return &fieldPage{file: file, types: kubernetesTypes(t), tests: namedTests(t, file), functions: testFunctions(t), rows: podSpecRows(t)}
+}
+
+// table is the table of a type: Kubernetes' fields, then ours.
+func (p *fieldPage) table(t *testing.T, of specType) {
+	t.Helper()
+	fmt.Fprintf(&p.text, "\n## %s\n\n`%s`\n\n| field | | shown by |\n|---|---|---|\n", of.name, of.path)
+	kubernetes := map[string]bool{}
+	for _, f := range p.types[of.name] {
+		kubernetes[f.name] = true
+		if of.message.Fields().ByJSONName(f.name) != nil {
+			p.row(t, of, f.name, "honoured")
+			continue
+		}
+		p.refused++
+		if _, named := p.tests[of.name+"."+f.name]; named {
+			t.Errorf("%s: %s.%s has a test, and there is no such field", p.file, of.name, f.name)
+		}
+		checkRefused(t, of, f.name)
+		fmt.Fprintf(&p.text, "| `%s` | refused by name | |\n", f.name)
+	}
+	for i := range of.message.Fields().Len() {
+		if name := of.message.Fields().Get(i).JSONName(); !kubernetes[name] {
+			p.row(t, of, name, "honoured; not of Kubernetes")
 		}
 	}
-	for name := range tests {
-		t.Errorf("podspec.txt: Kubernetes has no %s in a pod's spec", name)
+}
+
+func (p *fieldPage) row(t *testing.T, of specType, field, how string) {
+	t.Helper()
+	name := of.name + "." + field
+	p.honoured++
+	fmt.Fprintf(&p.text, "| `%s` | %s | %s |\n", field, how, p.shownBy(t, name, p.tests[name]))
+	delete(p.tests, name)
+}
+
+func (p *fieldPage) finish(t *testing.T) {
+	t.Helper()
+	for name := range p.tests {
+		t.Errorf("%s: there is no %s in these specs", p.file, name)
 	}
-	if honoured < 200 || refused < 60 {
-		t.Errorf("%d fields honoured, %d refused: the search is broken", honoured, refused)
-	}
-	comparePage(t, podSpecHead+fmt.Sprintf("\n%d fields are honoured, %d are refused by name.\n", honoured, refused)+page.String())
 }
 
 // podSpecRows finds the parts of tests: those that are written as t.Run("NAME" and
@@ -196,44 +239,48 @@ func podSpecRows(t *testing.T) map[string]bool {
 }
 
 // shownBy checks that the tests of a field exist, and spells them for the page.
-func shownBy(t *testing.T, name string, tests []string, functions map[string][]string, rows map[string]bool) string {
+// "pending" stands for one that somebody is about to write.
+func (p *fieldPage) shownBy(t *testing.T, name string, tests []string) string {
 	t.Helper()
 	var cells []string
 	for _, test := range tests {
+		if test == "pending" {
+			p.pending++
+			cells = append(cells, test)
+			continue
+		}
 		folder, function, _ := strings.Cut(test, ".")
 		whole, row, part := strings.Cut(function, "/")
-		if !slices.Contains(functions[whole], folder) {
-			t.Errorf("podspec.txt: %s: there is no test %s in %s (it is in %v)", name, whole, folder, functions[whole])
+		if !slices.Contains(p.functions[whole], folder) {
+			t.Errorf("%s: %s: there is no test %s in %s (it is in %v)", p.file, name, whole, folder, p.functions[whole])
 		}
-		if part && !rows[folder+"/"+row] {
-			t.Errorf("podspec.txt: %s: %s has no part %s", name, whole, row)
+		if part && !p.rows[folder+"/"+row] {
+			t.Errorf("%s: %s: %s has no part %s", p.file, name, whole, row)
 		}
 		cells = append(cells, "`"+folder+"`: "+function)
 	}
 	if len(cells) == 0 {
-		t.Errorf("podspec.txt lacks %s", name)
+		t.Errorf("%s lacks %s", p.file, name)
 	}
 	return strings.Join(cells, ", ")
 }
 
-// checkRefused submits a pod with the field.
-func checkRefused(t *testing.T, of podType, name string) {
+// checkRefused submits a manifest with the field.
+func checkRefused(t *testing.T, of specType, name string) {
 	t.Helper()
-	pod, err := json.Marshal(map[string]any{
-		"apiVersion": "v1", "kind": "Pod", "metadata": map[string]any{"name": "a"}, "spec": of.nest(map[string]any{name: map[string]any{}}),
-	})
+	text, err := json.Marshal(of.nest(map[string]any{name: map[string]any{}}))
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, err = manifest.Parse("pod.json", strings.NewReader(string(pod)))
+	_, err = manifest.Parse("a.json", strings.NewReader(string(text)))
 	if want := of.path + "." + name + ": not supported yet"; err == nil || !strings.Contains(err.Error(), want) {
 		t.Errorf("%s of %s is answered %v, want %q", name, of.name, err, want)
 	}
 }
 
-func comparePage(t *testing.T, page string) {
+func comparePage(t *testing.T, file, test, page string) {
 	t.Helper()
-	path := filepath.Join(repository, filepath.FromSlash(podSpecPage))
+	path := filepath.Join(repository, filepath.FromSlash(file))
 	if flag.Lookup("update").Value.String() == "true" {
 		if err := os.WriteFile(path, []byte(page), 0o644); err != nil {
 			t.Fatal(err)
@@ -242,6 +289,6 @@ func comparePage(t *testing.T, page string) {
 	}
 	have, err := os.ReadFile(path)
 	if err != nil || string(have) != page {
-		t.Errorf("%s is not what the code says (%v): run go test ./object -run TestPodSpec -update", podSpecPage, err)
+		t.Errorf("%s is not what the code says (%v): run go test ./object -run %s -update", file, err, test)
 	}
 }

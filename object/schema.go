@@ -30,7 +30,7 @@ func shapeOf(fd protoreflect.FieldDescriptor) shape {
 	switch {
 	case fd.IsMap():
 		switch fd.FullName() {
-		case "balsa.v1.ServiceSpec.selector", "balsa.v1.PodSpec.node_selector":
+		case "balsa.v1.ServiceSpec.selector", "balsa.v1.PodSpec.node_selector", "balsa.v1.AddressPoolSpec.node_selector":
 			return leaf
 		}
 		return entries

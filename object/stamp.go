@@ -97,6 +97,10 @@ func Stamp(m Message, uid string, now time.Time) {
 		m.Status = nil
 	case *balsav1.Service:
 		m.Status = nil
+	case *balsav1.PodDisruptionBudget:
+		m.Status = nil
+	case *balsav1.AddressPool:
+		m.Status = nil
 	}
 }
 
@@ -122,7 +126,8 @@ func carryOverSpec(old, next Message) {
 	switch next := next.(type) {
 	case *balsav1.Service:
 		next.Spec = ensure(next.Spec)
-		setDefault(&next.Spec.ClusterIp, old.(*balsav1.Service).GetSpec().GetClusterIp())
+		keepService(ensure(old.(*balsav1.Service).GetSpec()), next.Spec, nil)
+		dropBalancer(next)
 	case *balsav1.Node:
 		carryOverTaints(old.(*balsav1.Node).GetSpec().GetTaints(), next.GetSpec().GetTaints())
 	case *balsav1.PersistentVolumeClaim:

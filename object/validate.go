@@ -85,6 +85,8 @@ func (c *check) updatable(m Message) {
 	switch m.(type) {
 	case *balsav1.EndpointSlice:
 		c.add(Violation{Field: "kind", Message: "an EndpointSlice is derived from a Service and its pods, and written by the system only", Hint: "change the Service's selector or the pods' labels"})
+	case *balsav1.NetworkPolicySlice:
+		c.add(Violation{Field: "kind", Message: "a NetworkPolicySlice is derived from a NetworkPolicy and the pods, and written by the system only", Hint: "change the NetworkPolicy, or the labels of the pods or namespaces"})
 	case *balsav1.Event:
 		c.add(Violation{Field: "kind", Message: "an Event is written by the system only"})
 	}
@@ -104,7 +106,16 @@ func (c *check) object(m Message) {
 	case *balsav1.Deployment:
 		c.deployment(m.GetSpec())
 	case *balsav1.Service:
-		c.service(m.GetSpec())
+		c.service(ensure(m.GetSpec()))
+		c.serviceStatus(m.GetStatus())
+	case *balsav1.NetworkPolicy:
+		c.networkPolicy(m.GetSpec())
+	case *balsav1.NetworkPolicySlice:
+		c.policySlice(m)
+	case *balsav1.PodDisruptionBudget:
+		c.budget(ensure(m.GetSpec()))
+	case *balsav1.AddressPool:
+		c.addressPool(m)
 	case *balsav1.StorageClass:
 		c.storageClass(m)
 	case *balsav1.PersistentVolume:
@@ -141,7 +152,7 @@ func (c *check) metadata(m Message) {
 	if kind.Namespaced {
 		c.text("metadata.namespace", meta.GetNamespace(), dnsLabelProblem(meta.GetNamespace()))
 	} else if meta.GetNamespace() != "" {
-		c.add(Violation{Field: "metadata.namespace", Message: "a " + kind.Name + " belongs to no namespace", Found: quoted(meta.GetNamespace()), Hint: "remove the field"})
+		c.add(Violation{Field: "metadata.namespace", Message: withArticle(kind.Name) + " belongs to no namespace", Found: quoted(meta.GetNamespace()), Hint: "remove the field"})
 	}
 	c.labelsAndAnnotations("metadata", meta)
 	c.owners(meta.GetOwnerReferences())
@@ -235,7 +246,7 @@ func (c *check) immutable(old, next Message) {
 	case *balsav1.ReplicaSet:
 		c.selectorUpdate(old.(*balsav1.ReplicaSet).GetSpec().GetSelector(), next.GetSpec().GetSelector())
 	case *balsav1.Service:
-		c.serviceUpdate(old.(*balsav1.Service), next)
+		c.serviceUpdate(ensure(old.(*balsav1.Service).GetSpec()), ensure(next.GetSpec()))
 	case *balsav1.ConfigMap:
 		c.configMapUpdate(old.(*balsav1.ConfigMap), next)
 	case *balsav1.Secret:

@@ -17,12 +17,12 @@ type podParts struct {
 	volumes    map[string]bool
 	// names are those that were seen, in whichever list.
 	names map[string]bool
-	// hostPorts are the node's ports that were seen, with hostNetwork.
-	hostPorts map[HostPort]bool
+	// hostPorts are the node's ports that were seen.
+	hostPorts []HostPort
 }
 
 func newPodParts(spec *balsav1.PodSpec) *podParts {
-	p := &podParts{spec: spec, containers: map[string]bool{}, volumes: map[string]bool{}, names: map[string]bool{}, hostPorts: map[HostPort]bool{}}
+	p := &podParts{spec: spec, containers: map[string]bool{}, volumes: map[string]bool{}, names: map[string]bool{}}
 	for role, c := range AllContainers(spec) {
 		if role != RoleEphemeral {
 			p.containers[c.GetName()] = true
@@ -63,11 +63,7 @@ func (c *check) containers(path string, pod *podParts) {
 func (c *check) container(path string, container *balsav1.Container, role ContainerRole, pod *podParts) {
 	c.program(path, container, pod)
 	c.containerRestart(field(path, "restartPolicy"), container.GetRestartPolicy(), role)
-	taken := pod.hostPorts
-	if role == RoleInit || !pod.spec.GetHostNetwork() {
-		taken = map[HostPort]bool{}
-	}
-	c.containerPorts(field(path, "ports"), container.GetPorts(), taken)
+	c.containerPorts(field(path, "ports"), container.GetPorts(), role, pod)
 	c.resources(field(path, "resources"), container.GetResources())
 	c.volumeMounts(field(path, "volumeMounts"), container.GetVolumeMounts(), container.GetSecurityContext(), pod)
 	if role == RoleInit {
@@ -179,13 +175,11 @@ func (c *check) image(path, image string) {
 	}
 }
 
-// containerPorts checks a container's ports; taken are those of the node that the
-// pod's other containers have.
-func (c *check) containerPorts(path string, ports []*balsav1.ContainerPort, taken map[HostPort]bool) {
+func (c *check) containerPorts(path string, ports []*balsav1.ContainerPort, role ContainerRole, pod *podParts) {
 	if !c.atMost(path, len(ports), maxContainerPorts, "ports") {
 		return
 	}
-	names, numbers := map[string]bool{}, map[string]bool{}
+	names, numbers := map[string]bool{}, map[containerPortKey]bool{}
 	for i, p := range ports {
 		here := index(path, i)
 		if name := p.GetName(); name != "" {
@@ -197,16 +191,63 @@ func (c *check) containerPorts(path string, ports []*balsav1.ContainerPort, take
 		}
 		c.port(field(here, "containerPort"), p.GetContainerPort())
 		c.protocol(field(here, "protocol"), p.GetProtocol())
-		number := strconv.Itoa(int(p.GetContainerPort())) + "/" + p.GetProtocol()
-		onNode := HostPort{p.GetContainerPort(), p.GetProtocol()}
-		switch {
-		case numbers[number]:
-			c.duplicate(field(here, "containerPort"), number)
-		case taken[onNode]:
-			c.add(Violation{Field: field(here, "containerPort"), Message: "another container has the port, and with hostNetwork they share the node's", Found: number})
+		c.hostPort(here, p, role, pod.spec)
+		key := containerPortKey{p.GetContainerPort(), p.GetProtocol()}
+		if numbers[key] {
+			c.duplicate(field(here, "containerPort"), strconv.Itoa(int(key.port))+"/"+key.protocol)
+			continue
 		}
-		numbers[number], taken[onNode] = true, true
+		numbers[key] = true
+		if role != RoleInit {
+			c.takesHostPort(here, p, pod)
+		}
 	}
+}
+
+// containerPortKey is what Apply tells a container's ports apart by.
+type containerPortKey struct {
+	port     int32
+	protocol string
+}
+
+// hostPort checks what a port asks of the node.
+func (c *check) hostPort(path string, p *balsav1.ContainerPort, role ContainerRole, spec *balsav1.PodSpec) {
+	at := field(path, "hostPort")
+	switch {
+	case p.GetHostPort() == 0: // as good as nothing, as in Kubernetes
+	case role == RoleInit:
+		c.add(Violation{Field: at, Message: "has no meaning in an init container, which is gone when the pod is served", Hint: "remove the field, or make it a sidecar"})
+	case spec.GetHostNetwork() && p.GetHostPort() != p.GetContainerPort():
+		c.add(Violation{Field: at, Message: "differs from containerPort, and with hostNetwork they are one", Found: strconv.Itoa(int(p.GetHostPort())), Allowed: strconv.Itoa(int(p.GetContainerPort())), Hint: "remove the field"})
+	default:
+		c.port(at, p.GetHostPort())
+	}
+	ip, at := p.GetHostIp(), field(path, "hostIP")
+	switch {
+	case ip == "":
+	case p.GetHostPort() == 0:
+		c.add(Violation{Field: at, Message: "has no meaning without hostPort", Hint: "add hostPort, or remove hostIP"})
+	case spec.GetHostNetwork():
+		c.add(Violation{Field: at, Message: "has no meaning with hostNetwork: the container itself decides where it listens", Hint: "remove the field"})
+	case ip != anyIP:
+		c.ipv4(at, ip, "an IPv4 address of the nodes, 0.0.0.0, or nothing for every address")
+	}
+}
+
+// takesHostPort: two containers of a pod cannot have the same port of the node.
+func (c *check) takesHostPort(path string, p *balsav1.ContainerPort, pod *podParts) {
+	mine, ok := hostPortOf(pod.spec, p)
+	if !ok {
+		return
+	}
+	if slices.ContainsFunc(pod.hostPorts, mine.Clashes) {
+		at, why := field(path, "hostPort"), "is taken by another port of the pod"
+		if pod.spec.GetHostNetwork() {
+			at, why = field(path, "containerPort"), "another container has the port, and with hostNetwork they share the node's"
+		}
+		c.add(Violation{Field: at, Message: why, Found: mine.String()})
+	}
+	pod.hostPorts = append(pod.hostPorts, mine)
 }
 
 func (c *check) protocol(path, protocol string) {

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"maps"
 	"net/netip"
-	"strconv"
 
 	"google.golang.org/protobuf/proto"
 
@@ -13,69 +12,12 @@ import (
 
 // Limits of the other kinds.
 const (
-	maxServicePorts      = 100
 	maxEndpoints         = 1_000
 	maxEndpointAddresses = 100
 	maxEventMessage      = 1_024
 	maxReasonLength      = 128
 	maxNodeImages        = 50
 )
-
-func (c *check) service(spec *balsav1.ServiceSpec) {
-	c.oneOf("spec.type", spec.GetType(), []string{ServiceClusterIP}, "NodePort", "LoadBalancer", "ExternalName")
-	c.labels("spec.selector", spec.GetSelector())
-	c.clusterIP(spec.GetClusterIp())
-	ports := spec.GetPorts()
-	if len(ports) == 0 && spec.GetClusterIp() != ClusterIPNone {
-		c.required("spec.ports", "a Service needs at least one port, unless it is headless (clusterIP: None)")
-	}
-	if !c.atMost("spec.ports", len(ports), maxServicePorts, "ports") {
-		return
-	}
-	names, numbers := map[string]bool{}, map[string]bool{}
-	for i, p := range ports {
-		here := index("spec.ports", i)
-		c.servicePortName(field(here, "name"), p.GetName(), names, len(ports) > 1)
-		c.port(field(here, "port"), p.GetPort())
-		c.protocol(field(here, "protocol"), p.GetProtocol())
-		if target := p.GetTargetPort(); validPort(p.GetPort()) || !proto.Equal(target, IntValue(p.GetPort())) {
-			c.targetPort(field(here, "targetPort"), target) // unless Default copied a port that was refused
-		}
-		number := strconv.Itoa(int(p.GetPort())) + "/" + p.GetProtocol()
-		if numbers[number] {
-			c.duplicate(field(here, "port"), number)
-		}
-		numbers[number] = true
-	}
-}
-
-func (c *check) servicePortName(path, name string, seen map[string]bool, required bool) {
-	switch {
-	case name == "" && required:
-		c.required(path, "name every port when there are several")
-	case name == "":
-	case seen[name]:
-		c.duplicate(path, quoted(name))
-	default:
-		c.text(path, name, dnsLabelProblem(name))
-	}
-	seen[name] = true
-}
-
-func (c *check) targetPort(path string, port *balsav1.IntOrString) {
-	if name, isName := port.GetValue().(*balsav1.IntOrString_String_); isName {
-		c.text(path, name.String_, portNameProblem(name.String_))
-		return
-	}
-	c.port(path, port.GetInt())
-}
-
-func (c *check) clusterIP(ip string) {
-	if ip == "" || ip == ClusterIPNone {
-		return
-	}
-	c.ipv4("spec.clusterIP", ip, "an IPv4 address of the cluster's service range, None, or nothing to let the server choose")
-}
 
 func (c *check) ipv4(path, ip, allowed string) {
 	addr, err := netip.ParseAddr(ip)
@@ -84,13 +26,6 @@ func (c *check) ipv4(path, ip, allowed string) {
 		c.text(path, ip, allowed)
 	case !addr.Is4():
 		c.add(Violation{Field: path, Message: "IPv6 is not supported yet", Found: quoted(ip), Allowed: allowed})
-	}
-}
-
-func (c *check) serviceUpdate(old, next *balsav1.Service) {
-	from, to := old.GetSpec().GetClusterIp(), next.GetSpec().GetClusterIp()
-	if from != "" && from != to {
-		c.add(Violation{Field: "spec.clusterIP", Message: "never changes", Found: quoted(to), Allowed: quoted(from), Hint: "delete the Service and create it again"})
 	}
 }
 

@@ -35,6 +35,7 @@ func (c *check) pod(pod *balsav1.Pod) {
 		c.required("spec", "describe the pod's containers")
 		return
 	}
+	c.drainConnections("metadata", pod.GetMetadata())
 	c.podSpec("spec", pod.GetSpec(), RestartAlways, RestartOnFailure, RestartNever)
 }
 
@@ -55,6 +56,7 @@ func (c *check) template(path string, t *balsav1.PodTemplateSpec, selector *bals
 // templateMetadata: only labels and annotations reach the pods.
 func (c *check) templateMetadata(path string, meta *balsav1.ObjectMeta) {
 	c.labelsAndAnnotations(path, meta)
+	c.drainConnections(path, meta)
 	rest := proto.CloneOf(meta)
 	if rest == nil {
 		return
@@ -111,6 +113,9 @@ func (c *check) placement(path string, spec *balsav1.PodSpec) {
 func (c *check) hostName(path string, spec *balsav1.PodSpec) {
 	if name := spec.GetHostname(); name != "" {
 		c.text(field(path, "hostname"), name, dnsLabelProblem(name))
+	}
+	if name := spec.GetSubdomain(); name != "" {
+		c.text(field(path, "subdomain"), name, dnsLabelProblem(name))
 	}
 }
 

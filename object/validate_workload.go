@@ -33,6 +33,7 @@ func (c *check) deployment(spec *balsav1.DeploymentSpec) {
 	c.between("spec.minReadySeconds", int64(spec.GetMinReadySeconds()), 0, maxSeconds)
 	c.between("spec.revisionHistoryLimit", int64(spec.GetRevisionHistoryLimit()), 0, maxRevisionHistory)
 	c.between("spec.progressDeadlineSeconds", int64(spec.GetProgressDeadlineSeconds()), 1, maxSeconds)
+	c.optional("spec.onFailure", spec.GetOnFailure(), OnFailureRollback, OnFailurePause)
 	if deadline, ready := spec.GetProgressDeadlineSeconds(), spec.GetMinReadySeconds(); deadline <= ready {
 		c.add(Violation{
 			Field: "spec.progressDeadlineSeconds", Message: "is not longer than minReadySeconds, so that no update could make it",

@@ -62,9 +62,36 @@ const (
 	QOSBurstable  = "Burstable"
 	QOSBestEffort = "BestEffort"
 
-	ServiceClusterIP = "ClusterIP"
+	ServiceClusterIP    = "ClusterIP"
+	ServiceNodePort     = "NodePort"
+	ServiceLoadBalancer = "LoadBalancer"
+	ServiceExternalName = "ExternalName"
 	// ClusterIPNone is the clusterIP of a headless Service.
 	ClusterIPNone = "None"
+
+	AffinityNone     = "None"
+	AffinityClientIP = "ClientIP"
+
+	TrafficCluster = "Cluster"
+	TrafficLocal   = "Local"
+
+	FamilySingleStack = "SingleStack"
+
+	// IPModeVIP addresses are translated by the nodes; IPModeProxy ones are not.
+	IPModeVIP   = "VIP"
+	IPModeProxy = "Proxy"
+
+	// PolicyIngress and PolicyEgress are the directions of a NetworkPolicy.
+	PolicyIngress = "Ingress"
+	PolicyEgress  = "Egress"
+
+	EvictIfHealthyBudget = "IfHealthyBudget"
+	EvictAlwaysAllow     = "AlwaysAllow"
+
+	// OnFailureRollback and OnFailurePause are what becomes of a rollout that
+	// makes no progress.
+	OnFailureRollback = "rollback"
+	OnFailurePause    = "pause"
 
 	StrategyRollingUpdate = "RollingUpdate"
 	StrategyRecreate      = "Recreate"

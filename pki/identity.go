@@ -47,6 +47,10 @@ type Identity struct {
 	Role   Role
 	Serial string // of the certificate, lower-case hex
 
+	// Issued is about when the certificate was signed, by the clock of the server
+	// that did and cut to the second; zero if it is not known.
+	Issued time.Time
+
 	// Expires is the end of the certificate's life; zero is not checked.
 	Expires time.Time
 }
@@ -141,7 +145,7 @@ func FromCertificate(cert *x509.Certificate, clusterID string) (Identity, error)
 	if cn := cert.Subject.CommonName; cn != id.Name {
 		return Identity{}, refuse(ErrNoIdentity, "certificate of %s has common name %q; it must be the identity's name", id, clip(cn))
 	}
-	id.Serial, id.Expires = SerialOf(cert), cert.NotAfter
+	id.Serial, id.Issued, id.Expires = SerialOf(cert), cert.NotBefore.Add(ClockSkew), cert.NotAfter
 	return id, nil
 }
 

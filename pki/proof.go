@@ -52,7 +52,23 @@ type RenewRequest struct {
 // NewRenewRequest asks for a new certificate for c, with a nonce that the
 // server has just given.
 func NewRenewRequest(c *Credential, nonce []byte) (RenewRequest, error) {
-	csr, err := NewCSR(c.identity.Name, c.key)
+	return newRenewRequest(c, c.key, nonce)
+}
+
+// NewRemovalQuestion is a renewal that cannot be granted, since it asks for a key
+// that nobody has. The cluster refuses it with ErrRemoved if c was removed, and
+// with another error if it was not. So a member learns of its removal although no
+// connection of its own is taken any more, and gets nothing that it did not want.
+func NewRemovalQuestion(c *Credential, nonce []byte) (RenewRequest, error) {
+	nobodys, err := newKey()
+	if err != nil {
+		return RenewRequest{}, err
+	}
+	return newRenewRequest(c, nobodys, nonce)
+}
+
+func newRenewRequest(c *Credential, wanted crypto.Signer, nonce []byte) (RenewRequest, error) {
+	csr, err := NewCSR(c.identity.Name, wanted)
 	if err != nil {
 		return RenewRequest{}, err
 	}

@@ -29,6 +29,10 @@ type Removal struct {
 	Name   string
 	Serial string
 	At     time.Time
+
+	// UpTo refuses, of a role and name, only what was issued up to At. It is for
+	// those who do not know the serials: a name may have joined again since.
+	UpTo bool
 }
 
 type subject struct {
@@ -41,6 +45,7 @@ func subjectOf(id Identity) subject { return subject{id.Role, id.Name} }
 // Removed is an immutable set of removals; nil is the empty set.
 type Removed struct {
 	subjects map[subject]time.Time
+	upTo     map[subject]time.Time
 	serials  map[string]time.Time
 }
 
@@ -50,11 +55,15 @@ func NewRemoved(removals []Removal) (*Removed, error) {
 	if len(removals) > MaxRemovals {
 		return nil, refuse(ErrTooMany, "%d removed identities; at most %d are allowed, drop those whose certificates have expired", len(removals), MaxRemovals)
 	}
-	r := &Removed{subjects: map[subject]time.Time{}, serials: map[string]time.Time{}}
+	r := &Removed{subjects: map[subject]time.Time{}, upTo: map[subject]time.Time{}, serials: map[string]time.Time{}}
 	for _, one := range removals {
 		switch {
-		case one.Serial != "" && one.Name == "" && one.Role == "":
+		case one.Serial != "" && one.Name == "" && one.Role == "" && !one.UpTo:
 			r.serials[one.Serial] = one.At
+		case one.Serial == "" && one.Name != "" && one.Role.Valid() && one.UpTo:
+			if s := (subject{one.Role, one.Name}); one.At.After(r.upTo[s]) {
+				r.upTo[s] = one.At
+			}
 		case one.Serial == "" && one.Name != "" && one.Role.Valid():
 			r.subjects[subject{one.Role, one.Name}] = one.At
 		default:
@@ -71,6 +80,9 @@ func (r *Removed) Check(id Identity) error {
 	}
 	if at, ok := r.subjects[subjectOf(id)]; ok {
 		return refuse(ErrRemoved, "%s was removed from the cluster at %s; it must join again with a new token", id, stamp(at))
+	}
+	if at, ok := r.upTo[subjectOf(id)]; ok && !id.Issued.After(at) {
+		return refuse(ErrRemoved, "%s was removed from the cluster at %s, and this certificate is older; it must join again with a new token", id, stamp(at))
 	}
 	if at, ok := r.serials[id.Serial]; ok && id.Serial != "" {
 		return refuse(ErrRemoved, "the certificate of %s with serial %s was revoked at %s", id, id.Serial, stamp(at))

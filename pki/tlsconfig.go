@@ -200,13 +200,21 @@ func JoinClientTLS(token Token, clk clock.Clock) *tls.Config {
 }
 
 // RenewClientTLS is for an agent's renewal over the join protocol, where it
-// shows no certificate. The server's must be in order as ever.
-func RenewClientTLS(trust *Trust, clk clock.Clock) *tls.Config {
+// shows no certificate. The server's must be in order as ever, and not removed as
+// far as the guard knows.
+func RenewClientTLS(trust *Trust, guard *Guard, clk clock.Clock) *tls.Config {
 	return joinConfig(clk, func(served []*x509.Certificate) error {
 		if len(served) == 0 {
 			return refuse(ErrWrongPeer, "the server showed no certificate")
 		}
-		return trust.verifyServer(served[0], clk.Now())
+		if err := trust.verifyServer(served[0], clk.Now()); err != nil {
+			return err
+		}
+		id, err := FromCertificate(served[0], trust.clusterID)
+		if err != nil {
+			return err
+		}
+		return guard.Check(id)
 	})
 }
 

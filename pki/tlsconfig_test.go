@@ -121,7 +121,7 @@ func TestClientsCheckTheServer(t *testing.T) {
 		"raft":  RaftClientTLS(me, "s1"),
 		"peer":  PeerClientTLS(me, "s1"),
 		"any":   PeerClientTLS(me, ""),
-		"renew": RenewClientTLS(w.ca.Trust(), w.clk),
+		"renew": RenewClientTLS(w.ca.Trust(), NewGuard(w.clk, nil), w.clk),
 	}
 	for name, dial := range dials {
 		if o := handshake(t, ServerTLS(w.server), dial); o.client != nil || o.server != nil {

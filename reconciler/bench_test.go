@@ -34,7 +34,7 @@ func BenchmarkFiveThousandPods(b *testing.B) {
 		leader := loop.Go(func() error {
 			return reconciler.Run(ctx, reconciler.Deps{
 				Store: w.Store, Proposer: w, Clock: clock.Real{}, Rand: rand.NewChaCha8([32]byte{7}), Logger: slog.New(slog.DiscardHandler),
-				Epoch: 1, Leases: nodes.NewLeases(clock.Real{}, 0, time.Hour),
+				Epoch: 1, Leases: nodes.NewLeases(clock.Real{}, 0, time.Hour), Secrets: rt.Secrets{},
 			})
 		})
 		b.StartTimer()

@@ -10,8 +10,11 @@ import (
 
 	"github.com/balsa-run/balsa/internal/clock"
 	"github.com/balsa-run/balsa/internal/loop"
+	"github.com/balsa-run/balsa/reconciler/addresses"
 	"github.com/balsa-run/balsa/reconciler/compaction"
 	"github.com/balsa-run/balsa/reconciler/control"
+	"github.com/balsa-run/balsa/reconciler/disruption"
+	"github.com/balsa-run/balsa/reconciler/draining"
 	"github.com/balsa-run/balsa/reconciler/endpoints"
 	"github.com/balsa-run/balsa/reconciler/events"
 	"github.com/balsa-run/balsa/reconciler/gc"
@@ -49,8 +52,13 @@ type Deps struct {
 	Leases *nodes.Leases
 	// Hosts is what gossip knows; nil: nothing.
 	Hosts nodes.Hosts
+	// Secrets opens and seals what rollouts copy.
+	Secrets rollout.Secrets
 	// Explanations, if not nil, is where the verdicts on waiting pods can be read.
 	Explanations *placement.Explanations
+	// Drained, if not nil, hears how long each pod waited until no node sent it new
+	// connections, and why that was over.
+	Drained draining.Told
 }
 
 // Run reconciles until ctx ends or the term is over; then it returns ctx's cause,
@@ -101,6 +109,9 @@ func newRunner(d Deps) (*runner, error) {
 	if r.space == nil || d.Store.Space(store.SpaceEvents) == nil {
 		return nil, fmt.Errorf("reconciler: the store has no space %q or %q", store.SpaceObjects, store.SpaceEvents)
 	}
+	if d.Secrets == nil {
+		return nil, errors.New("reconciler: Deps.Secrets is missing: nothing opens what rollouts copy")
+	}
 	writers := map[string]*control.Writer{}
 	for _, s := range d.Store.Spaces() {
 		writers[s.Name()] = r.writer(s.Name())
@@ -108,9 +119,12 @@ func newRunner(d Deps) (*runner, error) {
 	r.concerns = []control.Concern{
 		nodes.New(r.kit("nodes"), d.Leases, d.Hosts),
 		endpoints.New(r.kit("endpoints")),
+		disruption.New(r.kit("disruption")),
+		draining.New(r.kit("draining"), d.Leases, d.Drained),
 		policies.New(r.kit("policies")),
+		addresses.New(r.kit("addresses")),
 		workload.New(r.kit("workload")),
-		rollout.New(r.kit("rollout")),
+		rollout.New(r.kit("rollout"), d.Secrets, d.Store.Space(store.SpaceEvents)),
 		placement.New(r.kit("placement"), d.Explanations),
 		storage.New(r.kit("storage")),
 		taints.New(r.kit("taints")),

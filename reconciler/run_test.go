@@ -79,7 +79,7 @@ func inCluster(t *testing.T, names []string, test func(c *cluster)) {
 func (c *cluster) deps() reconciler.Deps {
 	return reconciler.Deps{
 		Store: c.Store, Proposer: c.World, Clock: clock.Real{}, Rand: rand.NewChaCha8([32]byte{7}),
-		Logger: slog.New(slog.DiscardHandler), Epoch: c.Term, Leases: c.leases, Hosts: &c.hosts, Explanations: c.explain,
+		Logger: slog.New(slog.DiscardHandler), Epoch: c.Term, Leases: c.leases, Hosts: &c.hosts, Secrets: rt.Secrets{}, Explanations: c.explain,
 	}
 }
 
@@ -130,6 +130,12 @@ func (c *cluster) act(ctx context.Context, pod *balsav1.Pod) error {
 		next.Status.PodIp, next.Status.HostIp = fmt.Sprintf("10.244.0.%d", c.ips), "192.0.2.1"
 		c.mu.Unlock()
 		next.Status.Phase = object.PodRunning
+		next.Status.Conditions, _ = object.SetCondition(next.Status.Conditions, &balsav1.Condition{Type: object.ConditionReady, Status: object.ConditionTrue}, time.Now())
+		if err := change.Update(next); err != nil {
+			return err
+		}
+	case object.PodActive(pod) && !object.PodReady(pod): // somebody thought otherwise
+		next := object.Clone(pod)
 		next.Status.Conditions, _ = object.SetCondition(next.Status.Conditions, &balsav1.Condition{Type: object.ConditionReady, Status: object.ConditionTrue}, time.Now())
 		if err := change.Update(next); err != nil {
 			return err
@@ -287,6 +293,59 @@ func TestALostNodeIsReplacedAndADownAgentKeepsItsEndpoints(t *testing.T) {
 		c.within(nodes.DefaultDuration+3*time.Second, "replacement", func() bool { return c.endpoints() == 8 && c.readyOn("n1") == 0 })
 		c.checkEvents(nodes.ReasonHostUnreachable, nodes.ReasonLeaseExpired, nodes.ReasonNodeLost)
 		c.quiet("the replacement")
+	})
+}
+
+// TestAPodWithoutAControllerWaitsForItsNode: nobody would replace it. It is not
+// ready while the node is away, and goes only when it wants to, or the node went
+// for good.
+func TestAPodWithoutAControllerWaitsForItsNode(t *testing.T) {
+	inCluster(t, []string{"n1", "n2"}, func(c *cluster) {
+		bare := func(name string, tolerations ...*balsav1.Toleration) {
+			c.Put(&balsav1.Pod{
+				Metadata: &balsav1.ObjectMeta{Name: name, Namespace: "default", Uid: name, CreationTimestamp: timestamppb.Now(), Labels: map[string]string{"app": "web"}},
+				Spec:     &balsav1.PodSpec{NodeName: "n1", Containers: []*balsav1.Container{{Name: "c"}}, Tolerations: tolerations},
+				Status:   &balsav1.PodStatus{Phase: object.PodPending},
+			})
+		}
+		seconds := int64(120)
+		bare("alone")
+		bare("impatient", &balsav1.Toleration{Key: nodes.TaintUnreachable, Operator: object.TolerateExists, Effect: object.TaintNoExecute, TolerationSeconds: &seconds})
+		c.web(2, "web:1")
+		c.within(10*time.Second, "all of them ready", func() bool { return c.readyOn("") == 4 && c.endpoints() == 4 })
+		c.setDown("n1", true)
+		went := time.Now()
+		c.within(nodes.DefaultDuration+3*time.Second, "the replacement of what is replaced", func() bool {
+			return c.readyOn("n1") == 0 && c.readyOn("n2") == 2 && c.endpoints() == 2
+		})
+		ready := func(name string) *balsav1.Condition {
+			pod, ok := control.Get[*balsav1.Pod](c.View(), "pods/default/"+name)
+			if !ok || pod.GetSpec().GetNodeName() != "n1" || pod.GetStatus().GetPhase() != object.PodRunning {
+				return nil
+			}
+			return object.FindCondition(pod.GetStatus().GetConditions(), object.ConditionReady)
+		}
+		for _, name := range []string{"alone", "impatient"} {
+			if r := ready(name); r.GetStatus() != object.ConditionFalse || r.GetReason() != nodes.ReasonNodeLost {
+				t.Errorf("while its node is lost pod %s has the condition %v", name, r)
+			}
+		}
+		c.within(3*time.Minute, "the end of the impatient one", func() bool { return ready("impatient") == nil })
+		if d := time.Since(went); d < 2*time.Minute+nodes.DefaultDuration {
+			t.Errorf("it went after %v, with tolerationSeconds 120", d)
+		}
+		time.Sleep(time.Hour)
+		synctest.Wait()
+		if ready("alone") == nil {
+			t.Fatal("the pod that nobody replaces is gone after an hour")
+		}
+		c.checkEvents(nodes.ReasonNodeLost)
+		c.setDown("n1", false)
+		c.within(10*time.Second, "its return", func() bool { return ready("alone").GetStatus() == object.ConditionTrue && c.endpoints() == 3 })
+		c.setDown("n1", true)
+		c.within(30*time.Second, "the loss of its node", func() bool { return ready("alone").GetReason() == nodes.ReasonNodeLost })
+		c.Delete(rt.Get[*balsav1.Node](c.World, "nodes/n1"))
+		c.within(10*time.Second, "its end with the node", func() bool { return ready("alone") == nil })
 	})
 }
 

@@ -61,6 +61,7 @@ func FromPod(p *balsav1.Pod) (Pod, error) {
 		return Pod{}, fmt.Errorf("pod %q: requests of %w", out.Key(), err)
 	}
 	out.Requests = Resources{MilliCPU: requests.MilliCPU, Memory: requests.MemoryBytes, Storage: requests.EphemeralBytes, Pods: 1}
+	out.HostPorts = object.HostPorts(p.GetSpec())
 	tolerations := p.GetSpec().GetTolerations()
 	out.Tolerates = func(t Taint) bool {
 		return object.Tolerates(tolerations, &balsav1.Taint{Key: t.Key, Value: t.Value, Effect: t.Effect})

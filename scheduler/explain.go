@@ -97,7 +97,7 @@ func (p *planner) explain(c *class) *Explanation {
 	e := &Explanation{Nodes: len(p.nodes)}
 	var refused [filters]Refusal
 	for i := range p.nodes {
-		v := Verdict{Node: p.nodes[i].Name, Reasons: refusals(nil, &p.nodes[i], p.used[i], c.pod)}
+		v := Verdict{Node: p.nodes[i].Name, Reasons: refusals(nil, &p.nodes[i], p.used[i], p.ports[i], c.pod)}
 		for _, k := range c.hard {
 			if r, bad := k.reason(i); bad {
 				v.Reasons = append(v.Reasons, r)

@@ -3,6 +3,8 @@ package scheduler
 import (
 	"fmt"
 	"strconv"
+
+	"github.com/balsa-run/balsa/object"
 )
 
 // Filter is a reason for which a node refuses a pod.
@@ -20,20 +22,21 @@ const (
 	Memory
 	Storage
 	PodSlots
+	HostPort
 	Spread
 	filters
 )
 
 // word is the filter's name in the compact form.
 func (f Filter) word() string {
-	return [filters]string{"notready", "cordoned", "taint", "selector", "volume", "cpu", "memory", "storage", "pods", "spread"}[f]
+	return [filters]string{"notready", "cordoned", "taint", "selector", "volume", "cpu", "memory", "storage", "pods", "hostport", "spread"}[f]
 }
 
 // phrase is how a sentence counts the nodes that fail the filter.
 func (f Filter) phrase() string {
 	return [filters]string{
 		"not ready", "cordoned", "tainted", "not matching nodeSelector", "without the pod's volume", "too little cpu",
-		"too little memory", "too little ephemeral storage", "no free pod slot", "breaking topologySpreadConstraints",
+		"too little memory", "too little ephemeral storage", "no free pod slot", "with the pod's hostPort taken", "breaking topologySpreadConstraints",
 	}[f]
 }
 
@@ -43,8 +46,8 @@ type Reason struct {
 	// Short is by how much: milli-cpus, bytes, pods, or matching pods beyond
 	// maxSkew. 0 for filters without a measure.
 	Short int64
-	// Detail names the label, the domain, the taint or the volume's node, where
-	// there is one.
+	// Detail names the label, the domain, the taint, the volume's node, or the port
+	// and who has it, where there is one.
 	Detail string
 }
 
@@ -73,6 +76,8 @@ func (r Reason) String() string {
 		return r.amount() + " " + r.Filter.word() + " short"
 	case PodSlots:
 		return "pod slots short by " + r.amount()
+	case HostPort:
+		return "port " + r.Detail
 	case Spread:
 		if r.Short == 0 {
 			return "label " + r.Detail + " missing"
@@ -92,7 +97,7 @@ func (r Reason) compact() string {
 
 // refusals lists what the node itself fails: all but spreading, which depends on
 // the other nodes. It appends to reasons.
-func refusals(reasons []Reason, n *Node, used Resources, p *Pod) []Reason {
+func refusals(reasons []Reason, n *Node, used Resources, ports []heldPort, p *Pod) []Reason {
 	if !n.Ready {
 		reasons = append(reasons, Reason{Filter: NotReady})
 	}
@@ -123,7 +128,36 @@ func refusals(reasons []Reason, n *Node, used Resources, p *Pod) []Reason {
 	short(Memory, p.Requests.Memory, used.Memory, n.Allocatable.Memory)
 	short(Storage, p.Requests.Storage, used.Storage, n.Allocatable.Storage)
 	short(PodSlots, p.Requests.Pods, used.Pods, n.Allocatable.Pods)
+	for _, port := range p.HostPorts {
+		if holder, taken := holderOf(ports, port); taken {
+			reasons = append(reasons, Reason{Filter: HostPort, Detail: port.String() + " taken by " + holder})
+		}
+	}
 	return reasons
+}
+
+// heldPort is a port of a node that a pod has.
+type heldPort struct {
+	port object.HostPort
+	pod  string
+}
+
+func holderOf(ports []heldPort, port object.HostPort) (pod string, taken bool) {
+	for _, held := range ports {
+		if held.port.Clashes(port) {
+			return held.pod, true
+		}
+	}
+	return "", false
+}
+
+func portsFree(ports []heldPort, p *Pod) bool {
+	for _, port := range p.HostPorts {
+		if _, taken := holderOf(ports, port); taken {
+			return false
+		}
+	}
+	return true
 }
 
 // fits is refusals for the hot path: the answer only.

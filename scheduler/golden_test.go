@@ -124,6 +124,8 @@ func parsePod(t *testing.T, name string, words []string) Pod {
 			p.Tolerates, p.Tolerations = func(x Taint) bool { return x.String() == value }, value
 		case k == "volume":
 			p.Volumes = append(p.Volumes, value)
+		case k == "port":
+			p.HostPorts = append(p.HostPorts, parsePort(value))
 		case k == "blocked":
 			p.Blocked = value
 		case k == "priority":
@@ -171,7 +173,7 @@ func parseResource(t *testing.T, r *Resources, name, value string) bool {
 }
 
 func TestFromPodAndNode(t *testing.T) {
-	truth := true
+	truth, port := true, int32(8080)
 	pod := &balsav1.Pod{
 		Metadata: &balsav1.ObjectMeta{
 			Namespace: "a", Name: "b", Uid: "u", Labels: map[string]string{"app": "b"},
@@ -181,7 +183,9 @@ func TestFromPodAndNode(t *testing.T) {
 			NodeName: "n1",
 			Containers: []*balsav1.Container{
 				{Name: "x", Resources: &balsav1.ResourceRequirements{Requests: quantities("cpu", "250m", "memory", "1Gi")}},
-				{Name: "y", Resources: &balsav1.ResourceRequirements{Limits: quantities("cpu", "1")}},
+				{Name: "y", Resources: &balsav1.ResourceRequirements{Limits: quantities("cpu", "1")}, Ports: []*balsav1.ContainerPort{
+					{ContainerPort: 80, HostPort: &port, HostIp: "10.0.0.1"}, {ContainerPort: 81},
+				}},
 			},
 			TopologySpreadConstraints: []*balsav1.TopologySpreadConstraint{{MaxSkew: 2, TopologyKey: "zone", WhenUnsatisfiable: "ScheduleAnyway"}},
 		},
@@ -190,8 +194,8 @@ func TestFromPodAndNode(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	got := fmt.Sprintf("%s %s %s %s %+v %s %v", p.Key(), p.UID, p.Owner, p.Node, p.Requests, p.Spread[0].TopologyKey, p.Spread[0].Hard)
-	if want := "a/b u rs n1 {MilliCPU:1250 Memory:1073741824 Storage:0 Pods:1} zone false"; got != want {
+	got := fmt.Sprintf("%s %s %s %s %+v %s %v %v", p.Key(), p.UID, p.Owner, p.Node, p.Requests, p.Spread[0].TopologyKey, p.Spread[0].Hard, p.HostPorts)
+	if want := "a/b u rs n1 {MilliCPU:1250 Memory:1073741824 Storage:0 Pods:1} zone false [10.0.0.1:8080/TCP]"; got != want {
 		t.Errorf("got  %s\nwant %s", got, want)
 	}
 	node := &balsav1.Node{

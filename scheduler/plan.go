@@ -29,9 +29,11 @@ func Plan(v View) Decisions {
 }
 
 type planner struct {
-	nodes      []Node
-	used       []Resources
-	scored     []Resources
+	nodes  []Node
+	used   []Resources
+	scored []Resources
+	// ports holds, a node, the host ports that are taken.
+	ports      [][]heldPort
 	pending    []Pod
 	classOf    []*class
 	owners     map[string][]int32
@@ -62,7 +64,7 @@ type class struct {
 func newPlanner(v View) *planner {
 	p := &planner{
 		nodes: slices.Clone(v.Nodes), pending: v.Pending,
-		used: make([]Resources, len(v.Nodes)), scored: make([]Resources, len(v.Nodes)),
+		used: make([]Resources, len(v.Nodes)), scored: make([]Resources, len(v.Nodes)), ports: make([][]heldPort, len(v.Nodes)),
 		owners: map[string][]int32{}, topologies: map[string]*topology{},
 		matches: map[string][]*matches{}, matchIndex: map[string]*matches{},
 	}
@@ -139,6 +141,9 @@ func (p *planner) newConstraint(pod *Pod, spec Constraint) *constraint {
 func (p *planner) occupy(node int, pod *Pod) {
 	p.used[node] = p.used[node].Add(pod.Requests)
 	p.scored[node] = p.scored[node].Add(scoredRequests(pod))
+	for _, port := range pod.HostPorts {
+		p.ports[node] = append(p.ports[node], heldPort{port, pod.Key()})
+	}
 	if pod.Terminating {
 		return
 	}
@@ -225,7 +230,7 @@ func (p *planner) refresh(c *class) {
 }
 
 func (p *planner) judge(c *class, i int) {
-	c.fits[i] = fits(&p.nodes[i], p.used[i], c.pod)
+	c.fits[i] = fits(&p.nodes[i], p.used[i], c.pod) && portsFree(p.ports[i], c.pod)
 	if c.fits[i] {
 		c.free[i] = freePerMille(p.nodes[i].Allocatable, p.scored[i].Add(scoredRequests(c.pod)))
 	}

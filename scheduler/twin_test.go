@@ -3,6 +3,7 @@ package scheduler
 import (
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -96,6 +97,13 @@ func dumbFits(nodes []Node, placed []Pod, n *Node, pod *Pod) bool {
 	} {
 		if d[0] > 0 && d[1] > d[2] {
 			return false
+		}
+	}
+	for _, q := range placed {
+		for _, mine := range pod.HostPorts {
+			if q.Node == n.Name && slices.ContainsFunc(q.HostPorts, mine.Clashes) {
+				return false
+			}
 		}
 	}
 	for _, c := range pod.Spread {
@@ -236,6 +244,12 @@ func drawPod(t *rapid.T, name string, labels func(...string) map[string]string) 
 	}
 	if rapid.IntRange(0, 3).Draw(t, "select") == 0 {
 		p.NodeSelector = labels("disk")
+	}
+	for i := range rapid.SampledFrom([]int32{0, 0, 1, 2}).Draw(t, "ports") { // never two that clash with each other
+		p.HostPorts = append(p.HostPorts, object.HostPort{
+			IP: rapid.SampledFrom([]string{"", "", "10.0.0.1", "10.0.0.2"}).Draw(t, "host IP"), Port: 80 + 2*i + rapid.Int32Range(0, 1).Draw(t, "port"),
+			Protocol: rapid.SampledFrom([]string{"TCP", "UDP"}).Draw(t, "protocol"),
+		})
 	}
 	for range rapid.SampledFrom([]int{0, 0, 1, 2}).Draw(t, "constraints") {
 		p.Spread = append(p.Spread, Constraint{
@@ -381,6 +395,34 @@ func moved(pod *Pod, node string) *Pod {
 	return &next
 }
 
+// portFreed is placed without the ports of a node that a refusal's detail speaks of:
+// "80/TCP taken by x/y".
+func portFreed(placed []Pod, node, detail string) []Pod {
+	wanted, _, _ := strings.Cut(detail, " ")
+	placed = slices.Clone(placed)
+	for i := range placed {
+		if p := &placed[i]; p.Node == node {
+			p.HostPorts = slices.DeleteFunc(slices.Clone(p.HostPorts), func(h object.HostPort) bool {
+				return h.Clashes(parsePort(wanted))
+			})
+		}
+	}
+	return placed
+}
+
+func parsePort(text string) (h object.HostPort) {
+	ip, rest, found := strings.Cut(text, ":")
+	if !found {
+		ip, rest = "", text
+	}
+	number, protocol, _ := strings.Cut(rest, "/")
+	n, err := strconv.Atoi(number)
+	if err != nil {
+		panic(err)
+	}
+	return object.HostPort{IP: ip, Port: int32(n), Protocol: protocol}
+}
+
 // checkMended gives the node what the verdict's reasons ask for, but for the one
 // at skip, which it gets one too little of.
 func checkMended(t *rapid.T, v View, pod *Pod, verdict Verdict, skip int, want bool) {
@@ -425,6 +467,10 @@ func checkMended(t *rapid.T, v View, pod *Pod, verdict Verdict, skip int, want b
 			n.Allocatable.MilliCPU += r.Short - missing
 		case Memory:
 			n.Allocatable.Memory += r.Short - missing
+		case HostPort:
+			if missing == 0 {
+				v.Placed = portFreed(v.Placed, n.Name, r.Detail)
+			}
 		case PodSlots:
 			n.Allocatable.Pods += r.Short - missing
 		}

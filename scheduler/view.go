@@ -81,6 +81,9 @@ type Pod struct {
 	// Volumes names the nodes that the pod's persistent volumes lie on: it can
 	// only be where all of them are.
 	Volumes []string
+	// HostPorts are the ports of the node that the pod takes; two pods of a node
+	// cannot have the same.
+	HostPorts []object.HostPort
 	// Blocked says why no node could take the pod; empty: one could.
 	Blocked string
 	// Priority: pods with more are placed first.
@@ -179,6 +182,10 @@ func signature(p *Pod) string {
 	number(p.Requests.Storage)
 	number(p.Requests.Pods)
 	b.WriteString(p.Tolerations + "\x00" + p.Blocked + "\x00" + strings.Join(p.Volumes, ",") + "\x00")
+	for _, port := range p.HostPorts {
+		b.WriteString(port.String() + ",")
+	}
+	b.WriteByte(0)
 	for _, k := range sortedKeys(p.NodeSelector) {
 		b.WriteString(k + "=" + p.NodeSelector[k] + "\x00")
 	}

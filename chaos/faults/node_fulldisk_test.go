@@ -3,6 +3,7 @@ package faults
 import (
 	"context"
 	"crypto/rand"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -155,8 +156,23 @@ func (n *crashNode) crashesOnAFullDisk(disk string) {
 			victim = p
 		}
 	}
-	must(n.T, syscall.Kill(victim.pid, syscall.SIGKILL))
 	uid, _, _ := strings.Cut(victim.group, "/")
+	// A watch sees each status that is written, however often the node has found
+	// room and started the container again before somebody looks.
+	watch, err := n.s.Operator.Start("full-disk-watch", n.programs.Balsa, "--config", n.s.Admin(), "get", "pods", "-n", namespace, "-w", "-o", "json")
+	must(n.T, err)
+	n.Cleanup(func() { must(n.T, watch.Stop(patience)) })
+	n.until("the watch to show the container", func(context.Context) error {
+		return n.watched(watch.LogPath, uid, func(c containerStatus) bool { return c.State.Running != nil })
+	})
+	must(n.T, syscall.Kill(victim.pid, syscall.SIGKILL))
+	n.until("the pod to say how its container has ended", func(context.Context) error {
+		return n.watched(watch.LogPath, uid, func(c containerStatus) bool {
+			return slices.ContainsFunc([]containerState{c.State, c.LastState}, func(s containerState) bool {
+				return s.Terminated != nil && s.Terminated.ExitCode == 137
+			})
+		})
+	})
 	status := func(ctx context.Context) (containerStatus, error) {
 		pods, err := n.pods(ctx, namespace)
 		for _, p := range pods {
@@ -166,25 +182,39 @@ func (n *crashNode) crashesOnAFullDisk(disk string) {
 		}
 		return containerStatus{}, errors.Join(err, fmt.Errorf("pod %s is not there: %v", uid, pods))
 	}
-	ended := func(c containerStatus) bool {
-		end := c.LastState.Terminated
-		if end == nil {
-			end = c.State.Terminated
-		}
-		// The node may have found room and started it more than once meanwhile.
-		return end != nil && (end.ExitCode == 137 || c.RestartCount > 1)
-	}
-	n.until("the pod to say how its container has ended", func(ctx context.Context) error {
-		if c, err := status(ctx); err != nil || !ended(c) {
-			return fmt.Errorf("%v, before: %v; %w", c.State, c.LastState, err)
-		}
-		return nil
-	})
 	must(n.T, os.Remove(filepath.Join(disk, "junk")))
 	n.ready(namespace, 3)
 	c, err := status(n.Context())
 	must(n.T, err)
 	n.Logf("with room again the container has %d restarts and before: %v", c.RestartCount, c.LastState)
+}
+
+// watched looks in what a watch has printed so far for a status of a pod's only
+// container. The error has the last of them.
+func (n *crashNode) watched(log, uid string, holds func(containerStatus) bool) error {
+	printed, err := os.Open(log)
+	if err != nil {
+		return err
+	}
+	defer printed.Close()
+	last := "nothing"
+	for decoder := json.NewDecoder(printed); ; {
+		var shown struct {
+			podStatus
+			Items []podStatus `json:"items"`
+		}
+		if err := decoder.Decode(&shown); err != nil {
+			return fmt.Errorf("the watch has shown %s, then %w", last, err)
+		}
+		for _, p := range append(shown.Items, shown.podStatus) {
+			if p.Metadata.UID != uid || len(p.Status.Main) != 1 {
+				continue
+			}
+			if last = fmt.Sprint(p.Status.Main[0]); holds(p.Status.Main[0]) {
+				return nil
+			}
+		}
+	}
 }
 
 // imageDoesNotFit has a pod whose image is larger than what is left of the disk.

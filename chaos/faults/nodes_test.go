@@ -257,10 +257,102 @@ func TestLeaderCutOffFromAgents(t *testing.T) {
 	kept(t, before, containers(t, s, s.Agents[0].Host.Name))
 }
 
-// TestNodeLost takes a whole host off the network: its pods come back elsewhere.
+// bare makes a pod of the echo program that no controller has, on a node.
+func bare(t *testing.T, s *stage.Stage, name, node string) {
+	t.Helper()
+	manifest := filepath.Join(t.TempDir(), name+".yaml")
+	must(t, os.WriteFile(manifest, fmt.Appendf(nil, `apiVersion: v1
+kind: Pod
+metadata: {name: %s, namespace: %s, labels: {app: bare}}
+spec:
+  nodeName: %s
+  containers:
+    - name: echo
+      image: balsa/echo:1
+`, name, namespace, node), 0o600))
+	_, err := s.Balsa(t.Context(), "apply", "-f", manifest)
+	must(t, err)
+	podSays(t, s, name, "Running", "True", "")
+}
+
+// podSays waits until a pod has a phase, and a status and reason of its condition
+// Ready.
+func podSays(t *testing.T, s *stage.Stage, name, phase, ready, reason string) {
+	t.Helper()
+	must(t, s.Until(t.Context(), converge, fmt.Sprintf("pod %s to be %s, Ready %s %s", name, phase, ready, reason), func(ctx context.Context) error {
+		var pod struct {
+			Status struct {
+				Phase      string `json:"phase"`
+				Conditions []struct {
+					Type   string `json:"type"`
+					Status string `json:"status"`
+					Reason string `json:"reason"`
+				} `json:"conditions"`
+			} `json:"status"`
+		}
+		if err := s.Decode(ctx, &pod, "get", "pod", name, "-n", namespace); err != nil {
+			return err
+		}
+		for _, c := range pod.Status.Conditions {
+			if c.Type == "Ready" && pod.Status.Phase == phase && c.Status == ready && c.Reason == reason {
+				return nil
+			}
+		}
+		return fmt.Errorf("it is %+v", pod.Status)
+	}))
+}
+
+// started tells since when a pod's container runs, and its restarts.
+func started(t *testing.T, s *stage.Stage, name string) string {
+	t.Helper()
+	var pod stage.Pod
+	must(t, s.Decode(t.Context(), &pod, "get", "pod", name, "-n", namespace))
+	for _, c := range pod.Status.ContainerStatuses {
+		if c.State.Running != nil {
+			return fmt.Sprintf("%s since %s, restarts %d", c.ContainerID, c.State.Running.StartedAt, c.RestartCount)
+		}
+	}
+	t.Fatalf("pod %s does not run", name)
+	return ""
+}
+
+// TestNodeRemoved: the agent of a node that was removed ends its containers and
+// itself, and comes back with a new token only.
+func TestNodeRemoved(t *testing.T) {
+	s, _ := withApp(t, "fr", 1, 3)
+	gone := s.Agents[2]
+	bare(t, s, "alone", gone.Host.Name)
+	if len(shimsOf(t, gone.Host)) < 2 {
+		t.Fatalf("%d pods on %s", len(shimsOf(t, gone.Host)), gone.Host.Name)
+	}
+	_, err := s.Balsa(t.Context(), "node", "remove", gone.Host.Name)
+	must(t, err)
+	began := time.Now()
+	ends(t, gone, "this node was removed from the cluster; to let it in again")
+	t.Logf("the agent ended its pods and itself %v after the removal", time.Since(began).Round(time.Second))
+	if left := shimsOf(t, gone.Host); len(left) > 0 {
+		t.Errorf("shims are left: %v", left)
+	}
+	_, err = s.WaitReady(t.Context(), namespace, 3, converge)
+	must(t, err)
+	must(t, gone.Restart())
+	ends(t, gone, "is part of no cluster yet")
+	token, err := s.Token(t.Context(), "agent")
+	must(t, err)
+	file := filepath.Join(gone.Host.Dir, "token")
+	must(t, os.WriteFile(file, []byte(token), 0o600))
+	must(t, gone.Rerun("--join", s.Addresses()[0], "--token-file", file))
+	must(t, s.WaitNodes(t.Context(), 3))
+	bare(t, s, "again", gone.Host.Name)
+}
+
+// TestNodeLost takes a whole host off the network: its pods come back elsewhere,
+// but for one that nobody replaces, which waits for it and never stops.
 func TestNodeLost(t *testing.T) {
 	s, _ := withApp(t, "fl", 1, 3)
 	lost := s.Agents[2]
+	bare(t, s, "alone", lost.Host.Name)
+	before := started(t, s, "alone")
 	must(t, s.Lab.Partition([]*host.Host{lost.Host}, []*host.Host{s.Servers[0].Host, s.Operator, s.Agents[0].Host, s.Agents[1].Host}))
 	must(t, s.Until(t.Context(), converge, "three ready pods on the other nodes", func(ctx context.Context) error {
 		pods, err := s.Pods(ctx, namespace)
@@ -278,10 +370,18 @@ func TestNodeLost(t *testing.T) {
 		}
 		return nil
 	}))
+	podSays(t, s, "alone", "Running", "False", "NodeLost")
+	if shown, err := s.Balsa(t.Context(), "get", "pod", "alone", "-n", namespace); err != nil || !strings.Contains(shown, "0/1") || !strings.Contains(shown, "NodeLost") {
+		t.Errorf("a pod of a lost node is shown as\n%s%v", shown, err)
+	}
 	must(t, s.Lab.Heal())
 	must(t, s.WaitNodes(t.Context(), 3))
-	_, err := s.WaitReady(t.Context(), namespace, 3, converge)
+	_, err := s.WaitReady(t.Context(), namespace, 4, converge)
 	must(t, err)
+	podSays(t, s, "alone", "Running", "True", "")
+	if after := started(t, s, "alone"); after != before {
+		t.Errorf("the pod that waited for its node was %s, is %s", before, after)
+	}
 	must(t, s.Until(t.Context(), converge, "the lost node to let its old pods go", func(context.Context) error {
 		pods, err := s.Pods(t.Context(), namespace)
 		if err != nil {

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -29,6 +31,19 @@ func TestServerRemovedWhileItRuns(t *testing.T) {
 	must(t, s.Lab.Partition([]*host.Host{victim.Host}, othersThan(s, victim)))
 	scale(t, s, 5)
 	remove(t, s, victim)
+	removed := time.Now()
+	for _, agent := range s.Agents {
+		must(t, s.Until(t.Context(), converge, "agent "+agent.Host.Name+" to refuse the removed server", func(context.Context) error {
+			list, err := os.ReadFile(filepath.Join(agent.Host.Dir, "data", "agent", "removed.json"))
+			if err == nil && !strings.Contains(string(list), `"`+victim.Host.Name+`"`) {
+				err = errors.New(string(list))
+			}
+			return err
+		}))
+	}
+	if took := time.Since(removed); took > 5*time.Second {
+		t.Errorf("the agents refuse the removed server after %v", took)
+	}
 	if !victim.Process.Running() {
 		t.Errorf("nobody could have told it, but it ended:\n%s", victim.Process.Tail(5))
 	}

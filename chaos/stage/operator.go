@@ -29,10 +29,15 @@ func (s *Stage) Decode(ctx context.Context, into any, args ...string) error {
 	return nil
 }
 
-// Token makes a join token.
-func (s *Stage) Token(ctx context.Context, role string) (string, error) {
-	out, err := s.Balsa(ctx, "token", "create", "--role", role)
-	return strings.TrimSpace(out), err
+// Token makes a join token. On a slow machine the servers may be choosing a
+// leader just then, which is nobody's fault.
+func (s *Stage) Token(ctx context.Context, role string) (token string, err error) {
+	err = s.Until(ctx, readyTimeout, "a join token", func(ctx context.Context) error {
+		out, err := s.Balsa(ctx, "token", "create", "--role", role)
+		token = strings.TrimSpace(out)
+		return err
+	})
+	return token, err
 }
 
 // Status is what `balsa cluster status` tells.

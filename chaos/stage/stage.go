@@ -188,6 +188,11 @@ func (m *Member) run(name string, args []string) error {
 // Restart starts the member again on the disk it has.
 func (m *Member) Restart() error { return m.run(m.start[0], m.start) }
 
+// Rerun is Restart with further arguments.
+func (m *Member) Rerun(more ...string) error {
+	return m.run(m.start[0], append(append([]string{}, m.start...), more...))
+}
+
 // RestartIn starts the member inside a cgroup, as an init system does.
 func (m *Member) RestartIn(group string) error {
 	shell := []string{"-c", `echo $$ >"$0/cgroup.procs" && exec "$@"`, group, m.binary}

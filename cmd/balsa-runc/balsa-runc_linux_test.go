@@ -117,6 +117,20 @@ func TestClamp(t *testing.T) {
 	}
 }
 
+// TestClampOfPrivileged: fs.nr_open binds even those who may raise limits.
+func TestClampOfPrivileged(t *testing.T) {
+	adj := -997
+	spec := &specs.Spec{Process: &specs.Process{OOMScoreAdj: &adj, Rlimits: []specs.POSIXRlimit{{Type: "RLIMIT_NOFILE", Hard: 1 << 30, Soft: 1 << 30}}}}
+	machine{noFile: 1 << 20, caps: []string{"CAP_SYS_RESOURCE"}}.clamp(spec)
+	want := &specs.Process{OOMScoreAdj: new(-997), Rlimits: []specs.POSIXRlimit{{Type: "RLIMIT_NOFILE", Hard: 1 << 20, Soft: 1 << 20}}}
+	if diff := cmp.Diff(want, spec.Process); diff != "" {
+		t.Error(diff)
+	}
+	if n, err := mostFiles(); err != nil || n < 1024 {
+		t.Errorf("fs.nr_open: %d, %v", n, err)
+	}
+}
+
 func TestBoundingSet(t *testing.T) {
 	caps, err := boundingSet([]byte("Name:\tx\nCapBnd:\t00000000a80425fb\nCapAmb:\t0\n"))
 	want := hostcap.Default()

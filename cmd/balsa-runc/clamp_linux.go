@@ -18,7 +18,7 @@ import (
 // machine is what this process may do here: a container cannot be given more
 // than its starter has, and asking for it fails the start.
 type machine struct {
-	noFile      uint64 // hard RLIMIT_NOFILE
+	noFile      uint64 // the hard RLIMIT_NOFILE, and for who may raise that, fs.nr_open
 	oomScoreAdj int
 	caps        []string // "CAP_..." of the bounding set
 }
@@ -41,8 +41,29 @@ func thisMachine() (machine, error) {
 	if err != nil {
 		return m, fmt.Errorf("read capabilities: %w", err)
 	}
-	m.caps, err = boundingSet(status)
+	if m.caps, err = boundingSet(status); err != nil {
+		return m, err
+	}
+	if m.privileged() {
+		m.noFile, err = mostFiles()
+	}
 	return m, err
+}
+
+// privileged: may raise hard limits.
+func (m machine) privileged() bool { return slices.Contains(m.caps, "CAP_SYS_RESOURCE") }
+
+// mostFiles is what not even CAP_SYS_RESOURCE gets beyond.
+func mostFiles() (uint64, error) {
+	content, err := os.ReadFile("/proc/sys/fs/nr_open")
+	if err != nil {
+		return 0, fmt.Errorf("read fs.nr_open: %w", err)
+	}
+	n, err := strconv.ParseUint(strings.TrimSpace(string(content)), 10, 64)
+	if err != nil {
+		return 0, fmt.Errorf("read fs.nr_open: %w", err)
+	}
+	return n, nil
 }
 
 // boundingSet reads CapBnd from /proc/PID/status.
@@ -68,14 +89,13 @@ func boundingSet(status []byte) ([]string, error) {
 // clamp lowers what the machine does not allow; see the fields of machine.
 func (m machine) clamp(spec *specs.Spec) {
 	p := spec.Process
-	privileged := slices.Contains(m.caps, "CAP_SYS_RESOURCE")
 	for i := range p.Rlimits {
-		if l := &p.Rlimits[i]; l.Type == "RLIMIT_NOFILE" && !privileged {
+		if l := &p.Rlimits[i]; l.Type == "RLIMIT_NOFILE" {
 			l.Hard = min(l.Hard, m.noFile)
 			l.Soft = min(l.Soft, l.Hard)
 		}
 	}
-	if p.OOMScoreAdj != nil && *p.OOMScoreAdj < m.oomScoreAdj && !privileged {
+	if p.OOMScoreAdj != nil && *p.OOMScoreAdj < m.oomScoreAdj && !m.privileged() {
 		p.OOMScoreAdj = &m.oomScoreAdj
 	}
 	if p.Capabilities != nil {

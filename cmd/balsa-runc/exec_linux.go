@@ -44,7 +44,12 @@ func execInContainer(dir string, control, report *os.File) error {
 	if err != nil {
 		return fmt.Errorf("pid: %w", err)
 	}
+	if err := tellStarted(report, pid); err != nil {
+		kill(pid)
+		return err
+	}
 	if err := terminal.start(); err != nil {
+		kill(pid)
 		return err
 	}
 	go obey(commands, pid, terminal)
@@ -55,6 +60,26 @@ func execInContainer(dir string, control, report *os.File) error {
 	terminal.drain()
 	_, err = report.WriteString(runcwire.ExitReport(code, signal))
 	return err
+}
+
+// tellStarted comes before anything else can go wrong: from here on the agent can
+// end the process without this program. It is our child, so its id is still its.
+func tellStarted(report *os.File, pid int) error {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return fmt.Errorf("when the process began: %w", err)
+	}
+	ticks, err := runcwire.ParseStartTicks(string(stat))
+	if err != nil {
+		return err
+	}
+	_, err = report.WriteString(runcwire.StartedReport(pid, ticks))
+	return err
+}
+
+func kill(pid int) {
+	_ = unix.Kill(-pid, unix.SIGKILL)
+	_ = unix.Kill(pid, unix.SIGKILL)
 }
 
 func readRequest(r *bufio.Reader) (runcwire.ExecRequest, error) {
@@ -120,8 +145,7 @@ func obey(commands *bufio.Reader, pid int, t *terminal) {
 	for {
 		line, err := commands.ReadSlice('\n')
 		if err != nil {
-			_ = unix.Kill(-pid, unix.SIGKILL)
-			_ = unix.Kill(pid, unix.SIGKILL)
+			kill(pid)
 			return
 		}
 		var size runcwire.Resize

@@ -55,6 +55,14 @@ func columnsOf(kind object.Kind) []column {
 		return claimColumns()
 	case "PersistentVolume":
 		return volumeColumns()
+	case "NetworkPolicy":
+		return policyColumns()
+	case "NetworkPolicySlice":
+		return policySliceColumns()
+	case "PodDisruptionBudget":
+		return budgetColumns()
+	case "AddressPool":
+		return poolColumns()
 	case "StorageClass":
 		return storageClassColumns()
 	}
@@ -80,23 +88,6 @@ func replicaSetColumns() []column {
 		{"READY", false, of(func(r *balsav1.ReplicaSet) string { return count(r.GetStatus().GetReadyReplicas()) })},
 		{"IMAGES", true, of(func(r *balsav1.ReplicaSet) string { return images(r.GetSpec().GetTemplate()) })},
 	}
-}
-
-func serviceColumns() []column {
-	return []column{
-		{"TYPE", false, of(func(s *balsav1.Service) string { return s.GetSpec().GetType() })},
-		{"CLUSTER-IP", false, of(func(s *balsav1.Service) string { return s.GetSpec().GetClusterIp() })},
-		{"PORT(S)", false, of(servicePorts)},
-		{"SELECTOR", true, of(func(s *balsav1.Service) string { return labels(s.GetSpec().GetSelector()) })},
-	}
-}
-
-func servicePorts(s *balsav1.Service) string {
-	var ports []string
-	for _, port := range s.GetSpec().GetPorts() {
-		ports = append(ports, fmt.Sprintf("%d/%s", port.GetPort(), port.GetProtocol()))
-	}
-	return strings.Join(ports, ",")
 }
 
 func eventColumns() []column {

@@ -32,6 +32,7 @@ func summarise(p *balsav1.Pod, now time.Time) podSummary {
 	if s.sidecars(); !s.initialising() {
 		s.main()
 	}
+	s.lost()
 	s.ending()
 	return podSummary{fmt.Sprintf("%d/%d", s.ready, s.total), s.status, s.restartText(now)}
 }
@@ -145,6 +146,16 @@ func (s *podReading) main() {
 	// how its containers took it.
 	if s.pod.GetStatus().GetPhase() != object.PodFailed || s.pod.GetStatus().GetReason() == "" {
 		s.status = status
+	}
+}
+
+// lost: what is recorded of a pod that waits for its node is of before that was
+// lost.
+func (s *podReading) lost() {
+	const reason = "NodeLost"
+	ready := object.FindCondition(s.pod.GetStatus().GetConditions(), object.ConditionReady)
+	if ready.GetReason() == reason && !object.PodFinished(s.pod) {
+		s.status, s.ready = reason, 0
 	}
 }
 

@@ -50,6 +50,7 @@ func TestPodSummary(t *testing.T) {
 		{"completed", "", "", "phase: Succeeded, " + initialised + ", containerStatuses: [{name: a, " + done + "}, {name: b, " + done + "}]", podSummary{"0/2", "Completed", "0"}},
 		{"failed by exit code", "", "", "phase: Failed, " + notReady + ", containerStatuses: [{name: a, state: {terminated: {exitCode: 3}}}, {name: b, " + done + "}]", podSummary{"0/2", "ExitCode:3", "0"}},
 		{"failed by signal", "", "", "phase: Failed, " + notReady + ", containerStatuses: [{name: a, state: {terminated: {signal: 9, exitCode: 137}}}, {name: b, " + done + "}]", podSummary{"0/2", "Signal:9", "0"}},
+		{"its node is lost", "", "", "phase: Running, conditions: [{type: Ready, status: 'False', reason: NodeLost}], containerStatuses: [{name: a, " + running + "}, {name: b, " + running + "}]", podSummary{"0/2", "NodeLost", "0"}},
 		{"evicted", "", "", "phase: Failed, reason: Evicted, containerStatuses: [{name: a, state: {terminated: {exitCode: 137, reason: Error}}}]", podSummary{"0/2", "Evicted", "0"}},
 		{"ends", "deletionTimestamp: '2026-11-22T11:59:50Z'", "", "phase: Running, " + initialised + ", containerStatuses: [{name: a, " + running + "}, {name: b, " + running + "}]", podSummary{"2/2", "Terminating", "0"}},
 		{"has ended and is deleted", "deletionTimestamp: '2026-11-22T11:59:50Z'", "", "phase: Succeeded, containerStatuses: [{name: a, " + done + "}, {name: b, " + done + "}]", podSummary{"0/2", "Completed", "0"}},

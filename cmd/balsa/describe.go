@@ -62,7 +62,7 @@ func (a *app) describe(ctx context.Context, c *client.Client, kind object.Kind, 
 	return nil
 }
 
-// describeObject prints pods, nodes and storage as kubectl does; of other kinds
+// describeObject prints pods, nodes, storage and network as kubectl does; of other kinds
 // the manifest says it all.
 func (a *app) describeObject(ctx context.Context, c *client.Client, message object.Message) error {
 	s := newSheet(a.out)
@@ -85,6 +85,18 @@ func (a *app) describeObject(ctx context.Context, c *client.Client, message obje
 		}))
 	case *balsav1.PersistentVolume:
 		s.volume(m)
+	case *balsav1.Service:
+		list, err := client.List[*balsav1.EndpointSlice](ctx, c, m.GetMetadata().GetNamespace(), client.ListOptions{LabelSelector: serviceNameLabel + "=" + m.GetMetadata().GetName()})
+		if err != nil {
+			return err
+		}
+		s.service(m, list.Items)
+	case *balsav1.NetworkPolicy:
+		s.policy(m)
+	case *balsav1.PodDisruptionBudget:
+		s.budget(m)
+	case *balsav1.AddressPool:
+		s.pool(m)
 	default:
 		return a.describePlain(message)
 	}

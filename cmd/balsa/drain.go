@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"connectrpc.com/connect"
 	"github.com/spf13/cobra"
 	"google.golang.org/protobuf/proto"
 
@@ -23,6 +24,8 @@ const (
 	drainTell = 10 * time.Second
 	// drainShown bounds how many pods such a line names.
 	drainShown = 5
+	// drainRetry is the pause before a pod is asked again that a budget kept.
+	drainRetry = 2 * time.Second
 )
 
 // draining is one run of balsa node drain.
@@ -34,22 +37,28 @@ type draining struct {
 	grace       int64 // less than 0: the pod's own
 	within      time.Duration
 	dryRun      bool
+	delete      bool // by deletions instead of evictions
 }
 
 func (a *app) nodeDrain() *cobra.Command {
 	d := &draining{choice: choice{kind: nodeKind()}}
 	command := &cobra.Command{
-		Use: "drain NODE...", Short: "Cordon nodes and end their pods, so that others take over",
-		Long: `Drain cordons the nodes, asks every pod on them to end that has not ended, and
-waits until they are gone. What controls a pod, such as a ReplicaSet, makes
-another elsewhere. Nothing is asked to end if there is a pod on the node that no
-controller would make again, or that would lose the files of an emptyDir, unless
-a flag says that this is meant.
+		Use: "drain NODE...", Short: "Cordon nodes and move their pods elsewhere",
+		Long: `Drain cordons the nodes, evicts every pod on them that has not ended, and waits
+until they are gone. In the place of a ready pod of a ReplicaSet another is made
+first, and it ends only when that is available; pods with a claim, and those of a
+Deployment that recreates its pods, end first. PodDisruptionBudgets are kept:
+a pod waits until they allow its end. What is waited for is told.
 
-Interrupted or failed, it leaves the node cordoned, and pods that were asked to
-end go on ending; the same command goes on from there. Balsa node uncordon makes
-the node take pods again.`,
-		Example: "  balsa node drain n1 && balsa node remove n1\n  balsa node drain -l zone=a --delete-emptydir-data --timeout 5m\n  balsa node drain n1 --dry-run",
+Nothing is evicted if there is a pod on the node that no controller would make
+again, or that would lose the files of an emptyDir, unless a flag says that this
+is meant. With --disable-eviction pods are deleted: at once, whatever budgets
+say, and before there are others.
+
+Interrupted or failed, it leaves the node cordoned, and pods that were evicted go
+on moving; the same command goes on from there. Balsa node uncordon makes the
+node take pods again, and those that still wait for others stay on it.`,
+		Example: "  balsa node drain n1 && balsa node remove n1\n  balsa node drain -l zone=a --delete-emptydir-data --timeout 5m\n  balsa node drain n1 --dry-run\n  balsa node drain n1 --disable-eviction --force",
 		RunE: func(command *cobra.Command, args []string) error {
 			d.names = args
 			if d.within < 0 {
@@ -68,6 +77,7 @@ the node take pods again.`,
 	flags.BoolVar(&d.emptyDirs, "delete-emptydir-data", false, "also pods that use an emptyDir, whose files are lost")
 	flags.Int64Var(&d.grace, "grace-period", -1, "seconds that pods get to end, instead of their own; 0: do not wait for the node")
 	flags.DurationVar(&d.within, "timeout", 0, "how long to wait for the pods of a node; 0: for ever")
+	flags.BoolVar(&d.delete, "disable-eviction", false, "delete pods instead of evicting them: passes budgets by, and makes no others first")
 	flags.BoolVar(&d.dryRun, "dry-run", false, "say what would be done")
 	return command
 }
@@ -76,7 +86,7 @@ the node take pods again.`,
 func (a *app) drainAll(command *cobra.Command, d *draining) error {
 	var failed []error
 	err := a.eachNode(command.Context(), &d.choice, func(n nodeIn) error {
-		err := (&drainOf{a: a, n: n, draining: d, asked: map[string]bool{}}).run()
+		err := (&drainOf{a: a, n: n, draining: d, asked: map[string]bool{}, waits: map[string]*waitingPod{}}).run()
 		if n.ctx.Err() != nil {
 			return err // the other nodes are cordoned, and nobody waits for more
 		}
@@ -97,6 +107,7 @@ type drainOf struct {
 	*draining
 
 	asked map[string]bool         // uids of pods that were asked to end by this program
+	waits map[string]*waitingPod  // by uid: those that stay for the time being
 	last  map[string]*balsav1.Pod // by uid: those that were there when it looked last
 	told  time.Time               // when it said last what it waits for
 }
@@ -125,6 +136,9 @@ func (d *drainOf) run() error {
 			return nil
 		case d.within > 0 && time.Since(started) >= d.within:
 			return d.failed(fmt.Sprintf("not all pods have ended within %v", d.within), nil)
+		}
+		if err := d.tellWaits(pods); err != nil {
+			return d.failed(err.Error(), err)
 		}
 		d.tellWaiting(pods)
 		select {
@@ -188,10 +202,11 @@ func (d *drainOf) ask(pods []*balsav1.Pod) error {
 			d.asked[uid] = true
 			continue
 		}
-		if err := d.askOne(pod); err != nil {
+		asked, err := d.askOne(pod)
+		if err != nil {
 			return fmt.Errorf("pod %s: %w", podName(pod), err)
 		}
-		d.asked[uid] = true
+		d.asked[uid] = asked
 	}
 	return nil
 }
@@ -221,8 +236,16 @@ func emptyDirsOf(pod *balsav1.Pod) []string {
 	return names
 }
 
-// askOne ends the very pod that was looked at, and not one that has its name now.
-func (d *drainOf) askOne(pod *balsav1.Pod) error {
+// askOne evicts the very pod that was looked at, and not one that has its name now.
+// It tells whether that has begun: a budget may not allow it yet.
+func (d *drainOf) askOne(pod *balsav1.Pod) (asked bool, err error) {
+	if !d.delete {
+		return d.evictOne(pod)
+	}
+	return true, d.deleteOne(pod)
+}
+
+func (d *drainOf) deleteOne(pod *balsav1.Pod) error {
 	meta := pod.GetMetadata()
 	request := &balsav1.DeleteRequest{Kind: "Pod", Namespace: meta.GetNamespace(), Name: meta.GetName(), Uid: meta.GetUid(), DryRun: d.dryRun}
 	within := pod.GetSpec().GetTerminationGracePeriodSeconds()
@@ -234,6 +257,89 @@ func (d *drainOf) askOne(pod *balsav1.Pod) error {
 		return err
 	}
 	fmt.Fprintf(d.a.out, "pod %s asked to end within %ds%s\n", podName(pod), within, dryRunMark(d.dryRun))
+	return nil
+}
+
+// waitingPod is a pod that stays for the time being.
+type waitingPod struct {
+	// again is when it is asked again; zero: it need not be.
+	again time.Time
+	// why it stays, and when that was told last.
+	why  string
+	told time.Time
+}
+
+func (d *drainOf) evictOne(pod *balsav1.Pod) (asked bool, err error) {
+	meta := pod.GetMetadata()
+	if w := d.waits[meta.GetUid()]; w != nil && time.Now().Before(w.again) {
+		return false, nil
+	}
+	request := &balsav1.EvictRequest{Namespace: meta.GetNamespace(), Name: meta.GetName(), Uid: meta.GetUid(), Reason: "drain of node " + d.n.name, DryRun: d.dryRun}
+	if d.grace >= 0 {
+		request.GracePeriodSeconds = proto.Int64(d.grace)
+	}
+	response, err := d.n.client.Objects.Evict(d.n.ctx, request)
+	detail := client.Detail(err)
+	switch {
+	case client.IsNotFound(err) || client.IsConflict(err):
+		return true, nil // it is another one's turn
+	case detail.GetReason() == "DisruptionBudget":
+		d.stays(pod, refusalText(err), time.Now().Add(drainRetry))
+		return d.dryRun, nil
+	case err != nil:
+		return false, err
+	case response.GetReplacing():
+		fmt.Fprintf(d.a.out, "pod %s stays until another is available in its place%s\n", podName(pod), dryRunMark(d.dryRun))
+		d.waits[meta.GetUid()] = &waitingPod{told: time.Now()}
+		return true, nil
+	}
+	delete(d.waits, meta.GetUid())
+	within := response.GetPod().GetMetadata().GetDeletionGracePeriodSeconds()
+	if !object.IsTerminating(response.GetPod()) {
+		within = 0
+	}
+	fmt.Fprintf(d.a.out, "pod %s asked to end within %ds%s\n", podName(pod), within, dryRunMark(d.dryRun))
+	return true, nil
+}
+
+// refusalText is what a server says of a refusal, without the code.
+func refusalText(err error) string {
+	var refused *connect.Error
+	if errors.As(err, &refused) {
+		return refused.Message()
+	}
+	return err.Error()
+}
+
+// stays tells why a pod stays: when that changes, and now and then.
+func (d *drainOf) stays(pod *balsav1.Pod, why string, again time.Time) {
+	w := d.waits[pod.GetMetadata().GetUid()]
+	if w == nil {
+		w = &waitingPod{}
+		d.waits[pod.GetMetadata().GetUid()] = w
+	}
+	w.again = again
+	if w.why != why || time.Since(w.told) >= drainTell {
+		w.why, w.told = why, time.Now()
+		fmt.Fprintf(d.a.errOut, "pod %s waits: %s\n", podName(pod), why)
+	}
+}
+
+// tellWaits says of the pods that others replace what they wait for. Somebody may
+// have made the node take pods again: then they stay for good.
+func (d *drainOf) tellWaits(pods []*balsav1.Pod) error {
+	for _, pod := range pods {
+		c := object.FindCondition(pod.GetStatus().GetConditions(), object.ConditionEvictionRequested)
+		if w := d.waits[pod.GetMetadata().GetUid()]; w == nil || object.IsTerminating(pod) || c == nil || !w.again.IsZero() {
+			continue
+		}
+		if c.GetReason() == object.EvictionWithdrawn {
+			return fmt.Errorf("pod %s stays, since the node was uncordoned meanwhile", podName(pod))
+		}
+		if _, why, waits := strings.Cut(c.GetMessage(), "; waits: "); waits {
+			d.stays(pod, why, time.Time{})
+		}
+	}
 	return nil
 }
 
@@ -264,7 +370,11 @@ func (d *drainOf) failed(why string, cause error) error {
 		return fmt.Errorf("%s%w", text, cause)
 	}
 	for _, uid := range sortedPods(d.last) {
-		why += fmt.Sprintf("\n  %s %s", podName(d.last[uid]), remains(d.last[uid], time.Now()))
+		text := remains(d.last[uid], time.Now())
+		if w := d.waits[uid]; w != nil && w.why != "" && !object.IsTerminating(d.last[uid]) {
+			text = "stays: " + w.why
+		}
+		why += fmt.Sprintf("\n  %s %s", podName(d.last[uid]), text)
 	}
 	return errors.New(text + why)
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"net"
 	"net/http"
 	"os"
@@ -112,12 +113,24 @@ func (n *fakeNode) report(ctx context.Context, pod *balsav1.Pod) {
 		},
 		ContainerStatuses: []*balsav1.ContainerStatus{{Name: "web", Image: "web:1", Ready: proto.Bool(true), Started: proto.Bool(true), State: running}},
 	}
+	if image := pod.GetSpec().GetContainers()[0].GetImage(); strings.HasPrefix(image, "bad") {
+		unready(status, image)
+	}
 	_, err := n.client.Nodes.ReportStatus(ctx, &balsav1.ReportStatusRequest{NodeName: n.name, Pods: []*balsav1.PodReport{{
 		Namespace: meta.GetNamespace(), Name: meta.GetName(), Uid: meta.GetUid(), Status: status, Removed: object.IsTerminating(pod),
 	}}})
 	if err != nil && ctx.Err() == nil {
 		n.t.Error(err)
 	}
+}
+
+// unready makes it the status of a pod whose image cannot be pulled.
+func unready(status *balsav1.PodStatus, image string) {
+	status.Phase = object.PodPending
+	status.Conditions = []*balsav1.Condition{{Type: object.ConditionReady, Status: object.ConditionFalse, Message: "containers with unready status: [web]"}}
+	status.ContainerStatuses = []*balsav1.ContainerStatus{{Name: "web", Image: image, Ready: proto.Bool(false), State: &balsav1.ContainerState{
+		Waiting: &balsav1.ContainerStateWaiting{Reason: "ImagePullBackOff", Message: fmt.Sprintf("Back-off pulling image %q: not found", image)},
+	}}}
 }
 
 // joinAgent makes an agent's identity as an agent does.

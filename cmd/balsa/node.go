@@ -58,7 +58,17 @@ func (a *app) nodeList() *cobra.Command {
 func (a *app) nodeRemove() *cobra.Command {
 	return &cobra.Command{
 		Use: "remove NODE", Short: "Remove a node: its pods go elsewhere, its certificate is refused", Args: cobra.ExactArgs(1),
-		Example: "  balsa node remove n2",
+		Long: `Remove a node for good. Its certificate is refused within seconds and its Node object is
+deleted; controllers make its pods anew elsewhere at once, without waiting for the new
+ones to be ready: drain it first if they should.
+
+An agent that runs and reaches a server is told. It then ends its containers, each with
+its grace period, and stops; that takes some seconds more than the grace periods. An agent
+that is down or cut off is told when it is back, and until then its containers run on.
+The contents of persistent volumes stay on the node's disk.
+
+To let the node in again, start its agent with a new token (balsa token create --role agent).`,
+		Example: "  balsa node drain n2 && balsa node remove n2",
 		RunE: func(command *cobra.Command, args []string) error {
 			c, err := a.connect()
 			if err != nil {
@@ -75,6 +85,7 @@ func (a *app) nodeRemove() *cobra.Command {
 				return err
 			}
 			fmt.Fprintf(a.out, "node %s removed\n", args[0])
+			fmt.Fprintf(a.errOut, "Its agent ends its containers, each with its grace period, when a server tells it: within seconds if it runs.\n")
 			return nil
 		},
 	}

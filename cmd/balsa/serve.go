@@ -126,6 +126,8 @@ again.`,
 	flags.StringVar(&options.Gossip, "gossip-port", daemon.DefaultGossipPort, "of the gossip, TCP and UDP")
 	flags.StringVar(&options.CgroupPrefix, "cgroup-prefix", "/balsa", "cgroup of all pods; two agents on one machine need two")
 	flags.StringVar(&options.Registries, "registries", "", "YAML file with mirrors, certificates and passwords of registries (docs/pods.md)")
+	flags.StringSliceVar(&options.NoMasquerade, "no-masquerade", nil,
+		"IPv4 networks outside the cluster that pods reach with their own addresses instead of the node's, for example 10.20.0.0/16; they must know the way back")
 	flags.StringToStringVar(&options.Labels, "labels", nil, "labels of the node, for example zone=a,disk=ssd")
 	resourceFlags(command, &options.ResourceOptions)
 	join.add(command, &options.Join)

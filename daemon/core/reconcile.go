@@ -2,6 +2,7 @@ package core
 
 import (
 	"context"
+	"time"
 
 	"github.com/balsa-run/balsa/cluster"
 	"github.com/balsa-run/balsa/internal/loop"
@@ -27,6 +28,12 @@ func forward(ctx context.Context, from <-chan cluster.Leadership, to chan<- loop
 	}
 }
 
+// drained counts how pods were drained, and how long that took.
+func (s *Server) drained(reason string, took time.Duration) {
+	s.cfg.Metrics.Add("drained_pods", 1, cluster.Label{Name: "reason", Value: reason})
+	s.cfg.Metrics.Observe("drain_acknowledge_seconds", took.Seconds(), cluster.Label{Name: "reason", Value: reason})
+}
+
 // runTerm reconciles for one term. Its leases are the term's own: what a former
 // leader heard is lost, and every node gets a full one.
 func (s *Server) runTerm(ctx context.Context, epoch uint64) error {
@@ -35,7 +42,7 @@ func (s *Server) runTerm(ctx context.Context, epoch uint64) error {
 	defer s.local.set(nil)
 	deps := reconciler.Deps{
 		Store: s.store, Proposer: s.cluster, Clock: s.cfg.Clock, Rand: s.cfg.Random,
-		Logger: s.logger.With("part", "reconciler"), Epoch: epoch, Leases: leases,
+		Logger: s.logger.With("part", "reconciler"), Epoch: epoch, Leases: leases, Drained: s.drained, Secrets: s.cfg.Bundle.SealKeys,
 	}
 	if s.cfg.Gossip != nil {
 		watched := newHosts(s.cfg.Gossip, s.cfg.Network, s.cfg.Clock, leases.Wake)

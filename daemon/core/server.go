@@ -134,7 +134,7 @@ func (s *Server) apiConfig() apiserver.Config {
 	return apiserver.Config{
 		Store: s.store, Backend: edge{s.cluster}, Guard: c.Guard, Bundle: func() *pki.Bundle { return c.Bundle },
 		Heartbeats: &beats{local: s.local, cluster: s.cluster, peers: s.peers}, LocalHeartbeats: s.local,
-		Nodes: agents{c.Network}, Members: s.members, Leader: func() string { return s.cluster.Status().LeaderAddress }, InContact: s.cluster.InContact, Peer: edge{s.cluster}, Peers: s.members, Blobs: c.Blobs, Archives: c.Archives,
+		Nodes: agents{c.Network}, Members: s.members, Leader: func() string { return s.cluster.Status().LeaderAddress }, InContact: s.cluster.InContact, Peer: edge{s.cluster}, Peers: s.members, Blobs: c.Blobs, Archives: c.Archives, Policies: judge{},
 		Lease: apiserver.LeaseTimes{Interval: nodes.DefaultInterval, Duration: nodes.DefaultDuration}, Clock: c.Clock, Log: c.Logger, Audit: c.Logger.With("log", "audit"), Metrics: c.APIMetrics,
 	}
 }
@@ -168,6 +168,7 @@ func (s *Server) Run(ctx context.Context) error {
 	tasks.start(func() { s.maintain(running) })
 	tasks.start(func() { s.scrubber().run(running) })
 	tasks.start(func() { s.sweep(running) })
+	tasks.start(func() { s.revokeAbsent(running) })
 	// Calls outlive ctx until leadership has been handed over.
 	calls, endCalls := context.WithCancel(context.WithoutCancel(ctx))
 	defer endCalls()

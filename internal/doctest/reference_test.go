@@ -18,7 +18,7 @@ import (
 func TestErrorReasons(t *testing.T) {
 	inCode := map[string]bool{}
 	for dir, patterns := range map[string][]string{
-		"apiserver": {`reason:\s+"(\w+)"`, `\.reason(?:, p\.\w+)* = connect\.\w+, "(\w+)"`, `conflict\("(\w+)"`, `\{pki\.Err\w+, connect\.\w+, "(\w+)"\}`},
+		"apiserver": {`reason:\s+"(\w+)"`, `\.reason(?:, p\.\w+)* = connect\.\w+, "(\w+)"`, `conflict\("(\w+)"`, `\{pki\.Err\w+, connect\.\w+, "(\w+)"\}`, `Reason\w+\s+= "(\w+)"`},
 		"cluster":   {`Reason\w+\s+Reason = "(\w+)"`},
 		"client":    {`Reason\w+\s+= "(\w+)"`},
 	} {

@@ -388,3 +388,24 @@ func UnmountUnder(dir string) error {
 	}
 	return nil
 }
+
+// Room is that of a file system.
+type Room struct{ Bytes, Free uint64 }
+
+// OnTmpfs tells whether a folder lies on a file system in memory; one that is not
+// there yet would be made where its nearest parent is.
+func OnTmpfs(dir string) (Room, bool, error) {
+	var st unix.Statfs_t
+	for {
+		err := unix.Statfs(dir, &st)
+		if errors.Is(err, unix.ENOENT) && filepath.Dir(dir) != dir {
+			dir = filepath.Dir(dir)
+			continue
+		}
+		if err != nil {
+			return Room{}, false, fmt.Errorf("file system of %s: %w", dir, err)
+		}
+		block := uint64(st.Bsize)
+		return Room{Bytes: st.Blocks * block, Free: st.Bavail * block}, st.Type == unix.TMPFS_MAGIC || st.Type == unix.RAMFS_MAGIC, nil
+	}
+}

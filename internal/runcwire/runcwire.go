@@ -5,6 +5,7 @@ package runcwire
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -89,10 +90,43 @@ func ErrorReport(err error) string {
 	return "error=" + Escape(text) + "\n"
 }
 
+// StartedReport tells which process an exec has begun: its id, and when it began
+// in clock ticks since the boot, since ids are used again. With it the agent can
+// end the process although the helper is gone.
+func StartedReport(pid int, ticks uint64) string {
+	return fmt.Sprintf("started pid=%d ticks=%d\n", pid, ticks)
+}
+
+// ParseStartedReport reads a line of StartedReport.
+func ParseStartedReport(line string) (pid int, ticks uint64, ok bool) {
+	n, _ := fmt.Sscanf(line, "started pid=%d ticks=%d\n", &pid, &ticks)
+	return pid, ticks, n == 2 && pid > 1
+}
+
+// ParseStartTicks reads when a process began from its /proc/PID/stat: field 22 of
+// proc(5), counted from behind the program's name, which may hold anything.
+func ParseStartTicks(stat string) (uint64, error) {
+	const afterName = 22 - 3
+	end := strings.LastIndexByte(stat, ')')
+	fields := strings.Fields(stat[end+1:])
+	if end < 0 || len(fields) <= afterName {
+		return 0, fmt.Errorf("stat of a process %q: too few fields", stat)
+	}
+	ticks, err := strconv.ParseUint(fields[afterName], 10, 64)
+	if err != nil {
+		return 0, fmt.Errorf("stat of a process: when it began: %w", err)
+	}
+	return ticks, nil
+}
+
 // ExitReport tells how an exec's process ended.
 func ExitReport(code, signal int) string {
 	return fmt.Sprintf("exit code=%d signal=%d\n", code, signal)
 }
+
+// ErrNoReport: the helper is gone and has not said how its process ended, which
+// may run on.
+var ErrNoReport = errors.New("balsa-runc ended without a report")
 
 // ParseExecReport reads what "balsa-runc exec" reported.
 func ParseExecReport(report string) (code, signal int, err error) {
@@ -109,7 +143,7 @@ func ParseExecReport(report string) (code, signal int, err error) {
 			return code, signal, nil
 		}
 	}
-	return 0, 0, fmt.Errorf("balsa-runc ended without a report")
+	return 0, 0, ErrNoReport
 }
 
 const hexDigits = "0123456789ABCDEF"

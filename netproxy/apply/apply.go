@@ -8,7 +8,9 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"slices"
 	"sync"
+	"time"
 
 	"github.com/google/nftables"
 	mdnetlink "github.com/mdlayher/netlink"
@@ -57,10 +59,17 @@ type Applier struct {
 	// case; guarded by mu.
 	have  netproxy.Ruleset
 	known bool
+	// begun is set once the kernel's state was looked at; guarded by mu.
+	begun bool
+	// refused are units that the kernel has refused, with its reasons; they are
+	// left out until they change or a Scrub is due; guarded by mu.
+	refused map[string]refusal
 	// routed is what the service route was made for; guarded by mu.
 	routed netproxy.Params
-	// staleUDP remembers flows that a failed deletion has left; guarded by mu.
-	staleUDP bool
+	// stale remembers flows that a failed deletion has left; guarded by mu.
+	stale staleWork
+	// monitor hears what others change while Watch runs; guarded by mu.
+	monitor *monitor
 }
 
 var _ netproxy.Kernel = (*Applier)(nil)
@@ -118,36 +127,52 @@ func (a *Applier) Close() error {
 func (a *Applier) Sync(ctx context.Context, r netproxy.Ruleset) (netproxy.Result, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if err := ctx.Err(); err != nil {
-		return netproxy.Result{}, fmt.Errorf("sync table %s at revision %d: %w", a.table, r.Revision, err)
-	}
-	if !a.known && a.adoptLocked(r) {
-		a.have, a.known, a.staleUDP = r, true, true
-	}
-	change, err := a.writeLocked(r)
-	if err != nil {
-		return netproxy.Result{}, fmt.Errorf("sync table %s at revision %d: %w", a.table, r.Revision, err)
-	}
-	result := netproxy.Result{Replaced: change.Replace, Elements: change.Elements()}
-	if a.routed != r.Params {
-		if err := a.ensureRoute(r.Params); err != nil {
-			return result, fmt.Errorf("sync table %s at revision %d: %w", a.table, r.Revision, err)
-		}
-		a.routed = r.Params
-	}
-	result.ForgottenFlows, err = a.forgetFlowsLocked(change.StaleUDP)
+	result, err := a.syncLocked(ctx, r)
 	if err != nil {
 		return result, fmt.Errorf("sync table %s at revision %d: %w", a.table, r.Revision, err)
 	}
 	return result, nil
 }
 
+func (a *Applier) syncLocked(ctx context.Context, r netproxy.Ruleset) (result netproxy.Result, err error) {
+	start := time.Now()
+	if err := ctx.Err(); err != nil {
+		return result, err
+	}
+	r = a.acceptableLocked(r)
+	first := !a.begun
+	if !a.known && a.adoptLocked(r) {
+		a.have, a.known = r, true
+		a.stale.udp = true
+	}
+	a.begun = true
+	change, err := a.writeLocked(ctx, r, func() { result.Effective = time.Since(start) })
+	if err != nil {
+		return result, err
+	}
+	result.Replaced, result.Elements, result.Problems = change.Replace, change.Elements(), a.refusalsLocked()
+	if a.routed != r.Params {
+		if err := a.ensureRoute(r.Params); err != nil {
+			return result, err
+		}
+		a.routed = r.Params
+	}
+	a.stale.add(change)
+	if first && change.Replace {
+		// The policies that were in force before are unknown.
+		a.stale.judgeAll(a.have)
+	}
+	result.ForgottenFlows, err = a.forgetFlowsLocked()
+	return result, err
+}
+
 // writeLocked writes the difference; if the kernel refuses it, somebody else has
-// changed the table, and it is written as a whole.
-func (a *Applier) writeLocked(r netproxy.Ruleset) (netproxy.Change, error) {
+// changed the table, and it is written as a whole. What the kernel refuses even
+// then is looked for and left out.
+func (a *Applier) writeLocked(ctx context.Context, r netproxy.Ruleset, effective func()) (netproxy.Change, error) {
 	if a.known {
 		c := netproxy.Diff(a.have, r)
-		err := a.commitLocked(c)
+		err := a.commitLocked(c, effective)
 		if err == nil {
 			a.have = r
 			return c, nil
@@ -156,7 +181,14 @@ func (a *Applier) writeLocked(r netproxy.Ruleset) (netproxy.Change, error) {
 	}
 	a.known = false
 	c := netproxy.Full(r)
-	if err := a.commitLocked(c); err != nil {
+	err := a.commitLocked(c, effective)
+	if refusedByKernel(err) {
+		if r, err = a.isolateLocked(ctx, r, err); err == nil {
+			c = netproxy.Full(r)
+			err = a.commitLocked(c, effective)
+		}
+	}
+	if err != nil {
 		return c, err
 	}
 	a.have, a.known = r, true
@@ -164,14 +196,25 @@ func (a *Applier) writeLocked(r netproxy.Ruleset) (netproxy.Change, error) {
 }
 
 // commitLocked carries out one change. When it returns, no packet is under way
-// through rules older than the change.
-func (a *Applier) commitLocked(c netproxy.Change) error {
+// through rules older than the change; effective is called when new connections
+// follow the change.
+func (a *Applier) commitLocked(c netproxy.Change, effective func()) error {
 	if c.Empty() {
 		return nil
+	}
+	if len(c.AddChains) > 0 && !c.Replace {
+		// A packet keeps the generation of rules that its hook began with, and a
+		// new chain is empty in the generation before, while sets answer with
+		// what is newest. So nothing names a chain in the transaction that makes
+		// it: the commit after it gives the chain its rules in both generations.
+		if err := a.transactLocked(c, (*builder).chains); err != nil {
+			return err
+		}
 	}
 	if err := a.transactLocked(c, (*builder).first); err != nil {
 		return err
 	}
+	effective()
 	if !c.Removes() {
 		return nil
 	}
@@ -185,20 +228,104 @@ func (a *Applier) commitLocked(c netproxy.Change) error {
 }
 
 func (a *Applier) transactLocked(c netproxy.Change, build func(*builder, netproxy.Change) error) error {
-	if err := a.connectLocked(); err != nil {
+	b, err := a.builderLocked()
+	if err != nil {
 		return err
 	}
-	err := build(&builder{conn: a.conn, table: &nftables.Table{Family: nftables.TableFamilyIPv4, Name: a.table}}, c)
-	if err == nil {
-		err = a.conn.Flush()
+	if c.Replace {
+		if b.learned, err = a.learnedLocked(c); err != nil {
+			return err
+		}
 	}
+	if err := build(b, c); err != nil {
+		a.disconnectLocked()
+		return fmt.Errorf("nftables transaction of %d elements: %w", c.Elements(), err)
+	}
+	if err := a.flushLocked(); err != nil {
+		return fmt.Errorf("nftables transaction of %d elements: %w", c.Elements(), err)
+	}
+	return nil
+}
+
+func (a *Applier) builderLocked() (*builder, error) {
+	if err := a.connectLocked(); err != nil {
+		return nil, err
+	}
+	return &builder{conn: a.conn, table: a.kernelTable()}, nil
+}
+
+func (a *Applier) kernelTable() *nftables.Table {
+	return &nftables.Table{Family: nftables.TableFamilyIPv4, Name: a.table}
+}
+
+// flushLocked sends the transaction, unheard by our own monitor.
+func (a *Applier) flushLocked() error {
+	listen := a.monitor.deafen()
+	err := a.conn.Flush()
 	if err != nil {
 		// After an error replies may still be on their way, and a message may
 		// be half built: never use that connection again.
 		a.disconnectLocked()
-		return fmt.Errorf("nftables transaction of %d elements: %w", c.Elements(), err)
 	}
-	return nil
+	listen()
+	return err
+}
+
+// learnedLocked reads which clients services remember, for the sets that the
+// change will make again.
+func (a *Applier) learnedLocked(c netproxy.Change) (map[string][]nftables.SetElement, error) {
+	out := map[string][]nftables.SetElement{}
+	var have map[string]*nftables.Set
+	for _, chain := range c.AddChains {
+		s, has := chain.Set()
+		if !has || !s.Learned() {
+			continue
+		}
+		if have == nil {
+			var err error
+			if have, err = a.listSetsLocked(); err != nil {
+				return nil, err
+			}
+		}
+		if have[s.Name] == nil {
+			continue
+		}
+		elements, err := a.conn.GetSetElements(have[s.Name])
+		if err != nil {
+			return nil, fmt.Errorf("list elements of set %s: %w", s.Name, err)
+		}
+		for _, e := range elements {
+			if e.Expires > 0 && len(out[s.Name]) < maxElementsPerMessage {
+				out[s.Name] = append(out[s.Name], nftables.SetElement{Key: e.Key, Timeout: e.Expires})
+			}
+		}
+	}
+	return out, nil
+}
+
+// listSetsLocked lists the sets of the table by name; none if there is no table.
+func (a *Applier) listSetsLocked() (map[string]*nftables.Set, error) {
+	present, err := a.presentLocked()
+	if err != nil || !present {
+		return nil, err
+	}
+	listed, err := a.conn.GetSets(a.kernelTable())
+	if err != nil {
+		return nil, fmt.Errorf("list sets: %w", err)
+	}
+	have := make(map[string]*nftables.Set, len(listed))
+	for _, s := range listed {
+		have[s.Name] = s
+	}
+	return have, nil
+}
+
+func (a *Applier) presentLocked() (bool, error) {
+	tables, err := a.conn.ListTablesOfFamily(nftables.TableFamilyIPv4)
+	if err != nil {
+		return false, fmt.Errorf("list tables: %w", err)
+	}
+	return slices.ContainsFunc(tables, func(o *nftables.Table) bool { return o.Name == a.table }), nil
 }
 
 // membarrierGlobal is MEMBARRIER_CMD_GLOBAL.
@@ -250,11 +377,10 @@ func (a *Applier) Remove() error {
 	if err := a.connectLocked(); err != nil {
 		return fmt.Errorf("remove table %s: %w", a.table, err)
 	}
-	t := &nftables.Table{Family: nftables.TableFamilyIPv4, Name: a.table}
+	t := a.kernelTable()
 	a.conn.AddTable(t) // deleting what is not there fails
 	a.conn.DelTable(t)
-	if err := a.conn.Flush(); err != nil {
-		a.disconnectLocked()
+	if err := a.flushLocked(); err != nil {
 		return fmt.Errorf("remove table %s: %w", a.table, err)
 	}
 	return a.removeRoutes()

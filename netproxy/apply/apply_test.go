@@ -253,7 +253,7 @@ func TestRestartDoesNotDisturbTraffic(t *testing.T) {
 	failures := make(chan error, 1)
 	go func() { failures <- hammer(l.a, stop) }()
 	second := newApplier(t, l.n1)
-	if r := sync(t, second, v); r != (netproxy.Result{}) {
+	if r := sync(t, second, v); r.Replaced || r.Elements != 0 || r.ForgottenFlows != 0 {
 		t.Errorf("first sync after a restart, nothing changed: %+v, want nothing done", r)
 	}
 	third := newApplier(t, l.n1)
@@ -337,11 +337,11 @@ func TestScrubRepairs(t *testing.T) {
 	table := &nftables.Table{Family: nftables.TableFamilyIPv4, Name: apply.DefaultTable}
 	set := func(name string, m bool) *nftables.Set { return &nftables.Set{Table: table, Name: name, IsMap: m} }
 	for name, damage := range map[string]func(c *nftables.Conn){
-		"lacks element":  func(c *nftables.Conn) { c.FlushSet(set("slots2", true)) },
+		"lacks element":  func(c *nftables.Conn) { c.FlushSet(set("slots-n2", true)) },
 		"is missing":     func(c *nftables.Conn) { c.DelTable(table) },
 		"has 0 rules":    func(c *nftables.Conn) { c.FlushChain(&nftables.Chain{Table: table, Name: "translate"}) },
 		"chain x is not": func(c *nftables.Conn) { c.AddChain(&nftables.Chain{Table: table, Name: "x"}) },
-		"element too man": func(c *nftables.Conn) {
+		"an element too many: hairpin": func(c *nftables.Conn) {
 			_ = c.SetAddElements(set("hairpin", false), []nftables.SetElement{{Key: make([]byte, 8)}})
 		},
 		"not the planned": func(c *nftables.Conn) {
@@ -349,10 +349,10 @@ func TestScrubRepairs(t *testing.T) {
 			c.FlushChain(chain)
 			c.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: nil})
 		},
-		"slots2, element": func(c *nftables.Conn) {
+		"not the planned one: slots-n2": func(c *nftables.Conn) {
 			key := []byte{10, 96, 0, 10, 6, 0, 0, 0, 0, 80, 0, 0, 0, 0, 0, 0}
-			_ = c.SetDeleteElements(set("slots2", true), []nftables.SetElement{{Key: key, Val: []byte{10, 244, 1, 10, 0x1f, 0x90, 0, 0}}})
-			_ = c.SetAddElements(set("slots2", true), []nftables.SetElement{{Key: key, Val: []byte{10, 244, 1, 99, 0x1f, 0x90, 0, 0}}})
+			_ = c.SetDeleteElements(set("slots-n2", true), []nftables.SetElement{{Key: key, Val: []byte{10, 244, 1, 10, 0x1f, 0x90, 0, 0}}})
+			_ = c.SetAddElements(set("slots-n2", true), []nftables.SetElement{{Key: key, Val: []byte{10, 244, 1, 99, 0x1f, 0x90, 0, 0}}})
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -549,7 +549,7 @@ func TestCallersNamespace(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer k.Close()
-	if r := sync(t, k, view(both(webVIP, "10.244.1.10")...)); r != (netproxy.Result{}) {
+	if r := sync(t, k, view(both(webVIP, "10.244.1.10")...)); r.Replaced || r.Elements != 0 {
 		t.Errorf("the table written from inside is not found from outside: %+v", r)
 	}
 }

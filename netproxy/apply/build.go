@@ -3,9 +3,8 @@
 package apply
 
 import (
-	"encoding/binary"
 	"fmt"
-	"net/netip"
+	"strings"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
@@ -17,7 +16,13 @@ import (
 type builder struct {
 	conn  *nftables.Conn
 	table *nftables.Table
+	// learned are elements that rules had put into sets, to be kept when the
+	// table is replaced.
+	learned map[string][]nftables.SetElement
 }
+
+// chains writes the change's chains and their sets, which nothing names yet.
+func (b *builder) chains(c netproxy.Change) error { return b.addChains(c.AddChains, c.Params) }
 
 // first writes the change's first transaction.
 func (b *builder) first(c netproxy.Change) error {
@@ -25,30 +30,32 @@ func (b *builder) first(c netproxy.Change) error {
 		if err := b.empty(c.Params); err != nil {
 			return err
 		}
-	}
-	for _, n := range c.AddClasses {
-		if err := b.addClass(n, c.Params); err != nil {
-			return fmt.Errorf("class %d: %w", n, err)
+		if err := b.addChains(c.AddChains, c.Params); err != nil {
+			return err
 		}
 	}
-	var all []batch
-	all = append(all, b.services(c.DeleteServices, false)...)
-	all = append(all, b.slots(c.DeleteSlots, false)...)
-	all = append(all, b.slots(c.AddSlots, true)...)
-	all = append(all, b.services(c.AddServices, true)...)
-	all = append(all, batch{b.set(setHairpin, false), hairpinElements(c.AddHairpin), true})
-	return b.writeAll(all)
+	for _, chain := range c.RewriteChains {
+		planned := plannedChain(chain, c.Params)
+		nc := &nftables.Chain{Table: b.table, Name: chain.Name}
+		b.conn.FlushChain(nc)
+		b.addRules(nc, planned.rules)
+	}
+	if err := b.write(c.Delete, false); err != nil {
+		return err
+	}
+	return b.write(c.Add, true)
 }
 
 // second writes what the change drops.
 func (b *builder) second(c netproxy.Change) error {
-	all := append(b.slots(c.DropSlots, false), batch{b.set(setHairpin, false), hairpinElements(c.DropHairpin), false})
-	if err := b.writeAll(all); err != nil {
+	if err := b.write(c.Drop, false); err != nil {
 		return err
 	}
-	for _, n := range c.DropClasses {
-		b.conn.DelChain(&nftables.Chain{Table: b.table, Name: className(n)})
-		b.conn.DelSet(b.set(slotsName(n), true))
+	for _, chain := range c.DropChains {
+		b.conn.DelChain(&nftables.Chain{Table: b.table, Name: chain.Name})
+		if s, has := chain.Set(); has {
+			b.conn.DelSet(b.set(s.Name))
+		}
 	}
 	return nil
 }
@@ -59,30 +66,48 @@ func (b *builder) empty(p netproxy.Params) error {
 	b.conn.AddTable(b.table)
 	b.conn.DelTable(b.table)
 	b.conn.AddTable(b.table)
-	sets, err := baseSets(b.table)
-	if err != nil {
+	if err := b.fixed(p); err != nil {
 		return err
 	}
-	for _, s := range sets {
-		if err := b.conn.AddSet(s, nil); err != nil {
-			return fmt.Errorf("set %s: %w", s.Name, err)
-		}
-	}
-	for _, c := range baseChains(p) {
+	for _, c := range hookedChains() {
 		b.addChain(c)
 	}
 	return nil
 }
 
-func (b *builder) addClass(n int, p netproxy.Params) error {
-	s, err := slotsSet(b.table, n)
+// fixed adds what a table has whatever the plan, but for the hooks.
+func (b *builder) fixed(p netproxy.Params) error {
+	for _, s := range netproxy.BaseSets() {
+		if err := b.addSet(s); err != nil {
+			return err
+		}
+	}
+	for _, c := range innerChains(p) {
+		b.addChain(c)
+	}
+	return nil
+}
+
+func (b *builder) addSet(s netproxy.Set) error {
+	set, err := kernelSet(b.table, s)
+	if err == nil {
+		err = b.conn.AddSet(set, b.learned[s.Name])
+	}
 	if err != nil {
-		return err
+		return fmt.Errorf("set %s: %w", s.Name, err)
 	}
-	if err := b.conn.AddSet(s, nil); err != nil {
-		return err
+	return nil
+}
+
+func (b *builder) addChains(chains []netproxy.Chain, p netproxy.Params) error {
+	for _, c := range chains {
+		if s, has := c.Set(); has {
+			if err := b.addSet(s); err != nil {
+				return err
+			}
+		}
+		b.addChain(plannedChain(c, p))
 	}
-	b.addChain(classChain(n, p))
 	return nil
 }
 
@@ -92,117 +117,72 @@ func (b *builder) addChain(c chain) {
 		nc.Type, nc.Hooknum, nc.Priority = c.kind, c.hook, &c.priority
 	}
 	b.conn.AddChain(nc)
-	for _, r := range c.rules {
-		b.conn.AddRule(&nftables.Rule{Table: b.table, Chain: nc, Exprs: r})
+	b.addRules(nc, c.rules)
+}
+
+func (b *builder) addRules(c *nftables.Chain, rules [][]expr.Any) {
+	for _, r := range rules {
+		b.conn.AddRule(&nftables.Rule{Table: b.table, Chain: c, Exprs: r})
 	}
 }
 
-// batch is the elements of one set, added or deleted.
-type batch struct {
-	set      *nftables.Set
-	elements []nftables.SetElement
-	add      bool
-}
-
-func (b *builder) writeAll(all []batch) error {
-	for _, w := range all {
-		if err := b.write(w); err != nil {
-			return fmt.Errorf("set %s: %w", w.set.Name, err)
+// write adds or deletes elements, grouped by set, in order of first mention.
+func (b *builder) write(elements []netproxy.Element, add bool) error {
+	var order []string
+	groups := map[string][]nftables.SetElement{}
+	for i := range elements {
+		e := &elements[i]
+		if _, found := groups[e.Set]; !found {
+			order = append(order, e.Set)
+		}
+		groups[e.Set] = append(groups[e.Set], kernelElement(e))
+	}
+	for _, name := range order {
+		if err := b.writeSet(b.set(name), groups[name], add); err != nil {
+			return fmt.Errorf("set %s: %w", name, err)
 		}
 	}
 	return nil
 }
 
-func (b *builder) write(w batch) error {
-	for len(w.elements) > 0 {
-		n := min(len(w.elements), maxElementsPerMessage)
+func (b *builder) writeSet(s *nftables.Set, elements []nftables.SetElement, add bool) error {
+	for len(elements) > 0 {
+		n := min(len(elements), maxElementsPerMessage)
 		var err error
-		if w.add {
-			err = b.conn.SetAddElements(w.set, w.elements[:n])
+		if add {
+			err = b.conn.SetAddElements(s, elements[:n])
 		} else {
-			err = b.conn.SetDeleteElements(w.set, w.elements[:n])
+			err = b.conn.SetDeleteElements(s, elements[:n])
 		}
 		if err != nil {
 			return err
 		}
-		w.elements = w.elements[n:]
+		elements = elements[n:]
 	}
 	return nil
 }
 
-// services splits elements into those of the map and those of the set of
-// services without endpoints.
-func (b *builder) services(elements []netproxy.ServiceElement, add bool) []batch {
-	known := batch{set: b.set(mapServices, true), add: add}
-	empty := batch{set: b.set(setNoEndpoints, false), add: add}
-	for _, e := range elements {
-		if e.Class == 0 {
-			empty.elements = append(empty.elements, nftables.SetElement{Key: keyBytes(e.Key)})
-			continue
-		}
-		known.elements = append(known.elements, nftables.SetElement{Key: keyBytes(e.Key),
-			VerdictData: &expr.Verdict{Kind: expr.VerdictGoto, Chain: className(e.Class)}})
-	}
-	return []batch{known, empty}
-}
-
-// slots groups elements by map, in order of first mention.
-func (b *builder) slots(elements []netproxy.SlotElement, add bool) []batch {
-	var batches []batch
-	index := map[int]int{}
-	for _, e := range elements {
-		i, found := index[e.Class]
-		if !found {
-			i = len(batches)
-			index[e.Class] = i
-			batches = append(batches, batch{set: b.set(slotsName(e.Class), true), add: add})
-		}
-		batches[i].elements = append(batches[i].elements, nftables.SetElement{Key: slotBytes(e.Key, e.Slot), Val: targetBytes(e.Target)})
-	}
-	return batches
-}
-
 // set names a set that exists, for messages about its elements.
-func (b *builder) set(name string, isMap bool) *nftables.Set {
-	return &nftables.Set{Table: b.table, Name: name, IsMap: isMap, Concatenation: true}
-}
+func (b *builder) set(name string) *nftables.Set { return &nftables.Set{Table: b.table, Name: name} }
 
-func hairpinElements(addrs []netip.Addr) []nftables.SetElement {
-	elements := make([]nftables.SetElement, len(addrs))
-	for i, a := range addrs {
-		elements[i].Key = hairpinBytes(a)
+func kernelElement(e *netproxy.Element) nftables.SetElement {
+	out := nftables.SetElement{Key: []byte(e.Key)}
+	if e.End != "" {
+		out.KeyEnd = []byte(e.End)
 	}
-	return elements
+	if v := kernelVerdict(e.Value); v != nil {
+		out.VerdictData = v
+	} else if e.Value != "" {
+		out.Val = []byte(e.Value)
+	}
+	return out
 }
 
-// Every part of a concatenated key or value is padded to four bytes:
-//
-//	0        4      5       8        10       12
-//	+--------+------+-------+--------+--------+------------------+
-//	|  VIP   | proto|  0    |  port  |   0    | slot, native     |
-//	+--------+------+-------+--------+--------+------------------+
-func keyBytes(k netproxy.Key) []byte { return appendKey(make([]byte, 0, 16), k) }
-
-func appendKey(b []byte, k netproxy.Key) []byte {
-	vip := k.VIP.As4()
-	b = append(b, vip[:]...)
-	b = append(b, byte(k.Protocol), 0, 0, 0)
-	b = binary.BigEndian.AppendUint16(b, k.Port)
-	return append(b, 0, 0)
-}
-
-func slotBytes(k netproxy.Key, slot int) []byte {
-	return binary.NativeEndian.AppendUint32(appendKey(make([]byte, 0, 16), k), uint32(slot))
-}
-
-func targetBytes(t netproxy.Target) []byte {
-	ip := t.IP.As4()
-	b := append(make([]byte, 0, 8), ip[:]...)
-	b = binary.BigEndian.AppendUint16(b, t.Port)
-	return append(b, 0, 0)
-}
-
-func hairpinBytes(a netip.Addr) []byte {
-	ip := a.As4()
-	return append(append(make([]byte, 0, 8), ip[:]...), ip[:]...)
+// kernelVerdict is nil for data.
+func kernelVerdict(value string) *expr.Verdict {
+	if !netproxy.IsVerdict(value) {
+		return nil
+	}
+	kind, chain, _ := strings.Cut(value, " ")
+	return &expr.Verdict{Chain: chain, Kind: map[string]expr.VerdictKind{"drop": expr.VerdictDrop, "goto": expr.VerdictGoto, "jump": expr.VerdictJump}[kind]}
 }

@@ -5,8 +5,8 @@ package apply
 import (
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
-	"slices"
 
 	"github.com/vishvananda/netlink"
 
@@ -18,53 +18,139 @@ import (
 // Scrub.
 const maxFlowDumps = 3
 
-// forgetFlowsLocked deletes UDP flows that the ruleset would no longer make.
-// UDP has no end of connection: a client that goes on sending keeps a flow to
-// a dead endpoint alive for ever. It compares all flows with the ruleset, not
-// with a list of what changed, so nothing is missed after an error, a restart
-// or a service that lost all its endpoints; flows that are right stay.
-func (a *Applier) forgetFlowsLocked(stale bool) (int, error) {
-	if !stale && !a.staleUDP {
+// staleWork says which flows must be looked for.
+type staleWork struct {
+	// udp: any that the ruleset would not make.
+	udp bool
+	// gone are UDP fronts that are no more.
+	gone map[netproxy.Key]bool
+	// judge are pods whose policies have changed.
+	judge map[netip.Addr]bool
+}
+
+func (w *staleWork) add(c netproxy.Change) {
+	w.udp = w.udp || c.StaleUDP
+	for _, k := range c.Gone {
+		if w.gone == nil {
+			w.gone = map[netproxy.Key]bool{}
+		}
+		w.gone[k] = true
+	}
+	w.judgePods(c.Judge)
+}
+
+func (w *staleWork) judgePods(pods []netip.Addr) {
+	for _, pod := range pods {
+		if w.judge == nil {
+			w.judge = map[netip.Addr]bool{}
+		}
+		w.judge[pod] = true
+	}
+}
+
+func (w *staleWork) judgeAll(r netproxy.Ruleset) {
+	nothing := netproxy.Ruleset{Params: r.Params}
+	w.judgePods(netproxy.Diff(nothing, r).Judge)
+}
+
+// forgetFlowsLocked deletes flows that the ruleset would no longer make. UDP has
+// no end of connection: a client that goes on sending keeps a flow to a dead
+// endpoint alive for ever. It compares all flows with the ruleset, not with a
+// list of what changed, so nothing is missed after an error, a restart or a
+// service that lost all its endpoints; flows that are right stay.
+func (a *Applier) forgetFlowsLocked() (int, error) {
+	if !a.stale.udp && len(a.stale.judge) == 0 {
 		return 0, nil
 	}
-	a.staleUDP = true
+	own, err := a.ownAddresses()
+	if err != nil {
+		return 0, fmt.Errorf("delete stale flows: %w", err)
+	}
+	filter := staleFlows{rules: &a.have, work: &a.stale, own: own}
 	forgotten := 0
-	var err error
 	for range maxFlowDumps {
 		var n uint
-		n, err = a.flows.ConntrackDeleteFilters(netlink.ConntrackTable, netlink.FAMILY_V4, staleFlows{&a.have})
+		n, err = a.flows.ConntrackDeleteFilters(netlink.ConntrackTable, netlink.FAMILY_V4, filter)
 		forgotten += int(n)
 		if !errors.Is(err, netlink.ErrDumpInterrupted) {
 			break
 		}
 	}
 	if err != nil {
-		return forgotten, fmt.Errorf("delete stale udp flows: %w", err)
+		return forgotten, fmt.Errorf("delete stale flows: %w", err)
 	}
-	a.staleUDP = false
+	a.stale = staleWork{}
 	return forgotten, nil
 }
 
+func (a *Applier) ownAddresses() (map[netip.Addr]bool, error) {
+	listed, err := a.link.AddrList(nil, netlink.FAMILY_V4)
+	if err != nil {
+		return nil, fmt.Errorf("list addresses: %w", err)
+	}
+	own := make(map[netip.Addr]bool, len(listed))
+	for _, l := range listed {
+		if ip, ok := netip.AddrFromSlice(l.IP.To4()); ok {
+			own[ip] = true
+		}
+	}
+	return own, nil
+}
+
 // staleFlows matches flows that are ours and contradict the ruleset.
-type staleFlows struct{ rules *netproxy.Ruleset }
+type staleFlows struct {
+	rules *netproxy.Ruleset
+	work  *staleWork
+	own   map[netip.Addr]bool
+}
+
+// flow is what matters of a tracked connection: who began it, whom it was
+// addressed to, and who answers.
+type flow struct {
+	protocol          netproxy.Protocol
+	from, to, replier netip.Addr
+	port, replierPort uint16
+}
 
 // MatchConntrackFlow implements netlink.CustomConntrackFilter.
 func (s staleFlows) MatchConntrackFlow(f *netlink.ConntrackFlow) bool {
-	if f.Forward.Protocol != uint8(netproxy.UDP) {
-		return false
+	c := flow{protocol: netproxy.Protocol(f.Forward.Protocol), port: f.Forward.DstPort, replierPort: f.Reverse.SrcPort}
+	for ip, to := range map[*net.IP]*netip.Addr{&f.Forward.SrcIP: &c.from, &f.Forward.DstIP: &c.to, &f.Reverse.SrcIP: &c.replier} {
+		var ok bool
+		if *to, ok = netip.AddrFromSlice(ip.To4()); !ok {
+			return false
+		}
 	}
-	vip, ok := netip.AddrFromSlice(f.Forward.DstIP.To4())
-	if !ok {
-		return false
-	}
-	service, planned := s.rules.Find(netproxy.Key{VIP: vip, Protocol: netproxy.UDP, Port: f.Forward.DstPort})
-	if !planned {
-		return s.rules.Params.ServiceCIDR.Contains(vip)
-	}
-	replier, ok := netip.AddrFromSlice(f.Reverse.SrcIP.To4())
-	if !ok {
+	return s.work.udp && c.protocol == netproxy.UDP && s.misled(&c) || len(s.work.judge) > 0 && s.forbidden(&c)
+}
+
+// misled reports a UDP flow that goes elsewhere than a new one would.
+func (s *staleFlows) misled(c *flow) bool {
+	translated := c.replier != c.to || c.replierPort != c.port
+	p := s.rules.Route(netproxy.Packet{From: c.from, To: c.to, Protocol: c.protocol, Port: c.port, FromNode: s.own[c.from], ToNode: s.own[c.to]})
+	switch p.Outcome {
+	case netproxy.Translates:
+		return !p.Allows(netproxy.Target{IP: c.replier, Port: c.replierPort})
+	case netproxy.Refuses, netproxy.Drops:
 		return true
 	}
-	_, live := slices.BinarySearchFunc(service.Targets, netproxy.Target{IP: replier, Port: f.Reverse.SrcPort}, netproxy.Target.Compare)
-	return !live
+	if !translated {
+		return false
+	}
+	// Nothing of ours translates it now. We did if a front of ours is gone, or
+	// if it goes to a pod: nobody else leads foreign connections there.
+	exact, node := netproxy.Key{VIP: c.to, Protocol: c.protocol, Port: c.port}, netproxy.Key{Protocol: c.protocol, Port: c.port}
+	return s.work.gone[exact] || s.own[c.to] && s.work.gone[node] ||
+		s.rules.Params.ClusterCIDR.Contains(c.replier) || s.rules.Params.PodCIDR.Contains(c.replier)
+}
+
+// forbidden reports a flow of a pod with new policies that they do not allow. Its
+// next packet is a new connection's, and refused. The node's own flows are its
+// own business.
+func (s *staleFlows) forbidden(c *flow) bool {
+	if !s.work.judge[c.from] && !s.work.judge[c.replier] || s.own[c.from] || s.own[c.replier] {
+		return false
+	}
+	egress, ingress := s.rules.Judge(netproxy.Connection{From: c.from, To: c.replier, Protocol: c.protocol, Port: c.replierPort})
+	return s.work.judge[c.from] && !egress || s.work.judge[c.replier] && !ingress
 }

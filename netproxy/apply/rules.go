@@ -3,7 +3,6 @@
 package apply
 
 import (
-	"fmt"
 	"net"
 	"net/netip"
 
@@ -15,33 +14,45 @@ import (
 	"github.com/balsa-run/balsa/netproxy"
 )
 
-// Names of the fixed objects of the table. "n<N>" and "slots<N>" come with the
-// classes.
+// Names of the fixed chains of the table.
 const (
-	mapServices    = "services"
-	setNoEndpoints = "no-endpoints"
-	setHairpin     = "hairpin"
-
-	chainTranslate   = "translate"
-	chainMark        = "mark-for-masquerade"
-	chainNoEndpoints = "refuse-no-endpoints"
-	chainUnknown     = "refuse-unknown"
-	chainPrerouting  = "nat-prerouting"
-	chainOutput      = "nat-output"
-	chainPostrouting = "nat-postrouting"
-	chainForward     = "filter-forward"
-	chainFilterOut   = "filter-output"
-	chainFilterLate  = "filter-output-late"
+	chainTranslate    = "translate"
+	chainFromOutside  = "from-outside"
+	chainFirewall     = "firewall"
+	chainMark         = "mark-for-masquerade"
+	chainNoEndpoints  = "refuse-no-endpoints"
+	chainNodePorts    = "refuse-node-ports"
+	chainUnknown      = "refuse-unknown"
+	chainPolicies     = "policies"
+	chainRefuseFrom   = "refuse-ingress"
+	chainRefuseTo     = "refuse-egress"
+	chainPrerouting   = "nat-prerouting"
+	chainOutput       = "nat-output"
+	chainPostrouting  = "nat-postrouting"
+	chainForward      = "filter-forward"
+	chainFilterInput  = "filter-input"
+	chainFilterOutput = "filter-output"
 )
 
+// masqueradeMark is a bit of the packet mark; kube-proxy's and Cilium's are
+// others.
+const masqueradeMark uint32 = 0x0200_0000
+
+// Offsets in the IPv4 header.
 const (
-	// masqueradeMark is a bit of the packet mark; kube-proxy's and Cilium's
-	// are others.
-	masqueradeMark uint32 = 0x0200_0000
-	// priorityRefuse is just before destination NAT (-100), where a local
-	// packet still carries the virtual address.
-	priorityRefuse nftables.ChainPriority = -110
+	sourceAddress      = 12
+	destinationAddress = 16
 )
+
+// ICMP codes of "destination unreachable".
+const (
+	icmpPort       = 3  // sockets report it as refused
+	icmpProhibited = 13 // and this as no route to host
+)
+
+// learnedSize bounds the clients that a service's endpoint remembers; a client
+// more is led anywhere.
+const learnedSize = 1 << 16
 
 // reg numbers the 4-byte registers, of which a concatenated key takes
 // consecutive ones, in the way the kernel lists them: every fourth by the name
@@ -53,9 +64,6 @@ func reg(i uint32) uint32 {
 	return unix.NFT_REG32_00 + i
 }
 
-func className(n int) string { return fmt.Sprintf("n%d", n) }
-func slotsName(n int) string { return fmt.Sprintf("slots%d", n) }
-
 // chain is a chain of the table with its rules, in order.
 type chain struct {
 	name     string
@@ -65,93 +73,202 @@ type chain struct {
 	rules    [][]expr.Any
 }
 
-// baseSets are the sets that do not depend on services.
-func baseSets(t *nftables.Table) ([]*nftables.Set, error) {
-	key, err := nftables.ConcatSetType(nftables.TypeIPAddr, nftables.TypeInetProto, nftables.TypeInetService)
+// kernelSet is a declared set in the library's form.
+func kernelSet(t *nftables.Table, s netproxy.Set) (*nftables.Set, error) {
+	key, err := datatype(s.Key)
 	if err != nil {
 		return nil, err
 	}
-	pair, err := nftables.ConcatSetType(nftables.TypeIPAddr, nftables.TypeIPAddr)
-	if err != nil {
-		return nil, err
+	out := &nftables.Set{Table: t, Name: s.Name, KeyType: key, Concatenation: len(s.Key) > 1, Interval: s.Intervals, Counter: s.Counted}
+	switch {
+	case s.Verdicts:
+		out.IsMap, out.DataType = true, nftables.TypeVerdict
+	case len(s.Data) > 0:
+		out.IsMap = true
+		if out.DataType, err = datatype(s.Data); err != nil {
+			return nil, err
+		}
+	case s.Learned():
+		out.HasTimeout, out.Timeout, out.Dynamic, out.Size = true, s.Timeout, true, learnedSize
 	}
-	return []*nftables.Set{
-		{Table: t, Name: mapServices, IsMap: true, Concatenation: true, KeyType: key, DataType: nftables.TypeVerdict},
-		{Table: t, Name: setNoEndpoints, Concatenation: true, KeyType: key},
-		{Table: t, Name: setHairpin, Concatenation: true, KeyType: pair},
-	}, nil
+	return out, nil
 }
 
-func slotsSet(t *nftables.Table, n int) (*nftables.Set, error) {
-	key, err := nftables.ConcatSetType(nftables.TypeIPAddr, nftables.TypeInetProto, nftables.TypeInetService, nftables.TypeMark)
-	if err != nil {
-		return nil, err
+func datatype(fields []netproxy.Field) (nftables.SetDatatype, error) {
+	types := make([]nftables.SetDatatype, len(fields))
+	for i, f := range fields {
+		types[i] = map[netproxy.Field]nftables.SetDatatype{netproxy.FieldAddress: nftables.TypeIPAddr, netproxy.FieldProtocol: nftables.TypeInetProto,
+			netproxy.FieldPort: nftables.TypeInetService, netproxy.FieldSlot: nftables.TypeMark}[f]
 	}
-	target, err := nftables.ConcatSetType(nftables.TypeIPAddr, nftables.TypeInetService)
-	if err != nil {
-		return nil, err
+	if len(types) == 1 {
+		return types[0], nil
 	}
-	return &nftables.Set{Table: t, Name: slotsName(n), IsMap: true, Concatenation: true, KeyType: key, DataType: target}, nil
+	return nftables.ConcatSetType(types...)
 }
 
-// baseChains are the chains that do not depend on services. Callees come first.
-func baseChains(p netproxy.Params) []chain {
-	translate := [][]expr.Any{{jump(chainTranslate)}}
-	refuse := [][]expr.Any{{jump(chainNoEndpoints)}}
+// rule joins parts of a rule.
+func rule(parts ...[]expr.Any) (out []expr.Any) {
+	for _, p := range parts {
+		out = append(out, p...)
+	}
+	return out
+}
+
+// innerChains have no hook. Callees come first.
+func innerChains(p netproxy.Params) []chain {
 	return []chain{
 		{name: chainMark, rules: [][]expr.Any{setMark()}},
-		{name: chainTranslate, rules: [][]expr.Any{append(loadKey(), lookupVerdict(mapServices))}},
-		{name: chainNoEndpoints, rules: [][]expr.Any{
-			append(isTCP(), append(append(loadKey(), inSet(setNoEndpoints)), reset())...),
-			append(append(loadKey(), inSet(setNoEndpoints)), unreachable()),
+		{name: chainFirewall, rules: [][]expr.Any{
+			rule(loadKey(), load(3, sourceAddress), inSet(netproxy.SetSources), verdict(expr.VerdictReturn)),
+			verdict(expr.VerdictDrop),
 		}},
-		{name: chainUnknown, rules: [][]expr.Any{
-			append(isTCP(), append(address(16, p.ServiceCIDR, expr.CmpOpEq), reset())...),
-			append(address(16, p.ServiceCIDR, expr.CmpOpEq), unreachable()),
+		{name: chainFromOutside, rules: [][]expr.Any{
+			rule(loadKey(), lookupVerdict(netproxy.SetOutside)),
+			rule(notLoopback(), local(destinationAddress, expr.CmpOpEq), loadNodeKey(), lookupVerdict(netproxy.SetOutsideNodePorts)),
 		}},
+		{name: chainTranslate, rules: [][]expr.Any{
+			rule(loadKey(), inSet(netproxy.SetRestricted), jump(chainFirewall)),
+			rule(address(sourceAddress, p.PodCIDR, expr.CmpOpNeq), local(sourceAddress, expr.CmpOpNeq), jump(chainFromOutside)),
+			rule(loadKey(), lookupVerdict(netproxy.SetServices)),
+			rule(notLoopback(), local(destinationAddress, expr.CmpOpEq), loadNodeKey(), lookupVerdict(netproxy.SetNodePorts)),
+		}},
+		{name: chainNoEndpoints, rules: refuse(rule(loadKey(), inSet(netproxy.SetNoEndpoints)))},
+		{name: chainNodePorts, rules: refuse(rule(notLoopback(), local(destinationAddress, expr.CmpOpEq), loadNodeKey(), inSet(netproxy.SetNoEndpointsNode)))},
+		{name: chainUnknown, rules: refuse(address(destinationAddress, p.ServiceCIDR, expr.CmpOpEq))},
+		{name: chainRefuseTo, rules: prohibit(sourceAddress, netproxy.SetEgressRefused)},
+		{name: chainRefuseFrom, rules: prohibit(destinationAddress, netproxy.SetIngressRefused)},
+		{name: chainPolicies, rules: [][]expr.Any{
+			rule(load(0, sourceAddress), load(1, destinationAddress), inSet(netproxy.SetHairpin), verdict(expr.VerdictReturn)),
+			rule(load(0, sourceAddress), lookupVerdict(netproxy.SetEgressPods)),
+			rule(load(0, destinationAddress), lookupVerdict(netproxy.SetIngressPods)),
+		}},
+	}
+}
+
+// hookedChains are where packets come in. NAT chains see the first packet of a
+// connection alone, and cannot refuse it, so filter chains do, after translation:
+// what still carries the address of a front was not translated.
+func hookedChains() []chain {
+	translate := [][]expr.Any{jump(chainTranslate)}
+	known := rule(state(expr.CtStateBitESTABLISHED|expr.CtStateBitRELATED), verdict(expr.VerdictAccept))
+	return []chain{
 		{chainPrerouting, nftables.ChainTypeNAT, nftables.ChainHookPrerouting, *nftables.ChainPriorityNATDest, translate},
 		{chainOutput, nftables.ChainTypeNAT, nftables.ChainHookOutput, *nftables.ChainPriorityNATDest, translate},
 		{chainPostrouting, nftables.ChainTypeNAT, nftables.ChainHookPostrouting, *nftables.ChainPriorityNATSource, [][]expr.Any{
 			masqueradeMarked(), masqueradeHairpin()}},
-		// NAT chains cannot refuse, so filter chains do. On the forward path
-		// translation is already done: what still carries a virtual address
-		// is unknown. On the way out it happens between two chains.
-		{chainForward, nftables.ChainTypeFilter, nftables.ChainHookForward, priorityRefuse, [][]expr.Any{
-			{jump(chainNoEndpoints)}, {jump(chainUnknown)}}},
-		{chainFilterOut, nftables.ChainTypeFilter, nftables.ChainHookOutput, priorityRefuse, refuse},
-		{chainFilterLate, nftables.ChainTypeFilter, nftables.ChainHookOutput, *nftables.ChainPriorityFilter, [][]expr.Any{
-			{jump(chainUnknown)}}},
+		{chainForward, nftables.ChainTypeFilter, nftables.ChainHookForward, *nftables.ChainPriorityFilter, [][]expr.Any{
+			known, jump(chainPolicies), jump(chainNoEndpoints), jump(chainUnknown)}},
+		{chainFilterInput, nftables.ChainTypeFilter, nftables.ChainHookInput, *nftables.ChainPriorityFilter, [][]expr.Any{
+			known, jump(chainNoEndpoints), jump(chainNodePorts)}},
+		{chainFilterOutput, nftables.ChainTypeFilter, nftables.ChainHookOutput, *nftables.ChainPriorityFilter, [][]expr.Any{
+			known, jump(chainNoEndpoints), jump(chainNodePorts), jump(chainUnknown)}},
 	}
 }
 
-// classChain translates every service that has n endpoints.
-func classChain(n int, p netproxy.Params) chain {
-	return chain{name: className(n), rules: [][]expr.Any{
-		append(address(12, p.PodCIDR, expr.CmpOpNeq), jump(chainMark)),
-		append(loadKey(),
-			&expr.Numgen{Register: reg(3), Modulus: uint32(n), Type: unix.NFT_NG_RANDOM},
-			&expr.Lookup{SourceRegister: reg(0), DestRegister: reg(4), IsDestRegSet: true, SetName: slotsName(n)},
-			&expr.NAT{Type: expr.NATTypeDestNAT, Family: unix.NFPROTO_IPV4, RegAddrMin: reg(4), RegAddrMax: reg(4), RegProtoMin: reg(5), RegProtoMax: reg(5), Specified: true}),
-	}}
+// plannedChain is a chain of the plan with its rules.
+func plannedChain(c netproxy.Chain, p netproxy.Params) chain {
+	out := chain{name: c.Name}
+	switch c.Kind {
+	case netproxy.ChainClass:
+		out.rules = append(marking(c.Mark, p), choose(c))
+	case netproxy.ChainAffinity:
+		out.rules = append(marking(c.Mark, p), remembered(c.MemberNames())...)
+	case netproxy.ChainAffinityEndpoint:
+		// In a rule of its own: a set that is full ends the rule, and the
+		// client is led to the endpoint all the same.
+		out.rules = [][]expr.Any{
+			rule(load(0, sourceAddress), one(&expr.Dynset{SrcRegKey: reg(0), SetName: c.Name, Operation: unix.NFT_DYNSET_OP_UPDATE})),
+			translateTo(c.Target)}
+	case netproxy.ChainProfile:
+		refusal, other := chainRefuseFrom, uint32(sourceAddress)
+		if c.Direction == netproxy.Egress {
+			refusal, other = chainRefuseTo, destinationAddress
+		}
+		out.rules = [][]expr.Any{
+			rule(loadNodeKey(), load(2, other), inSet(c.Name), verdict(expr.VerdictReturn)),
+			one(&expr.Verdict{Kind: expr.VerdictGoto, Chain: refusal})}
+	}
+	return out
 }
 
-func jump(to string) expr.Any { return &expr.Verdict{Kind: expr.VerdictJump, Chain: to} }
+func marking(m netproxy.Mark, p netproxy.Params) [][]expr.Any {
+	switch m {
+	case netproxy.MarkAlways:
+		return [][]expr.Any{jump(chainMark)}
+	case netproxy.MarkForeign:
+		return [][]expr.Any{rule(address(sourceAddress, p.PodCIDR, expr.CmpOpNeq), jump(chainMark))}
+	}
+	return nil
+}
+
+// choose translates to the target in a random slot.
+func choose(c netproxy.Chain) []expr.Any {
+	slots, _ := c.Set()
+	key, n := loadKey(), uint32(3)
+	if c.Table.Node() {
+		key, n = loadNodeKey(), 2
+	}
+	// Data follow the key in registers of their own, whole 16-byte ones away.
+	return rule(key, one(&expr.Numgen{Register: reg(n), Modulus: uint32(c.N), Type: unix.NFT_NG_RANDOM}),
+		one(&expr.Lookup{SourceRegister: reg(0), DestRegister: reg(4), IsDestRegSet: true, SetName: slots.Name}), dnat(4))
+}
+
+func dnat(r uint32) []expr.Any {
+	return one(&expr.NAT{Type: expr.NATTypeDestNAT, Family: unix.NFPROTO_IPV4, RegAddrMin: reg(r), RegAddrMax: reg(r), RegProtoMin: reg(r + 1), RegProtoMax: reg(r + 1), Specified: true})
+}
+
+func translateTo(t netproxy.Target) []expr.Any {
+	ip := t.IP.As4()
+	return rule(one(&expr.Immediate{Register: reg(0), Data: ip[:]}), one(&expr.Immediate{Register: reg(1), Data: binaryutil.BigEndian.PutUint16(t.Port)}), dnat(0))
+}
+
+// remembered leads a client to the endpoint that remembers it, and others to any
+// with equal chance: the first of n with 1/n, the next with 1/(n-1) of the rest.
+func remembered(members []string) (rules [][]expr.Any) {
+	for _, m := range members {
+		rules = append(rules, rule(load(0, sourceAddress), inSet(m), one(&expr.Verdict{Kind: expr.VerdictGoto, Chain: m})))
+	}
+	for i, m := range members {
+		to := one(&expr.Verdict{Kind: expr.VerdictGoto, Chain: m})
+		if left := len(members) - i; left > 1 {
+			to = rule(one(&expr.Numgen{Register: reg(0), Modulus: uint32(left), Type: unix.NFT_NG_RANDOM}),
+				one(&expr.Cmp{Op: expr.CmpOpEq, Register: reg(0), Data: make([]byte, 4)}), to)
+		}
+		rules = append(rules, to)
+	}
+	return rules
+}
+
+func one(e expr.Any) []expr.Any { return []expr.Any{e} }
+
+func jump(to string) []expr.Any { return one(&expr.Verdict{Kind: expr.VerdictJump, Chain: to}) }
+
+func verdict(k expr.VerdictKind) []expr.Any { return one(&expr.Verdict{Kind: k}) }
+
+// load puts an address of the IPv4 header into a register.
+func load(r uint32, offset uint32) []expr.Any {
+	return one(&expr.Payload{DestRegister: reg(r), Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: 4})
+}
+
+// loadPorts puts protocol and destination port into two registers from r on.
+func loadPorts(r uint32) []expr.Any {
+	return []expr.Any{
+		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: reg(r)},
+		&expr.Payload{DestRegister: reg(r + 1), Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2},
+	}
+}
 
 // loadKey puts destination address, protocol and destination port into
 // consecutive registers.
-func loadKey() []expr.Any {
-	return []expr.Any{
-		&expr.Payload{DestRegister: reg(0), Base: expr.PayloadBaseNetworkHeader, Offset: 16, Len: 4},
-		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: reg(1)},
-		&expr.Payload{DestRegister: reg(2), Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2},
-	}
+func loadKey() []expr.Any { return rule(load(0, destinationAddress), loadPorts(1)) }
+
+func loadNodeKey() []expr.Any { return loadPorts(0) }
+
+func lookupVerdict(set string) []expr.Any {
+	return one(&expr.Lookup{SourceRegister: reg(0), DestRegister: unix.NFT_REG_VERDICT, IsDestRegSet: true, SetName: set})
 }
 
-func lookupVerdict(set string) expr.Any {
-	return &expr.Lookup{SourceRegister: reg(0), DestRegister: unix.NFT_REG_VERDICT, IsDestRegSet: true, SetName: set}
-}
-
-func inSet(set string) expr.Any { return &expr.Lookup{SourceRegister: reg(0), SetName: set} }
+func inSet(set string) []expr.Any { return one(&expr.Lookup{SourceRegister: reg(0), SetName: set}) }
 
 func isTCP() []expr.Any {
 	return []expr.Any{
@@ -160,21 +277,60 @@ func isTCP() []expr.Any {
 	}
 }
 
-// address compares the address at an offset of the IPv4 header (12 source, 16
-// destination) with a prefix.
-func address(offset uint32, p netip.Prefix, op expr.CmpOp) []expr.Any {
-	network := p.Masked().Addr().As4()
+// local compares the kind of an address with "one of this node".
+func local(offset uint32, op expr.CmpOp) []expr.Any {
 	return []expr.Any{
-		&expr.Payload{DestRegister: reg(0), Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: 4},
-		&expr.Bitwise{SourceRegister: reg(0), DestRegister: reg(0), Len: 4, Mask: net.CIDRMask(p.Bits(), 32), Xor: make([]byte, 4)},
-		&expr.Cmp{Op: op, Register: reg(0), Data: network[:]},
+		&expr.Fib{Register: reg(0), ResultADDRTYPE: true, FlagSADDR: offset == sourceAddress, FlagDADDR: offset == destinationAddress},
+		&expr.Cmp{Op: op, Register: reg(0), Data: binaryutil.NativeEndian.PutUint32(unix.RTN_LOCAL)},
 	}
 }
 
-func reset() expr.Any { return &expr.Reject{Type: unix.NFT_REJECT_TCP_RST} }
+// notLoopback: the kernel does not route what is translated from 127.0.0.0/8.
+func notLoopback() []expr.Any {
+	return address(destinationAddress, netip.PrefixFrom(netip.AddrFrom4([4]byte{127}), 8), expr.CmpOpNeq)
+}
 
-// unreachable is ICMP "port unreachable", which sockets report as refused.
-func unreachable() expr.Any { return &expr.Reject{Type: unix.NFT_REJECT_ICMP_UNREACH, Code: 3} }
+// state matches packets of connections in any of the states.
+func state(bits uint32) []expr.Any {
+	return []expr.Any{
+		&expr.Ct{Register: reg(0), Key: expr.CtKeySTATE},
+		&expr.Bitwise{SourceRegister: reg(0), DestRegister: reg(0), Len: 4, Mask: binaryutil.NativeEndian.PutUint32(bits), Xor: make([]byte, 4)},
+		&expr.Cmp{Op: expr.CmpOpNeq, Register: reg(0), Data: make([]byte, 4)},
+	}
+}
+
+// address compares the address at an offset of the IPv4 header with a prefix.
+func address(offset uint32, p netip.Prefix, op expr.CmpOp) []expr.Any {
+	network := p.Masked().Addr().As4()
+	return rule(load(0, offset), []expr.Any{
+		&expr.Bitwise{SourceRegister: reg(0), DestRegister: reg(0), Len: 4, Mask: net.CIDRMask(p.Bits(), 32), Xor: make([]byte, 4)},
+		&expr.Cmp{Op: op, Register: reg(0), Data: network[:]},
+	})
+}
+
+func unreachable(code uint8) []expr.Any {
+	return one(&expr.Reject{Type: unix.NFT_REJECT_ICMP_UNREACH, Code: code})
+}
+
+func reset() []expr.Any { return one(&expr.Reject{Type: unix.NFT_REJECT_TCP_RST}) }
+
+// refuse answers TCP with a reset and the rest with "port unreachable".
+func refuse(match []expr.Any) [][]expr.Any {
+	return [][]expr.Any{rule(isTCP(), match, reset()), rule(match, unreachable(icmpPort))}
+}
+
+// prohibit counts by the pod's address what no policy allows, and answers with a
+// reset or "administratively prohibited". A packet that belongs to no connection
+// is dropped without an answer: it may be a late copy, and a reset would kill the
+// connection it is a copy of.
+func prohibit(pod uint32, counted string) [][]expr.Any {
+	return [][]expr.Any{
+		rule(load(0, pod), inSet(counted)),
+		rule(state(expr.CtStateBitINVALID), verdict(expr.VerdictDrop)),
+		rule(isTCP(), reset()),
+		unreachable(icmpProhibited),
+	}
+}
 
 func setMark() []expr.Any {
 	return []expr.Any{
@@ -204,10 +360,5 @@ func masqueradeMarked() []expr.Any {
 // masqueradeHairpin is for a pod that reaches itself through a service: it would
 // otherwise answer itself directly, with an address it did not ask.
 func masqueradeHairpin() []expr.Any {
-	return []expr.Any{
-		&expr.Payload{DestRegister: reg(0), Base: expr.PayloadBaseNetworkHeader, Offset: 12, Len: 4},
-		&expr.Payload{DestRegister: reg(1), Base: expr.PayloadBaseNetworkHeader, Offset: 16, Len: 4},
-		inSet(setHairpin),
-		&expr.Masq{FullyRandom: true},
-	}
+	return rule(load(0, sourceAddress), load(1, destinationAddress), inSet(netproxy.SetHairpin), one(&expr.Masq{FullyRandom: true}))
 }

@@ -5,9 +5,10 @@ package apply
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
-	"slices"
+	"net/netip"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
@@ -37,7 +38,7 @@ func (a *Applier) Scrub(ctx context.Context) (netproxy.ScrubReport, error) {
 		a.disconnectLocked()
 		return report, fmt.Errorf("scrub table %s: %w", a.table, err)
 	}
-	if err := a.repairLocked(&report); err != nil {
+	if err := a.repairLocked(ctx, &report); err != nil {
 		return report, fmt.Errorf("scrub table %s: %w", a.table, err)
 	}
 	return report, nil
@@ -56,11 +57,11 @@ func (a *Applier) adoptLocked(r netproxy.Ruleset) bool {
 	return len(report.Findings) == 0
 }
 
-func (a *Applier) repairLocked(report *netproxy.ScrubReport) error {
+func (a *Applier) repairLocked(ctx context.Context, report *netproxy.ScrubReport) error {
 	if len(report.Findings) > 0 {
 		a.log.Warn("nftables table differs from the plan; replacing it", "table", a.table, "findings", report.Findings, "omitted", report.Omitted)
 		a.known = false
-		if _, err := a.writeLocked(a.have); err != nil {
+		if _, err := a.writeLocked(ctx, a.have, func() {}); err != nil {
 			return err
 		}
 	}
@@ -74,9 +75,11 @@ func (a *Applier) repairLocked(report *netproxy.ScrubReport) error {
 			return err
 		}
 	}
-	if report.ForgottenFlows, err = a.forgetFlowsLocked(true); err != nil {
+	a.stale.udp = true
+	if report.ForgottenFlows, err = a.forgetFlowsLocked(); err != nil {
 		return err
 	}
+	a.refused = nil // what was refused may be tried again
 	report.Repaired = len(report.Findings) > 0
 	return nil
 }
@@ -85,19 +88,18 @@ func (a *Applier) compareLocked(r *netproxy.Ruleset, report *netproxy.ScrubRepor
 	if err := a.connectLocked(); err != nil {
 		return err
 	}
-	t := &nftables.Table{Family: nftables.TableFamilyIPv4, Name: a.table}
-	tables, err := a.conn.ListTablesOfFamily(t.Family)
+	present, err := a.presentLocked()
 	if err != nil {
-		return fmt.Errorf("list tables: %w", err)
-	}
-	if !slices.ContainsFunc(tables, func(o *nftables.Table) bool { return o.Name == t.Name }) {
-		report.Find("table %s is missing", t.Name)
-		return nil
-	}
-	if err := a.compareChainsLocked(t, r, report); err != nil {
 		return err
 	}
-	return a.compareSetsLocked(t, r, report)
+	if !present {
+		report.Find("table %s is missing", a.table)
+		return nil
+	}
+	if err := a.compareChainsLocked(a.kernelTable(), r, report); err != nil {
+		return err
+	}
+	return a.compareSetsLocked(r, report)
 }
 
 func (a *Applier) compareChainsLocked(t *nftables.Table, r *netproxy.Ruleset, report *netproxy.ScrubReport) error {
@@ -111,10 +113,12 @@ func (a *Applier) compareChainsLocked(t *nftables.Table, r *netproxy.Ruleset, re
 			have[c.Name] = c
 		}
 	}
-	want := baseChains(r.Params)
-	for _, n := range r.Classes() {
-		want = append(want, classChain(n, r.Params))
-	}
+	want := append(innerChains(r.Params), hookedChains()...)
+	r.Each(func(u *netproxy.Unit) {
+		if u.Chain != nil {
+			want = append(want, plannedChain(*u.Chain, r.Params))
+		}
+	})
 	for _, c := range want {
 		if err := a.compareChainLocked(t, c, have[c.name], report); err != nil {
 			return err
@@ -186,20 +190,17 @@ func sameRule(want, have []expr.Any) (bool, error) {
 	return true, nil
 }
 
-func (a *Applier) compareSetsLocked(t *nftables.Table, r *netproxy.Ruleset, report *netproxy.ScrubReport) error {
-	listed, err := a.conn.GetSets(t)
+func (a *Applier) compareSetsLocked(r *netproxy.Ruleset, report *netproxy.ScrubReport) error {
+	have, err := a.listSetsLocked()
 	if err != nil {
-		return fmt.Errorf("list sets: %w", err)
+		return err
 	}
-	have := map[string]*nftables.Set{}
-	for _, s := range listed {
-		have[s.Name] = s
-	}
-	for name, elements := range wantedSets(r) {
-		if err := a.compareSetLocked(have[name], name, elements, report); err != nil {
+	sets, elements := wanted(r)
+	for _, s := range sets {
+		if err := a.compareSetLocked(have[s.Name], s, elements[s.Name], report); err != nil {
 			return err
 		}
-		delete(have, name)
+		delete(have, s.Name)
 	}
 	for name := range have {
 		report.Find("set %s is not ours", name)
@@ -207,84 +208,135 @@ func (a *Applier) compareSetsLocked(t *nftables.Table, r *netproxy.Ruleset, repo
 	return nil
 }
 
-func (a *Applier) compareSetLocked(s *nftables.Set, name string, want map[string]string, report *netproxy.ScrubReport) error {
+// place is an element without its value.
+type place struct{ key, end string }
+
+// wanted lists the sets of a ruleset, and the planned elements of each.
+func wanted(r *netproxy.Ruleset) (sets []netproxy.Set, elements map[string]map[place]string) {
+	sets, elements = netproxy.BaseSets(), map[string]map[place]string{}
+	r.Each(func(u *netproxy.Unit) {
+		if u.Chain != nil {
+			if s, has := u.Chain.Set(); has {
+				sets = append(sets, s)
+			}
+		}
+		for _, e := range u.Elements {
+			if elements[e.Set] == nil {
+				elements[e.Set] = map[place]string{}
+			}
+			elements[e.Set][place{e.Key, e.End}] = e.Value
+		}
+	})
+	return sets, elements
+}
+
+func (a *Applier) compareSetLocked(have *nftables.Set, s netproxy.Set, want map[place]string, report *netproxy.ScrubReport) error {
 	report.Elements += len(want)
-	if s == nil {
-		report.Find("set %s is missing", name)
+	if have == nil {
+		report.Find("set %s is missing", s.Name)
 		return nil
 	}
-	elements, err := a.conn.GetSetElements(s)
-	if err != nil {
-		return fmt.Errorf("list elements of set %s: %w", name, err)
+	if s.Learned() {
+		return nil
 	}
-	for _, e := range elements {
-		value, err := elementValue(name, e)
+	listed, err := a.conn.GetSetElements(have)
+	if err != nil {
+		return fmt.Errorf("list elements of set %s: %w", s.Name, err)
+	}
+	for _, e := range listed {
+		got, err := plannedElement(s, e)
 		if err != nil {
-			return fmt.Errorf("element %x of set %s: %w", e.Key, name, err)
+			return fmt.Errorf("element %x of set %s: %w", e.Key, s.Name, err)
 		}
-		wanted, found := want[string(e.Key)]
+		p := place{got.Key, got.End}
+		value, found := want[p]
 		switch {
 		case !found:
-			report.Find("set %s has an element too many: %x", name, e.Key)
-		case wanted != value:
-			report.Find("set %s, element %x: is %q, want %q", name, e.Key, value, wanted)
+			report.Find("an element too many: %s", got)
+		case value != got.Value:
+			report.Find("an element is not the planned one: %s, want %q", got, value)
 		}
-		delete(want, string(e.Key))
+		delete(want, p)
 	}
-	for key := range want {
-		report.Find("set %s lacks element %x", name, key)
+	for p, value := range want {
+		report.Find("lacks element %s", netproxy.Element{Set: s.Name, Key: p.key, End: p.end, Value: value})
 	}
 	return nil
 }
 
-// wantedSets lists every set of a ruleset with its elements, encoded.
-func wantedSets(r *netproxy.Ruleset) map[string]map[string]string {
-	sets := map[string]map[string]string{mapServices: {}, setNoEndpoints: {}, setHairpin: {}}
-	for _, n := range r.Classes() {
-		sets[slotsName(n)] = map[string]string{}
-	}
-	for _, s := range r.Services {
-		if s.Class() == 0 {
-			sets[setNoEndpoints][string(keyBytes(s.Key))] = ""
-			continue
-		}
-		sets[mapServices][string(keyBytes(s.Key))] = "goto " + className(s.Class())
-		for i, t := range s.Targets {
-			sets[slotsName(s.Class())][string(slotBytes(s.Key, i))] = string(targetBytes(t))
-		}
-	}
-	for _, a := range r.Hairpin {
-		sets[setHairpin][string(hairpinBytes(a))] = ""
-	}
-	return sets
-}
-
-// elementValue is an element's value in the form of wantedSets. The library
+// plannedElement is an element of the kernel in the plan's form. The library
 // hands a verdict back undecoded.
-func elementValue(set string, e nftables.SetElement) (string, error) {
-	if set != mapServices {
-		return string(e.Val), nil
+func plannedElement(s netproxy.Set, e nftables.SetElement) (netproxy.Element, error) {
+	out := netproxy.Element{Set: s.Name, Key: string(e.Key), End: string(e.KeyEnd), Value: string(e.Val)}
+	if !s.Verdicts {
+		return out, nil
 	}
 	d, err := mdnetlink.NewAttributeDecoder(e.Val)
 	if err != nil {
-		return "", fmt.Errorf("decode verdict: %w", err)
+		return out, fmt.Errorf("decode verdict: %w", err)
 	}
-	kind, target := "verdict", ""
+	d.ByteOrder = binary.BigEndian
+	out.Value = ""
+	var target string
 	for d.Next() {
 		switch d.Type() {
 		case unix.NFTA_VERDICT_CODE:
-			if code := d.Bytes(); bytes.Equal(code, verdictGoto()) {
-				kind = "goto"
-			}
+			code := expr.VerdictKind(int32(d.Uint32()))
+			out.Value = map[expr.VerdictKind]string{expr.VerdictDrop: "drop", expr.VerdictGoto: "goto ", expr.VerdictJump: "jump "}[code]
 		case unix.NFTA_VERDICT_CHAIN:
 			target = d.String()
 		}
 	}
 	if err := d.Err(); err != nil {
-		return "", fmt.Errorf("decode verdict: %w", err)
+		return out, fmt.Errorf("decode verdict: %w", err)
 	}
-	return kind + " " + target, nil
+	out.Value += target
+	return out, nil
 }
 
-// verdictGoto is NFT_GOTO, -4, in network byte order.
-func verdictGoto() []byte { return []byte{0xff, 0xff, 0xff, 0xfc} }
+// PolicyCounters implements netproxy.Kernel.
+func (a *Applier) PolicyCounters(ctx context.Context) ([]netproxy.PolicyCount, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if err := ctx.Err(); err != nil {
+		return nil, fmt.Errorf("policy counters of table %s: %w", a.table, err)
+	}
+	if err := a.connectLocked(); err != nil {
+		return nil, fmt.Errorf("policy counters of table %s: %w", a.table, err)
+	}
+	var out []netproxy.PolicyCount
+	for d, sets := range map[netproxy.Direction][2]string{
+		netproxy.Egress:  {netproxy.SetEgressPods, netproxy.SetEgressRefused},
+		netproxy.Ingress: {netproxy.SetIngressPods, netproxy.SetIngressRefused},
+	} {
+		// The refused are read first, so that they are among the judged.
+		refused, err := a.countLocked(sets[1])
+		if err == nil {
+			var judged map[netip.Addr]uint64
+			judged, err = a.countLocked(sets[0])
+			for ip, n := range judged {
+				out = append(out, netproxy.PolicyCount{PodIP: ip, Direction: d, Allowed: n - min(n, refused[ip]), Refused: refused[ip]})
+			}
+		}
+		if err != nil {
+			a.disconnectLocked()
+			return nil, fmt.Errorf("policy counters of table %s: %w", a.table, err)
+		}
+	}
+	netproxy.SortPolicyCounts(out)
+	return out, nil
+}
+
+func (a *Applier) countLocked(set string) (map[netip.Addr]uint64, error) {
+	elements, err := a.conn.GetSetElements(&nftables.Set{Table: a.kernelTable(), Name: set})
+	if err != nil {
+		return nil, fmt.Errorf("list elements of set %s: %w", set, err)
+	}
+	out := map[netip.Addr]uint64{}
+	for _, e := range elements {
+		if ip, ok := netip.AddrFromSlice(e.Key); ok && e.Counter != nil {
+			out[ip] = e.Counter.Packets
+		}
+	}
+	return out, nil
+}

@@ -230,7 +230,9 @@ func (s *Store) sweep(ctx context.Context) (int64, error) {
 			}
 		}
 	}
-	return total, nil
+	return total, s.sweepAccess(func(hex string) bool {
+		return wanted[partKey{imagesDir, hex}] || s.leased(imagesDir, hex)
+	})
 }
 
 // dropPartials removes what nobody went on with for long.

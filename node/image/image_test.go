@@ -391,6 +391,7 @@ func TestPullRefusesDamagedBlobs(t *testing.T) {
 // layer without its meta file, no name.
 func nothingLeft(t testing.TB, s *Store) {
 	t.Helper()
+	s.flush.wait() // it writes in the background, through tmp as well
 	for _, dir := range []string{tmpDir, namesDir, targetsDir, imagesDir} {
 		if entries, err := os.ReadDir(filepath.Join(s.opt.Dir, dir)); err != nil || len(entries) > 0 {
 			t.Errorf("%s has %v, %v", dir, entries, err)

@@ -44,6 +44,9 @@ type Transfer struct {
 	Sources []Source
 	// Progress may be nil. It is called from any goroutine, a few times a second.
 	Progress func(Progress)
+	// Before is called once the digest of the manifest for this platform is known,
+	// and before the image can be used; it may be nil.
+	Before func(manifest string) error
 }
 
 // Pulled is an image that is ready to run.
@@ -108,6 +111,11 @@ func (t *transfer) run(ctx context.Context) (runtime.Image, *record, error) {
 	}
 	r := newRecord(digest, manifest, config)
 	t.held.image(r)
+	if t.Before != nil {
+		if err := t.Before(digest); err != nil {
+			return runtime.Image{}, nil, err
+		}
+	}
 	if err := t.layers(ctx, r); err != nil {
 		return runtime.Image{}, nil, err
 	}

@@ -43,16 +43,23 @@ type Request struct {
 	// the node has will do. The cluster is asked each time: that is cheap, and an
 	// image that was imported again is used from then on.
 	Always bool
+	// Never asks nobody.
+	Never bool
 	// Credentials are .dockerconfigjson values.
 	Credentials [][]byte
 }
 
-// Pull has an image ready to run. Errors: ErrName, ErrNotFound when all who may
-// have it were asked and have not, ErrUnreachable when nobody could be asked.
+// Pull has an image ready to run. An image that the node has is given to a pod only
+// if that may run it, see access. Errors: ErrName, ErrNotFound when all who may have
+// it were asked and have not, ErrUnreachable when nobody could be asked, ErrDenied
+// when nobody may be.
 func (p *Puller) Pull(ctx context.Context, want Request, progress func(Progress)) (Pulled, error) {
 	name, err := ociarchive.NormalizeName(want.Name)
 	if err != nil {
 		return Pulled{}, fmt.Errorf("%w: %w", ErrName, err)
+	}
+	if want.Never {
+		return p.never(name, want)
 	}
 	kept, err := p.Cluster.Lookup(ctx, name)
 	switch {
@@ -63,7 +70,7 @@ func (p *Puller) Pull(ctx context.Context, want Request, progress func(Progress)
 	case ctx.Err() != nil:
 		return Pulled{}, context.Cause(ctx)
 	case !want.Always || isDigestName(name):
-		if have, localErr := p.local(name); localErr == nil {
+		if have, localErr := p.local(name); localErr == nil && p.mayRun(name, have, want) {
 			p.Log.Warn("using the image that the node knows by this name", "image", name, "digest", have.Image.Digest, "error", err)
 			return have, nil
 		}
@@ -73,9 +80,10 @@ func (p *Puller) Pull(ctx context.Context, want Request, progress func(Progress)
 
 func (p *Puller) ofCluster(ctx context.Context, name string, kept Kept, progress func(Progress)) (Pulled, error) {
 	if have, err := p.local(name); err == nil && have.Image.Digest == kept.Digest {
-		return have, nil
+		return have, p.Store.openToAll(name, have.Image.Digest)
 	}
-	pulled, err := p.Store.Transfer(ctx, Transfer{Name: name, Digest: kept.Digest, Sources: kept.Sources, Progress: progress})
+	pulled, err := p.Store.Transfer(ctx, Transfer{Name: name, Digest: kept.Digest, Sources: kept.Sources, Progress: progress,
+		Before: func(digest string) error { return p.Store.openToAll(name, digest) }})
 	if errors.Is(err, ErrNotFound) {
 		// The name is known; that a part of it is missing is another matter, and must
 		// not read as ErrNotFound.
@@ -86,7 +94,8 @@ func (p *Puller) ofCluster(ctx context.Context, name string, kept Kept, progress
 
 func (p *Puller) ofRegistry(ctx context.Context, name string, want Request, progress func(Progress)) (Pulled, error) {
 	have, localErr := p.local(name)
-	if localErr == nil && (!want.Always || isDigestName(name)) {
+	reuse := localErr == nil && (!want.Always || isDigestName(name))
+	if reuse && p.Store.mayRun(name, have.Image.Digest, nil) {
 		return have, nil
 	}
 	credentials, secretErr := registry.ParseCredentials(want.Credentials)
@@ -95,14 +104,47 @@ func (p *Puller) ofRegistry(ctx context.Context, name string, want Request, prog
 		return Pulled{}, err
 	}
 	defer func() { _ = session.Close() }()
+	if reuse && p.Store.mayRun(name, have.Image.Digest, session.Secrets()) {
+		return have, nil
+	}
 	digest, err := session.Resolve(ctx)
 	if err != nil {
 		return Pulled{}, errors.Join(resolveError(err), secretErr)
 	}
-	if localErr == nil && p.Store.targetOfName(name) == digest {
-		return have, nil
+	grant := func(manifest string) error {
+		used, everyone := session.Used()
+		return p.Store.grant(name, manifest, used, everyone)
 	}
-	return p.Store.Transfer(ctx, Transfer{Name: name, Digest: digest, Sources: []Source{registrySource{session}}, Progress: progress})
+	if localErr == nil && p.Store.targetOfName(name) == digest {
+		if _, open := p.Store.accessOf(have.Image.Digest); open {
+			return have, nil // everybody's before, and nothing has come since
+		}
+		return have, grant(have.Image.Digest)
+	}
+	return p.Store.Transfer(ctx, Transfer{Name: name, Digest: digest, Sources: []Source{registrySource{session}}, Progress: progress, Before: grant})
+}
+
+// never gives what the node has, to who has shown before that it may run it.
+func (p *Puller) never(name string, want Request) (Pulled, error) {
+	have, err := p.local(name)
+	if err != nil {
+		return Pulled{}, err
+	}
+	if !p.mayRun(name, have, want) {
+		return Pulled{}, fmt.Errorf("image %s: it is on the node, but a registry gave it for credentials that this pod does not have, and the registry may not be asked: %w", name, ErrDenied)
+	}
+	return have, nil
+}
+
+// mayRun asks nobody.
+func (p *Puller) mayRun(name string, have Pulled, want Request) bool {
+	credentials, _ := registry.ParseCredentials(want.Credentials) // what can be read of them
+	session, err := p.Registries.Open(name, credentials)
+	if err != nil {
+		return p.Store.mayRun(name, have.Image.Digest, nil)
+	}
+	defer func() { _ = session.Close() }()
+	return p.Store.mayRun(name, have.Image.Digest, session.Secrets())
 }
 
 func (p *Puller) local(name string) (Pulled, error) {

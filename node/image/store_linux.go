@@ -42,6 +42,9 @@ var (
 	ErrUnreachable = errors.New("nobody can be asked for the image")
 	// ErrName: the name can be no image's.
 	ErrName = errors.New("invalid image name")
+	// ErrDenied: the node has the image, but the pod has not shown that it may run
+	// it, and nobody may be asked.
+	ErrDenied = errors.New("no access to the image")
 )
 
 // Limits bound what one image may cost, and all transfers together.
@@ -121,6 +124,9 @@ type Store struct {
 	leases map[string]*lease        // guarded by mu; by KIND/HEX
 
 	flush flusher
+
+	salt     []byte     // of the hashes of credentials
+	accessMu sync.Mutex // held while who may run an image is written
 }
 
 const (
@@ -148,7 +154,7 @@ func Open(opt Options) (*Store, error) {
 	if err := os.RemoveAll(filepath.Join(opt.Dir, tmpDir)); err != nil {
 		return nil, fmt.Errorf("open image store: %w", err)
 	}
-	for _, dir := range []string{blobsDir, layersDir, imagesDir, namesDir, targetsDir, partialDir, metaDir, tmpDir} {
+	for _, dir := range []string{blobsDir, layersDir, imagesDir, namesDir, targetsDir, partialDir, metaDir, accessDir, tmpDir} {
 		if err := os.MkdirAll(filepath.Join(opt.Dir, dir), 0o711); err != nil {
 			return nil, fmt.Errorf("open image store: %w", err)
 		}
@@ -160,6 +166,9 @@ func Open(opt Options) (*Store, error) {
 	}
 	s := &Store{opt: opt, busy: map[string]chan struct{}{}, leases: map[string]*lease{}, slots: make(chan struct{}, opt.Limits.Transfers)}
 	s.flush.store = s
+	if err := s.openAccess(); err != nil {
+		return nil, fmt.Errorf("open image store: %w", err)
+	}
 	if err := s.recover(); err != nil {
 		return nil, fmt.Errorf("open image store: %w", err)
 	}

@@ -16,12 +16,23 @@ type portHolders map[object.HostPort]string
 // refuse tells whether another pod has a port that p wants.
 func (h portHolders) refuse(p *balsav1.Pod) (Refusal, bool) {
 	for _, port := range object.HostPorts(p.GetSpec()) {
-		if holder, taken := h[port]; taken {
+		if holder, taken := h.holder(port); taken {
 			return Refusal{Reason: ReasonNodePorts, Message: fmt.Sprintf(
-				"the pod was refused: the node has no room for it: port %d/%s of the node is taken by pod %s", port.Port, port.Protocol, holder)}, true
+				"the pod was refused: the node has no room for it: port %s of the node is taken by pod %s", port, holder)}, true
 		}
 	}
 	return Refusal{}, false
+}
+
+// holder is the pod that has a port: the first by name, where several addresses'
+// ports are in the way of one on every address.
+func (h portHolders) holder(port object.HostPort) (pod string, taken bool) {
+	for held, name := range h {
+		if held.Clashes(port) && (!taken || name < pod) {
+			pod, taken = name, true
+		}
+	}
+	return pod, taken
 }
 
 func (h portHolders) take(p *balsav1.Pod) {

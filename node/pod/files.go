@@ -139,7 +139,7 @@ func (s *step) hosts(ip netip.Addr) []byte {
 			out = append(out, '\n')
 		}
 	} else {
-		out = baseHosts(ip, s.hostname())
+		out = baseHosts(ip, s.shortName(), s.fqdn())
 	}
 	for _, alias := range s.spec().GetHostAliases() {
 		out = fmt.Appendf(out, "%s\t%s\n", alias.GetIp(), strings.Join(alias.GetHostnames(), "\t"))
@@ -147,32 +147,43 @@ func (s *step) hosts(ip netip.Addr) []byte {
 	return out
 }
 
-func baseHosts(ip netip.Addr, hostname string) []byte {
+func baseHosts(ip netip.Addr, short, full string) []byte {
 	out := []byte("# Written by balsa: changes are lost with the container.\n" +
 		"127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n")
 	if !ip.IsValid() {
 		return out
 	}
-	out = fmt.Appendf(out, "%s\t%s", ip, hostname)
-	if short, _, full := strings.Cut(hostname, "."); full {
-		out = fmt.Appendf(out, "\t%s", short)
+	out = fmt.Appendf(out, "%s\t", ip)
+	if full != "" {
+		out = fmt.Appendf(out, "%s\t", full) // the first name of a line is the canonical one
 	}
-	out = append(out, '\n')
-	return out
+	return fmt.Appendf(out, "%s\n", short)
 }
 
 const maxHostname = 63
 
-// hostname is the pod's: with the node's network the node's.
+// hostname is what the pod's kernel calls it.
 func (s *step) hostname() string {
+	if full := s.fqdn(); full != "" && s.spec().GetSetHostnameAsFqdn() {
+		return full
+	}
+	return s.shortName()
+}
+
+// shortName is the pod's name without a domain: with the node's network the node's.
+func (s *step) shortName() string {
 	if s.spec().GetHostNetwork() && s.v.Node.Name != "" {
 		return Hostname("", s.v.Node.Name)
 	}
-	short := Hostname(s.spec().GetHostname(), s.v.Pod.GetMetadata().GetName())
-	if !s.spec().GetSetHostnameAsFqdn() {
-		return short
+	return Hostname(s.spec().GetHostname(), s.v.Pod.GetMetadata().GetName())
+}
+
+// fqdn is the pod's name in DNS, which only a pod with a subdomain has.
+func (s *step) fqdn() string {
+	if s.spec().GetSubdomain() == "" || s.spec().GetHostNetwork() {
+		return ""
 	}
-	return short + "." + s.v.Pod.GetMetadata().GetNamespace() + ".pod." + strings.TrimSuffix(s.v.Node.Domain, ".")
+	return strings.Join([]string{s.shortName(), s.spec().GetSubdomain(), s.v.Pod.GetMetadata().GetNamespace(), "svc", strings.TrimSuffix(s.v.Node.Domain, ".")}, ".")
 }
 
 // Hostname is the pod's: what its spec says, else its name cut to what the

@@ -18,6 +18,11 @@ type Memory struct {
 	End *End `json:"end,omitempty"`
 	// StopSeenAt is when a step first saw that the pod has to end.
 	StopSeenAt time.Time `json:"stopSeenAt,omitzero"`
+	// DrainedAt is when the pod was first seen without new connections, or that was
+	// given up; StopDueAt when open ones had finished, or that was: hooks and
+	// signals begin. Neither goes back, so a restart lengthens nothing.
+	DrainedAt time.Time `json:"drainedAt,omitzero"`
+	StopDueAt time.Time `json:"stopDueAt,omitzero"`
 	// StopSentAt is when the first container was told, or the first preStop hook
 	// began. The grace period counts from here. It is set after the fact: a crash
 	// in between tells it twice, never not at all.
@@ -27,10 +32,6 @@ type Memory struct {
 
 	// Killed is when a container was killed.
 	Killed map[string]time.Time `json:"-"`
-	// OutOfServiceAt is when the pod was first seen without connections, after
-	// it had been seen with them while it had to end.
-	WasInService   bool      `json:"-"`
-	OutOfServiceAt time.Time `json:"-"`
 	// Volumes is the digest of the volumes that were prepared last.
 	Volumes string `json:"-"`
 	// Emptied: no volume is left. Freed: the network holds nothing of the pod.
@@ -114,7 +115,7 @@ func clone[K comparable, V any](m map[K]V) map[K]V {
 
 // SameOnDisk tells whether two memories are kept the same.
 func (m Memory) SameOnDisk(o Memory) bool {
-	return maps.Equal(m.Containers, o.Containers) && m.StopSeenAt.Equal(o.StopSeenAt) && m.StopSentAt.Equal(o.StopSentAt) &&
+	return maps.Equal(m.Containers, o.Containers) && m.StopSeenAt.Equal(o.StopSeenAt) && m.DrainedAt.Equal(o.DrainedAt) && m.StopDueAt.Equal(o.StopDueAt) && m.StopSentAt.Equal(o.StopSentAt) &&
 		(m.End == nil) == (o.End == nil) && (m.Users == nil) == (o.Users == nil)
 }
 

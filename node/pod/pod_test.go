@@ -253,6 +253,7 @@ func TestStopSignalOfImage(t *testing.T) {
 	m, _ := Done(Memory{}, StartContainer{Config: runtime.ContainerConfig{Name: "a", Image: runtime.Image{StopSignal: "SIGQUIT"}}}, nil, time.Unix(0, 0))
 	p := &balsav1.Pod{Metadata: &balsav1.ObjectMeta{Name: "p", Uid: uid, DeletionTimestamp: timestamppb.New(time.Unix(0, 0))},
 		Spec: &balsav1.PodSpec{Containers: []*balsav1.Container{{Name: "a", Image: "i"}}}}
+	p.Status = &balsav1.PodStatus{Conditions: []*balsav1.Condition{{Type: object.ConditionDrained, Status: object.ConditionTrue}}}
 	v := View{Now: time.Unix(100, 0), UID: uid, Pod: p, Memory: m, Runtime: &runtime.PodState{UID: uid, Containers: []runtime.ContainerState{{Name: "a", Status: runtime.ContainerRunning}}}}
 	plan := Step(v)
 	if len(plan.Actions) != 1 || plan.Actions[0].(Signal).Signal != runtime.SIGQUIT {

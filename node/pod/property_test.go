@@ -51,6 +51,10 @@ type world struct {
 	prepared bool
 	evicted  bool
 	hookAt   time.Time // of the first preStop hook
+	// drainedAt is when the servers said that the pod is out of service;
+	// connections are those that are open to it, -1: not counted.
+	drainedAt   time.Time
+	connections int
 }
 
 const uid = "uid-1"
@@ -127,6 +131,9 @@ func (w *world) view() View {
 	if w.wanted {
 		v.Pod = w.pod
 	}
+	if w.connections >= 0 {
+		v.Connections = &w.connections
+	}
 	if w.config {
 		v.Sources.ConfigMaps = map[string]*balsav1.ConfigMap{"m": {Data: map[string]string{"k": "v"}}}
 	}
@@ -166,9 +173,11 @@ func (w *world) keep() {
 }
 
 func (w *world) step() {
+	before := w.mem
 	w.plan = Step(w.view())
 	w.mem = w.plan.Memory
 	w.keep()
+	w.checkLetGo(before)
 	w.checkStatus(w.plan.Status)
 	for i, p := range w.plan.Probes {
 		if c, _ := w.live.Container(p.Container); c.Status != runtime.ContainerRunning || c.Attempt != p.Attempt {
@@ -212,7 +221,7 @@ func (w *world) doomed(name string, attempt int) bool {
 // happen makes one thing happen, without a look of the agent in between.
 func (w *world) happen() {
 	name := rapid.SampledFrom(w.names()).Draw(w.T, "container")
-	switch what := rapid.IntRange(0, 29).Draw(w.T, "what"); what {
+	switch what := rapid.IntRange(0, 33).Draw(w.T, "what"); what {
 	default:
 		w.happenInside(name, what)
 	case 0, 1:
@@ -252,6 +261,10 @@ func (w *world) happen() {
 		}
 	case 18:
 		w.deaf = !w.deaf
+	case 30, 31:
+		w.drain()
+	case 32, 33:
+		w.connections = rapid.IntRange(-1, 2).Draw(w.T, "connections")
 	}
 }
 
@@ -401,7 +414,7 @@ func (w *world) end() {
 			if w.live != nil || w.wired {
 				w.Fatalf("reported as removed: %v, on the network: %v", w.live, w.wired)
 			}
-			most := drainMax + stopLeast + time.Duration(graceSeconds(w.pod))*time.Second + giveUpAfter + retryDelayMax
+			most := drainWait + object.DefaultDrainConnections + stopLeast + time.Duration(graceSeconds(w.pod))*time.Second + giveUpAfter + retryDelayMax
 			if d := w.now.Sub(from); d > most {
 				w.Fatalf("it took %s to go, want at most %s", d, most)
 			}

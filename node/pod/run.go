@@ -18,11 +18,7 @@ func (s *step) run() {
 	if s.needed() && s.place() {
 		s.startAll()
 	}
-	for _, c := range s.containers {
-		if c.running() && s.memory(c).Doomed == c.state.Attempt+1 {
-			s.endDoomed(c)
-		}
-	}
+	s.endAllDoomed()
 	s.postStarts()
 	s.probes(true)
 }
@@ -246,12 +242,26 @@ func (s *step) start(c *container) bool {
 	if !s.may(action.Key()) {
 		return false
 	}
-	if image.Note != "" {
-		s.tell(c, Event{Reason: "Pulled", Message: image.Note})
+	if note := howItCame(c, image); note != "" {
+		s.tell(c, Event{Reason: "Pulled", Message: note})
 	}
 	s.act(action)
 	s.plan.Events = append(s.plan.Events, skipped...)
 	return true
+}
+
+// howItCame is the note of an image, once: nothing was brought for a restart that
+// takes the image of the run before.
+func howItCame(c *container, image Image) string {
+	if image.Note != "" && c.exited() && image.At.Before(c.state.FinishedAt) {
+		return AlreadyPresent(c.spec.GetImage())
+	}
+	return image.Note
+}
+
+// AlreadyPresent says, in the kubelet's words, that nothing was transferred.
+func AlreadyPresent(image string) string {
+	return fmt.Sprintf("Container image %q already present on machine", image)
 }
 
 // due tells whether a container has rested long enough since its last end.
@@ -427,6 +437,14 @@ func (s *step) postStarts() {
 			continue
 		}
 		s.plan.Hooks = append(s.plan.Hooks, h)
+	}
+}
+
+func (s *step) endAllDoomed() {
+	for _, c := range s.containers {
+		if c.running() && s.memory(c).Doomed == c.state.Attempt+1 {
+			s.endDoomed(c)
+		}
 	}
 }
 

@@ -168,6 +168,8 @@ func (s *step) observe() {
 	now := s.v.Now
 	// A clock that was put back must not make anything wait for longer.
 	s.mem.StopSeenAt = notAfter(s.mem.StopSeenAt, now)
+	s.mem.DrainedAt = notAfter(s.mem.DrainedAt, now)
+	s.mem.StopDueAt = notAfter(s.mem.StopDueAt, now)
 	s.mem.StopSentAt = notAfter(s.mem.StopSentAt, now)
 	for _, spec := range s.spec().GetInitContainers() {
 		k := initial

@@ -39,15 +39,18 @@ func (s *step) stop() {
 		s.probes(false) // it serves until it has ended
 	}
 	grace := s.grace()
+	if s.held(grace) {
+		s.endAllDoomed()
+		return
+	}
 	if s.overdue(grace) && s.leaving() && s.killed(running) {
 		s.plan.Hooks = nil
 		s.remove()
 		return
 	}
 	e := ending{grace: grace, began: s.stopBegan(running, grace)}
-	drained := grace <= 0 || s.drained()
 	for _, c := range running {
-		e.hold = !drained || !s.turn(c.Name, running)
+		e.hold = !s.turn(c.Name, running)
 		s.end(c, e)
 	}
 }
@@ -74,7 +77,7 @@ func (s *step) stopBegan(running []runtime.ContainerState, grace time.Duration) 
 		s.mem.StopSentAt = s.v.Now
 	}
 	if s.mem.StopSentAt.IsZero() {
-		return s.mem.StopSeenAt.Add(drainMax)
+		return s.mem.StopDueAt
 	}
 	return s.mem.StopSentAt
 }
@@ -182,37 +185,6 @@ func graceSeconds(pod *balsav1.Pod) int64 {
 	return object.DefaultTerminationGrace
 }
 
-// drained waits until no connection is sent to the pod any more, so that none
-// is refused because the pod went first. It is bounded: an endpoint that does
-// not go must not keep a pod.
-func (s *step) drained() bool {
-	last := s.mem.StopSeenAt.Add(drainMax)
-	switch {
-	case !s.v.Now.Before(last) || s.anySent():
-		return true
-	case s.v.InService:
-		s.mem.WasInService = true
-		s.wake(last)
-		return false
-	case !s.mem.WasInService:
-		return true
-	}
-	if s.mem.OutOfServiceAt.IsZero() {
-		s.mem.OutOfServiceAt = s.v.Now
-	}
-	due := s.mem.OutOfServiceAt.Add(drainLinger)
-	s.wake(due)
-	return !due.After(s.v.Now)
-}
-
-// anySent tells whether a container that runs has had its signal.
-func (s *step) anySent() bool {
-	return slices.ContainsFunc(s.running(), func(c runtime.ContainerState) bool {
-		m := s.mem.Containers[c.Name]
-		return m.Sent == c.Attempt+1 && m.Doomed != m.Sent
-	})
-}
-
 // kill kills a container, and again if that had no effect.
 func (s *step) kill(c runtime.ContainerState, e ending) {
 	at, killed := s.mem.Killed[c.Name]
@@ -237,7 +209,7 @@ func (s *step) killed(running []runtime.ContainerState) bool {
 func (s *step) overdue(grace time.Duration) bool {
 	from := s.mem.StopSentAt
 	if from.IsZero() {
-		from = s.mem.StopSeenAt.Add(drainMax)
+		from = s.mem.StopDueAt
 	}
 	if grace > 0 {
 		grace += stopLeast

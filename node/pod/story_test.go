@@ -1,6 +1,7 @@
 package pod
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -92,6 +93,9 @@ func (s *story) write() {
 		states = append(states, fmt.Sprintf("%s#%d %s%s%s", c.GetName(), c.GetRestartCount(), state, map[bool]string{true: " started"}[c.GetStarted()], map[bool]string{true: " ready"}[c.GetReady()]))
 	}
 	fmt.Fprintf(&s.text, "   = %s %s: %s\n", s.plan.Status.GetPhase(), s.plan.Status.GetReason(), strings.Join(states, ", "))
+	if s.plan.CountConnections {
+		s.text.WriteString("   counts the connections to it\n")
+	}
 	if !s.plan.Wake.IsZero() {
 		fmt.Fprintf(&s.text, "   looks again in %s\n", s.plan.Wake.Sub(s.v.Now))
 	}
@@ -143,6 +147,16 @@ func (s *story) exit(name string, code int) {
 			s.live.Containers[i].Status, s.live.Containers[i].Exit.Code, s.live.Containers[i].Reason, s.live.Containers[i].FinishedAt = runtime.ContainerExited, code, reason, s.v.Now
 		}
 	}
+}
+
+// drained: the servers say so, and so many connections are open.
+func (s *story) drained(open int) {
+	s.v.Pod = object.Clone(s.v.Pod)
+	if s.v.Pod.Status == nil {
+		s.v.Pod.Status = &balsav1.PodStatus{}
+	}
+	s.v.Pod.Status.Conditions, _ = object.SetCondition(s.v.Pod.Status.Conditions, &balsav1.Condition{Type: object.ConditionDrained, Status: object.ConditionTrue}, s.v.Now)
+	s.v.Connections = &open
 }
 
 func (s *story) later(d time.Duration) { s.v.Now = s.v.Now.Add(d) }
@@ -206,11 +220,93 @@ func TestPlansOfAStop(t *testing.T) {
 		s.v.Pod = object.Clone(s.v.Pod)
 		s.v.Pod.Metadata.DeletionTimestamp, s.v.Pod.Metadata.DeletionGracePeriodSeconds = timestamppb.New(s.v.Now), proto.Int64(20)
 	})
+	s.tell("no node sends it new connections, and none is open", func() { s.later(time.Second); s.drained(0) })
 	s.tell("the hook of a has returned", func() { s.later(5 * time.Second); s.hook("a", PreStop, 0) })
 	s.tell("a and b end", func() { s.exit("a", 0); s.exit("b", 130) })
 	s.tell("the grace period is over", func() { s.later(15 * time.Second) })
 	s.tell("and 2 s more", func() { s.later(2 * time.Second) })
 	golden(t, "stop.golden", s.text.String())
+}
+
+// TestPlansOfADrain is about the time between a deletion and the first signal.
+func TestPlansOfADrain(t *testing.T) {
+	deleted := func(s *story, grace int64) func() {
+		return func() {
+			s.v.Pod = object.Clone(s.v.Pod)
+			s.v.Pod.Metadata.DeletionTimestamp, s.v.Pod.Metadata.DeletionGracePeriodSeconds = timestamppb.New(s.v.Now), proto.Int64(grace)
+		}
+	}
+	begin := func(what string, text *strings.Builder) *story {
+		fmt.Fprintf(text, "== %s\n", what)
+		s := newStory(t, &balsav1.PodSpec{Containers: []*balsav1.Container{{Name: "a", Image: "i"}}})
+		s.tell("the pod runs", func() {})
+		s.text.Reset()
+		return s
+	}
+	restart := func(s *story) func() {
+		return func() {
+			data, err := json.Marshal(s.v.Memory)
+			if err != nil {
+				t.Fatal(err)
+			}
+			s.v.Memory, s.v.Connections = Memory{}, nil
+			if err := json.Unmarshal(data, &s.v.Memory); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	var text strings.Builder
+	for _, c := range []struct {
+		what string
+		play func(s *story)
+	}{
+		{"no server says anything", func(s *story) {
+			s.tell("its deletion is asked for", deleted(s, 20))
+			s.tell("the agent begins anew after 3 s", func() { s.later(3 * time.Second); restart(s)() })
+			s.tell("8 s after the deletion", func() { s.later(5 * time.Second) })
+			s.tell("it cannot be told whether connections are open", func() { s.later(2 * time.Second) })
+		}},
+		{"connections that stay open", func(s *story) {
+			s.tell("its deletion is asked for", deleted(s, 20))
+			s.tell("no node sends it new connections", func() { s.drained(3) })
+			s.tell("the agent begins anew after 1 s", func() { s.later(time.Second); restart(s)() })
+			s.tell("2 s after", func() { s.later(time.Second) })
+			s.tell("the agent begins anew once the signal was sent", func() { restart(s)(); s.v.Connections = new(int) })
+			s.tell("the grace period is over, counted from the signal", func() { s.later(20 * time.Second) })
+		}},
+		{"connections that may take longer", func(s *story) {
+			s.v.Pod.Metadata.Annotations = map[string]string{object.AnnotationDrainConnections: "30s"}
+			s.tell("its deletion is asked for", deleted(s, 20))
+			s.tell("no node sends it new connections", func() { s.drained(1) })
+			s.tell("29 s later", func() { s.later(29 * time.Second) })
+			s.tell("and one more", func() { s.later(time.Second) })
+		}},
+		{"connections that are not waited for", func(s *story) {
+			s.v.Pod.Metadata.Annotations = map[string]string{object.AnnotationDrainConnections: "0s"}
+			s.tell("its deletion is asked for", deleted(s, 20))
+			s.tell("no node sends it new connections", func() { s.drained(1) })
+		}},
+		{"grace period 0", func(s *story) { s.tell("its deletion is asked for", deleted(s, 0)) }},
+		{"the node needs what it uses", func(s *story) {
+			grace := 5 * time.Second
+			s.tell("it is evicted", func() { s.v.Eviction = &Refusal{Reason: ReasonEvicted, Message: "memory", Grace: &grace} })
+		}},
+		{"its time is over", func(s *story) {
+			s.v.Pod.Spec.ActiveDeadlineSeconds = proto.Int64(60)
+			s.tell("the deadline has passed", func() { s.later(time.Minute) })
+			s.tell("no node sends it new connections", func() { s.drained(0) })
+		}},
+		{"it is not assigned any more", func(s *story) { s.tell("its object has gone", func() { s.v.Pod = nil }) }},
+		{"its container has ended already", func(s *story) {
+			s.tell("its deletion is asked for", deleted(s, 20))
+			s.tell("the program ends by itself", func() { s.exit("a", 1) })
+		}},
+	} {
+		s := begin(c.what, &text)
+		c.play(s)
+		text.WriteString(s.text.String())
+	}
+	golden(t, "drain.golden", text.String())
 }
 
 func TestStopSignalOfContainer(t *testing.T) {

@@ -35,8 +35,9 @@ type View struct {
 	Messages map[AttemptKey]string
 	// FreeUsers is a range of ids that no other pod has, for a pod that needs one.
 	FreeUsers *runtime.IDMapping
-	// InService: connections to a service may still be sent to the pod.
-	InService bool
+	// Connections is how many that came from outside the pod are established to
+	// it, where Plan.CountConnections was asked for; nil: not counted yet.
+	Connections *int
 	// Refusal is set when the node has no room for the pod.
 	Refusal *Refusal
 	// Eviction ends the pod: the node needs what it uses.
@@ -138,6 +139,8 @@ type Plan struct {
 	Images []ImageWant
 	Probes []Probe
 	Hooks  []Hook
+	// CountConnections: the end of the pod waits for connections to it to finish.
+	CountConnections bool
 	// Wake is when to look again if nothing happens; zero: no need.
 	Wake time.Time
 }
@@ -175,10 +178,10 @@ const (
 	restartForgetAfter = 10 * time.Minute
 	retryDelayMin      = time.Second
 	retryDelayMax      = time.Minute
-	// drainMax is how long a stop waits for the endpoints to go; drainLinger
-	// how long it gives other nodes when they have.
-	drainMax    = 5 * time.Second
-	drainLinger = 250 * time.Millisecond
+	// drainWait is how long a stop waits for the condition Drained when no server
+	// says anything: more than a server waits for the nodes
+	// (draining.DefaultAcknowledge), by what its writing and telling takes.
+	drainWait = 8 * time.Second
 	// killAgain is when SIGKILL is repeated, giveUpAfter when the pod is
 	// removed although a container did not end.
 	killAgain   = 5 * time.Second

@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"path"
 	"slices"
@@ -34,6 +35,9 @@ func (s *step) volumes() bool {
 		digest, err = digestOf(want)
 	}
 	switch {
+	case errors.Is(err, errUnbound) && !there: // nothing is wrong: it takes a moment, or a user who makes a volume
+		s.waitAll(s.creating(), err.Error())
+		return false
 	case err != nil:
 		s.told(ReasonFailedMount, err.Error())
 		if !there {
@@ -93,6 +97,8 @@ func (s *step) wantVolume(spec *balsav1.Volume) (v volume.Volume, err error) {
 	return v, err
 }
 
+var errUnbound = errors.New("is not bound to a volume yet")
+
 // claimed finds the volume that a claim is bound to.
 func (s *step) claimed(ref *balsav1.PersistentVolumeClaimVolumeSource) (*volume.Persistent, error) {
 	name := s.v.Pod.GetMetadata().GetNamespace() + "/" + ref.GetClaimName()
@@ -103,7 +109,7 @@ func (s *step) claimed(ref *balsav1.PersistentVolumeClaimVolumeSource) (*volume.
 	case claim.GetMetadata().GetDeletionTimestamp() != nil && !s.begun():
 		return nil, fmt.Errorf("persistentvolumeclaim %q is being deleted", name)
 	case claim.GetStatus().GetPhase() != object.ClaimBound || claim.GetSpec().GetVolumeName() == "":
-		return nil, fmt.Errorf("persistentvolumeclaim %q is not bound to a volume yet: its phase is %q", name, claim.GetStatus().GetPhase())
+		return nil, fmt.Errorf("persistentvolumeclaim %q %w: its phase is %q", name, errUnbound, claim.GetStatus().GetPhase())
 	}
 	pv, ok := s.v.Sources.Volumes[claim.GetSpec().GetVolumeName()]
 	if !ok || object.VolumeNode(pv.GetSpec()) != s.v.Node.Name {

@@ -231,7 +231,10 @@ func (w *world) mayTell(a Signal) {
 	}
 	from := w.mem.StopSentAt
 	if from.IsZero() {
-		from = w.mem.StopSeenAt.Add(drainMax)
+		from = w.mem.StopDueAt
+	}
+	if w.mem.StopDueAt.IsZero() {
+		w.Fatalf("%v while new connections may still come", a)
 	}
 	if !w.now.Before(from.Add(w.graceNow())) || w.mem.StopSentAt.IsZero() && w.hookAt.IsZero() && spec.GetLifecycle().GetPreStop() == nil && role != object.RoleSidecar {
 		return
@@ -283,7 +286,10 @@ func (w *world) mayKill(name, how string) {
 		}
 		return
 	}
-	from := w.mem.StopSeenAt.Add(drainMax)
+	from := w.mem.StopDueAt
+	if from.IsZero() {
+		w.Fatalf("%s for %s while new connections may still come", how, name)
+	}
 	if !w.hookAt.IsZero() && w.hookAt.Before(from) {
 		from = w.hookAt
 	}
@@ -331,9 +337,56 @@ func (w *world) forget() {
 
 func (w *world) record() {
 	if w.plan.Status != nil {
+		said := object.FindCondition(w.pod.GetStatus().GetConditions(), object.ConditionDrained)
 		w.pod = object.Clone(w.pod)
 		w.pod.Status = proto.CloneOf(w.plan.Status)
+		if said != nil {
+			w.pod.Status.Conditions = append(w.pod.Status.Conditions, said)
+		}
 	}
+}
+
+// drain is what the servers do once every node has the endpoints without the pod.
+func (w *world) drain() {
+	if !w.drainedAt.IsZero() || w.endAsked.IsZero() && w.mem.End == nil {
+		return
+	}
+	w.drainedAt = w.now
+	w.pod = object.Clone(w.pod)
+	if w.pod.Status == nil {
+		w.pod.Status = &balsav1.PodStatus{}
+	}
+	w.pod.Status.Conditions = append(w.pod.Status.Conditions, &balsav1.Condition{Type: object.ConditionDrained, Status: object.ConditionTrue})
+}
+
+// checkLetGo: hooks and signals of the whole pod's end begin only when nobody
+// sends it new connections and the open ones have finished, or the waits for
+// that are over; or at once where nobody is waited for.
+func (w *world) checkLetGo(before Memory) {
+	if w.mem.StopDueAt.IsZero() || !before.StopDueAt.IsZero() || !w.wanted || w.graceNow() == 0 || rank(w.phase) == 3 {
+		return
+	}
+	node := w.mem.End != nil && w.mem.End.Reason != ReasonDeadlineExceeded
+	if over, _ := (&step{v: w.view(), mem: w.mem}).overNow(); node || over {
+		return
+	}
+	drained := w.mem.StopSeenAt.Add(drainWait)
+	if !w.drainedAt.IsZero() && w.drainedAt.Before(drained) {
+		drained = w.drainedAt
+	}
+	if w.now.Before(drained) {
+		w.Fatalf("it is stopped %s before it is out of service", drained.Sub(w.now))
+	}
+	if open := w.view().Connections; w.wired && (open == nil || *open > 0) && w.now.Before(drained.Add(object.DefaultDrainConnections)) {
+		w.Fatalf("it is stopped with connections that are open, %s too early", drained.Add(object.DefaultDrainConnections).Sub(w.now))
+	}
+}
+
+// overNow is over, of a step that has only been given its view.
+func (s *step) overNow() (over, failed bool) {
+	s.mem = s.mem.clone()
+	s.observe()
+	return s.over()
 }
 
 func (w *world) remove() {

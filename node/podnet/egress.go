@@ -3,6 +3,7 @@
 package podnet
 
 import (
+	"crypto/sha256"
 	"fmt"
 	"net"
 	"net/netip"
@@ -12,46 +13,133 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ensureEgress writes the table in one transaction, whatever it held: pods are
-// unknown outside the cluster, so what they send there carries the node's
-// address; what goes to and from the local address, the resolver, is not
-// tracked, since connection tracking drops one of two packets that race, which
-// costs a resolver's client five seconds.
-func (l *Linux) ensureEgress() error {
+// egressChain is one chain of the table and the rules in it.
+type egressChain struct {
+	name     string
+	kind     nftables.ChainType
+	hook     *nftables.ChainHook
+	priority *nftables.ChainPriority
+	rules    [][]expr.Any
+}
+
+// egressChains is what the table holds. Pods are unknown outside the cluster, so
+// what they send there carries the node's address, but for the exceptions, whose
+// side knows the way back; what goes to and from the local address, the resolver,
+// is not tracked, since connection tracking drops one of two packets that race,
+// which costs a resolver's client five seconds.
+func (l *Linux) egressChains() []egressChain {
+	masquerade := egressChain{name: "masquerade", kind: nftables.ChainTypeNAT, hook: nftables.ChainHookPostrouting, priority: nftables.ChainPriorityNATSource}
+	for _, p := range l.o.NoMasquerade {
+		masquerade.rules = append(masquerade.rules, join(match(source, l.o.PodCIDR, expr.CmpOpEq), match(destination, p, expr.CmpOpEq), []expr.Any{&expr.Verdict{Kind: expr.VerdictReturn}}))
+	}
+	masquerade.rules = append(masquerade.rules, join(match(source, l.o.PodCIDR, expr.CmpOpEq), match(destination, l.o.ClusterCIDR, expr.CmpOpNeq), []expr.Any{&expr.Masq{FullyRandom: true}}))
+	chains := []egressChain{masquerade}
+	if !l.o.LocalAddress.IsValid() {
+		return chains
+	}
+	local := netip.PrefixFrom(l.o.LocalAddress, l.o.LocalAddress.BitLen())
+	untracked := [][]expr.Any{join(match(source, local, expr.CmpOpEq), []expr.Any{&expr.Notrack{}}), join(match(destination, local, expr.CmpOpEq), []expr.Any{&expr.Notrack{}})}
+	return append(chains,
+		egressChain{"untracked-in", nftables.ChainTypeFilter, nftables.ChainHookPrerouting, nftables.ChainPriorityRaw, untracked},
+		egressChain{"untracked-out", nftables.ChainTypeFilter, nftables.ChainHookOutput, nftables.ChainPriorityRaw, untracked})
+}
+
+func join(parts ...[]expr.Any) (out []expr.Any) {
+	for _, p := range parts {
+		out = append(out, p...)
+	}
+	return out
+}
+
+func (l *Linux) nft() (*nftables.Conn, error) {
 	var options []nftables.ConnOption
 	if l.ns != nil {
 		options = append(options, nftables.WithNetNSFd(int(l.ns.Fd())))
 	}
-	c, err := nftables.New(options...)
+	return nftables.New(options...)
+}
+
+// mendEgress compares the table with what it should hold, and if anything differs
+// writes it in one transaction, whatever it held.
+func (l *Linux) mendEgress(m *mending) {
+	c, err := l.nft()
 	if err != nil {
-		return err
+		m.failed(err)
+		return
 	}
+	chains := l.egressChains()
 	t := &nftables.Table{Family: nftables.TableFamilyIPv4, Name: l.o.Table}
+	why, err := l.egressDiffers(c, t, chains)
+	if err != nil {
+		m.failed(fmt.Errorf("read table %s: %w", t.Name, err))
+		return
+	}
+	if why == "" {
+		return
+	}
 	c.AddTable(t) // deleting what is not there fails
 	c.DelTable(t)
 	c.AddTable(t)
-	masquerade := c.AddChain(&nftables.Chain{Name: "masquerade", Table: t, Type: nftables.ChainTypeNAT,
-		Hooknum: nftables.ChainHookPostrouting, Priority: nftables.ChainPriorityNATSource})
-	c.AddRule(&nftables.Rule{Table: t, Chain: masquerade, Exprs: append(append(
-		match(source, l.o.PodCIDR, expr.CmpOpEq), match(destination, l.o.ClusterCIDR, expr.CmpOpNeq)...),
-		&expr.Masq{FullyRandom: true})})
-	if l.o.LocalAddress.IsValid() {
-		l.addUntracked(c, t)
-	}
-	if err := c.Flush(); err != nil {
-		return fmt.Errorf("table %s: %w", l.o.Table, err)
-	}
-	return nil
-}
-
-func (l *Linux) addUntracked(c *nftables.Conn, t *nftables.Table) {
-	local := netip.PrefixFrom(l.o.LocalAddress, l.o.LocalAddress.BitLen())
-	for name, hook := range map[string]*nftables.ChainHook{"untracked-in": nftables.ChainHookPrerouting, "untracked-out": nftables.ChainHookOutput} {
-		chain := c.AddChain(&nftables.Chain{Name: name, Table: t, Type: nftables.ChainTypeFilter, Hooknum: hook, Priority: nftables.ChainPriorityRaw})
-		for _, side := range []headerOffset{source, destination} {
-			c.AddRule(&nftables.Rule{Table: t, Chain: chain, Exprs: append(match(side, local, expr.CmpOpEq), &expr.Notrack{})})
+	for _, chain := range chains {
+		at := c.AddChain(&nftables.Chain{Name: chain.name, Table: t, Type: chain.kind, Hooknum: chain.hook, Priority: chain.priority})
+		for _, rule := range chain.rules {
+			c.AddRule(&nftables.Rule{Table: t, Chain: at, Exprs: rule, UserData: ruleMark(rule)})
 		}
 	}
+	m.did(c.Flush(), "nftables table %s: %s", t.Name, why)
+}
+
+// egressDiffers tells the first difference between the table and what it should
+// hold. Rules are told by their marks: the kernel's own form is not ours.
+func (l *Linux) egressDiffers(c *nftables.Conn, t *nftables.Table, want []egressChain) (string, error) {
+	have, err := c.ListChainsOfTableFamily(t.Family)
+	if err != nil {
+		return "", err
+	}
+	found := map[string]*nftables.Chain{}
+	for _, chain := range have {
+		if chain.Table.Name == t.Name {
+			found[chain.Name] = chain
+		}
+	}
+	if len(found) == 0 {
+		return "it was not there", nil
+	}
+	for _, w := range want {
+		chain := found[w.name]
+		if chain == nil || chain.Hooknum == nil || *chain.Hooknum != *w.hook || chain.Priority == nil || *chain.Priority != *w.priority {
+			return "chain " + w.name + " was not there or elsewhere", nil
+		}
+		rules, err := c.GetRules(t, chain)
+		if err != nil {
+			return "", err
+		}
+		if len(rules) != len(w.rules) {
+			return fmt.Sprintf("chain %s had %d rules, not %d", w.name, len(rules), len(w.rules)), nil
+		}
+		for i, r := range rules {
+			if string(r.UserData) != string(ruleMark(w.rules[i])) {
+				return fmt.Sprintf("rule %d of chain %s was another", i+1, w.name), nil
+			}
+		}
+	}
+	if len(found) != len(want) {
+		return fmt.Sprintf("it had %d chains, not %d", len(found), len(want)), nil
+	}
+	return "", nil
+}
+
+// markBytes is how much of a rule's hash marks it.
+const markBytes = 8
+
+// ruleMark is kept by the kernel with a rule. Nothing but a new rule changes it,
+// so a rule that was replaced by hand is found.
+func ruleMark(rule []expr.Any) []byte {
+	h := sha256.New()
+	for _, e := range rule {
+		fmt.Fprintf(h, "%T%+v;", e, e)
+	}
+	return h.Sum(nil)[:markBytes]
 }
 
 // headerOffset is the place of an address in the IPv4 header.

@@ -6,12 +6,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net"
 	"net/netip"
 	"os"
 	"runtime"
-	"slices"
 	"strings"
 	"sync"
 
@@ -45,15 +45,17 @@ type Options struct {
 	// LocalAddress is put on the node's loopback device for a server that all
 	// pods of the node reach, the resolver; the zero value means none.
 	LocalAddress netip.Addr
-	// MTU of the pods' devices; 0 leaves it to the kernel (1500).
-	MTU int
+	// NoMasquerade are destinations outside the cluster that pods reach with their
+	// own addresses: what is there must know the way back. See ParseNoMasquerade.
+	NoMasquerade []netip.Prefix
 	// Table is the nftables table; empty means DefaultTable.
 	Table string
 	// Logger may be nil.
 	Logger *slog.Logger
 }
 
-// Linux implements Network. Its calls run one at a time.
+// Linux implements Network. Its calls run one at a time, but for those about
+// announced addresses, which wait for answers from the link.
 type Linux struct {
 	o    Options
 	log  *slog.Logger
@@ -62,9 +64,18 @@ type Linux struct {
 	link *netlink.Handle
 
 	mu sync.Mutex // serialises what follows
-	// src is the node's address if a device has it: the source of the node's
-	// own packets to pods. Else the kernel chooses one.
-	src net.IP
+	// up is the device that leads to the other nodes, as last seen; guarded by mu.
+	up uplink
+	// paths are the namespaces of pods that this process has connected, by uid;
+	// guarded by mu.
+	paths map[string]string
+	// nodes are those of the last SyncRoutes; guarded by mu.
+	nodes []NodeRoute
+	// noTunnel is why there are no tunnels; guarded by mu.
+	noTunnel error
+
+	announced announced
+	disturbed disturbed
 }
 
 var _ Network = (*Linux)(nil)
@@ -74,7 +85,7 @@ func NewLinux(o Options) (*Linux, error) {
 	if o.Table == "" {
 		o.Table = DefaultTable
 	}
-	l := &Linux{o: o, log: o.Logger}
+	l := &Linux{o: o, log: o.Logger, paths: map[string]string{}}
 	if l.log == nil {
 		l.log = slog.New(slog.DiscardHandler)
 	}
@@ -112,6 +123,7 @@ func (l *Linux) open() (err error) {
 
 // Close frees sockets; pods stay connected.
 func (l *Linux) Close() error {
+	l.stopListening()
 	if l.link != nil {
 		l.link.Close()
 	}
@@ -122,71 +134,50 @@ func (l *Linux) Close() error {
 }
 
 // Prepare makes the node ready for pods: forwarding, masquerading of what pods
-// send out of the cluster, the local address. Call it at every start.
+// send out of the cluster, the local address, the node's end of the tunnels. Call
+// it at every start. A node without tunnels is ready: what needs them is told by
+// SyncRoutes.
 func (l *Linux) Prepare(ctx context.Context) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for _, step := range []struct {
-		name string
-		do   func() error
-	}{
-		{"forwarding", func() error { return l.sysctl("net/ipv4/ip_forward", "1") }},
-		{"loopback", l.ensureLoopback},
-		{"node address", l.findSource},
-		{"own pod CIDR", l.ensureOwnCIDR},
-		{"egress rules", l.ensureEgress},
-	} {
-		if err := context.Cause(ctx); err != nil {
-			return fmt.Errorf("prepare pod network %s: %w", l.o.PodCIDR, err)
-		}
-		if err := step.do(); err != nil {
-			return fmt.Errorf("prepare pod network %s: %s: %w", l.o.PodCIDR, step.name, err)
-		}
+	if err := context.Cause(ctx); err != nil {
+		return fmt.Errorf("prepare pod network %s: %w", l.o.PodCIDR, err)
 	}
-	return nil
-}
-
-// ensureLoopback brings lo up and puts the local address on it. Its scope is
-// "host", or masquerading would choose it: a pod's device on the node has no
-// address, and the kernel then takes the first global one of any device, lo
-// before all others.
-func (l *Linux) ensureLoopback() error {
-	lo, err := l.link.LinkByName("lo")
+	// From now on, so that nothing is missed before the first NextDisturbance.
+	if _, err := l.listen(); err != nil {
+		return fmt.Errorf("prepare pod network %s: listen for changes: %w", l.o.PodCIDR, err)
+	}
+	k, err := l.look()
 	if err != nil {
-		return err
+		return fmt.Errorf("prepare pod network %s: %w", l.o.PodCIDR, err)
 	}
-	if err := l.link.LinkSetUp(lo); err != nil {
-		return err
+	if err := l.ownAddressesAreFree(k); err != nil {
+		return fmt.Errorf("prepare pod network %s: %w", l.o.PodCIDR, err)
 	}
-	if !l.o.LocalAddress.IsValid() {
-		return nil
+	m := &mending{}
+	l.findUplink(k, m)
+	l.mendNode(k, m)
+	if l.noTunnel != nil {
+		l.log.Warn("nodes that share no link with this one cannot be reached", "why", l.noTunnel)
 	}
-	addr := &netlink.Addr{IPNet: hostNet(l.o.LocalAddress), Scope: unix.RT_SCOPE_HOST}
-	if err := l.link.AddrReplace(lo, addr); err != nil {
-		return fmt.Errorf("add %s: %w", l.o.LocalAddress, err)
-	}
-	return nil
-}
-
-func (l *Linux) findSource() error {
-	addrs, err := l.link.AddrList(nil, netlink.FAMILY_V4)
-	if err != nil {
-		return err
-	}
-	l.src = nil
-	if slices.ContainsFunc(addrs, func(a netlink.Addr) bool { return a.IP.Equal(l.o.NodeIP.AsSlice()) }) {
-		l.src = l.o.NodeIP.AsSlice()
+	if err := errors.Join(m.errs...); err != nil {
+		return fmt.Errorf("prepare pod network %s: %w", l.o.PodCIDR, err)
 	}
 	return nil
 }
 
-// ensureOwnCIDR makes addresses without a pod unreachable: a route to a pod is
-// more specific, and without either, packets to a pod that is gone would leave
-// by the default route, and come back from a router that sends the whole CIDR
-// here.
-func (l *Linux) ensureOwnCIDR() error {
-	return l.link.RouteReplace(&netlink.Route{Dst: ipNet(l.o.PodCIDR), Type: unix.RTN_UNREACHABLE,
-		Protocol: podRouteProtocol, Table: unix.RT_TABLE_MAIN})
+// ownAddressesAreFree refuses to take addresses of pods away from a network that
+// the node is in already.
+func (l *Linux) ownAddressesAreFree(k *kernel) error {
+	for _, n := range l.localNets(k) {
+		if n.prefix.Overlaps(l.o.PodCIDR) {
+			return fmt.Errorf("%w: this node's device %s is in %s; give the device other addresses, or make the cluster with another --pod-cidr", ErrOverlap, n.device, n.prefix)
+		}
+	}
+	if who, taken := l.foreignRoutes(k)[l.o.PodCIDR.Masked()]; taken {
+		return fmt.Errorf("%w: there is a route for %s that is not ours (%s); remove it, or find out who makes it", ErrOverlap, l.o.PodCIDR, who)
+	}
+	return nil
 }
 
 // Setup implements Network.
@@ -208,8 +199,12 @@ func (l *Linux) Setup(ctx context.Context, uid, netnsPath string) (netip.Addr, e
 	if err := p.connect(); err != nil {
 		return netip.Addr{}, fmt.Errorf("set up network of pod %s, address %s, device %s: %w", uid, addr, p.device, err)
 	}
+	l.paths[uid] = netnsPath
 	return addr, nil
 }
+
+// Addresses implements Network.
+func (l *Linux) Addresses() map[string]netip.Addr { return l.pool.Addresses() }
 
 // Teardown implements Network. The device goes before the address is freed, so
 // that no two pods ever have the same.
@@ -229,6 +224,7 @@ func (l *Linux) teardownLocked(uid string) error {
 	if err := l.deleteDevice(DeviceName(uid)); err != nil {
 		return err
 	}
+	delete(l.paths, uid)
 	return l.pool.Release(uid)
 }
 
@@ -249,8 +245,15 @@ func (l *Linux) deleteDevice(name string) error {
 	return nil
 }
 
-// Cleanup implements Network.
+// Cleanup implements Network. It also removes announced addresses that an agent
+// before this one has left, on other devices for instance, once SyncAnnounced has
+// said which are wanted.
 func (l *Linux) Cleanup(ctx context.Context, living []string) ([]string, error) {
+	removed, err := l.cleanupPods(ctx, living)
+	return removed, errors.Join(err, l.cleanupAnnounced())
+}
+
+func (l *Linux) cleanupPods(ctx context.Context, living []string) ([]string, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	alive := make(map[string]bool, 2*len(living))
@@ -303,65 +306,11 @@ func isDeviceName(name string) bool {
 	return ours && len(name) == len(DeviceName("")) && strings.Trim(rest, "0123456789abcdef") == ""
 }
 
-// SyncRoutes implements Network.
-func (l *Linux) SyncRoutes(ctx context.Context, routes []NodeRoute) error {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if err := errors.Join(context.Cause(ctx), CheckRoutes(routes)); err != nil {
-		return fmt.Errorf("sync routes: %w", err)
-	}
-	want := map[string]net.IP{}
-	for _, r := range routes {
-		if r.PodCIDR.Masked() != l.o.PodCIDR.Masked() {
-			want[r.PodCIDR.Masked().String()] = r.NodeIP.AsSlice()
-		}
-	}
-	have, err := l.link.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{Protocol: nodeRouteProtocol, Table: unix.RT_TABLE_MAIN},
-		netlink.RT_FILTER_PROTOCOL|netlink.RT_FILTER_TABLE)
-	if err != nil {
-		return fmt.Errorf("sync routes: list: %w", err)
-	}
-	return errors.Join(l.addRoutes(want, have), l.deleteRoutes(want, have))
-}
-
-func (l *Linux) addRoutes(want map[string]net.IP, have []netlink.Route) error {
-	var errs []error
-	for cidr, via := range want {
-		if slices.ContainsFunc(have, func(r netlink.Route) bool { return r.Dst.String() == cidr && r.Gw.Equal(via) }) {
-			continue
-		}
-		_, dst, err := net.ParseCIDR(cidr)
-		if err == nil {
-			err = l.link.RouteReplace(&netlink.Route{Dst: dst, Gw: via, Protocol: nodeRouteProtocol, Table: unix.RT_TABLE_MAIN})
-		}
-		if err != nil {
-			errs = append(errs, fmt.Errorf("sync routes: %s via %s: %w", cidr, via, err))
-		}
-	}
-	return errors.Join(errs...)
-}
-
-// deleteRoutes comes after addRoutes, so that a route that moved is replaced
-// in one step. A route whose new gateway was refused goes: it is wrong.
-func (l *Linux) deleteRoutes(want map[string]net.IP, have []netlink.Route) error {
-	var errs []error
-	for _, r := range have {
-		if via, wanted := want[r.Dst.String()]; wanted && via.Equal(r.Gw) {
-			continue
-		}
-		if err := l.link.RouteDel(&r); err != nil && !errors.Is(err, unix.ESRCH) {
-			errs = append(errs, fmt.Errorf("sync routes: delete %s via %s: %w", r.Dst, r.Gw, err))
-		}
-	}
-	return errors.Join(errs...)
-}
-
-// sysctl writes a value under /proc/sys, which shows the network namespace of
-// the thread that opens it.
-func (l *Linux) sysctl(key, value string) error {
-	write := func() error { return os.WriteFile("/proc/sys/"+key, []byte(value), 0o644) }
+// inside runs f where the node's network is: on a thread of its own in the
+// network namespace, if that is not the caller's.
+func (l *Linux) inside(f func() error) error {
 	if l.ns == nil {
-		return write()
+		return f()
 	}
 	done := make(chan error, 1)
 	go func() {
@@ -370,9 +319,46 @@ func (l *Linux) sysctl(key, value string) error {
 			done <- fmt.Errorf("enter network namespace: %w", err)
 			return
 		}
-		done <- write()
+		done <- f()
 	}()
 	return <-done
+}
+
+const sysctls = "/proc/sys/"
+
+// sysctl writes a value under /proc/sys, which shows the network namespace of
+// the thread that opens it.
+func (l *Linux) sysctl(key, value string) error {
+	return l.inside(func() error { return os.WriteFile(sysctls+key, []byte(value), 0o644) })
+}
+
+// setting is a sysctl and what it has to be.
+type setting struct {
+	key, value string
+	// optional: a kernel without it is fine.
+	optional bool
+}
+
+// mendSettings compares first: it is asked often, and a write is told to everybody
+// who watches.
+func (l *Linux) mendSettings(m *mending, settings []setting) {
+	err := l.inside(func() error {
+		for _, s := range settings {
+			have, err := os.ReadFile(sysctls + s.key)
+			if s.optional && errors.Is(err, fs.ErrNotExist) {
+				continue
+			}
+			if err == nil && strings.TrimSpace(string(have)) == s.value {
+				continue
+			}
+			if err == nil {
+				err = os.WriteFile(sysctls+s.key, []byte(s.value), 0o644)
+			}
+			m.did(err, "%s was %q, not %s", s.key, strings.TrimSpace(string(have)), s.value)
+		}
+		return nil
+	})
+	m.failed(err)
 }
 
 func isNotFound(err error) bool {

@@ -75,8 +75,8 @@ func newWorld(t *testing.T) *world {
 	}
 	w.n1 = node(t, w.ns1, w.dir1, "10.244.1.0/24", "192.168.77.1")
 	w.n2 = node(t, w.ns2, t.TempDir(), "10.244.2.0/24", "192.168.77.2")
-	routes := []podnet.NodeRoute{{netip.MustParsePrefix("10.244.1.0/24"), netip.MustParseAddr("192.168.77.1")},
-		{netip.MustParsePrefix("10.244.2.0/24"), netip.MustParseAddr("192.168.77.2")}}
+	routes := []podnet.NodeRoute{{"n", netip.MustParsePrefix("10.244.1.0/24"), netip.MustParseAddr("192.168.77.1")},
+		{"n", netip.MustParsePrefix("10.244.2.0/24"), netip.MustParseAddr("192.168.77.2")}}
 	for _, n := range []*podnet.Linux{w.n1, w.n2} {
 		if err := n.SyncRoutes(context.Background(), routes); err != nil {
 			t.Fatal(err)
@@ -330,9 +330,9 @@ func TestSyncRoutesIsExact(t *testing.T) {
 		want   string
 		fails  bool
 	}{
-		{[]podnet.NodeRoute{{prefix("10.244.2.0/24"), ip("192.168.77.2")}, {prefix("10.244.3.0/24"), ip("192.168.77.3")}}, "10.244.2.0/24>192.168.77.2 10.244.3.0/24>192.168.77.3", false},
-		{[]podnet.NodeRoute{{prefix("10.244.2.0/24"), ip("192.168.77.3")}}, "10.244.2.0/24>192.168.77.3", false},
-		{[]podnet.NodeRoute{{prefix("10.244.2.0/24"), ip("172.30.0.1")}, {prefix("10.244.4.0/24"), ip("192.168.77.2")}}, "10.244.4.0/24>192.168.77.2", true},
+		{[]podnet.NodeRoute{{"n", prefix("10.244.2.0/24"), ip("192.168.77.2")}, {"n", prefix("10.244.3.0/24"), ip("192.168.77.3")}}, "10.244.2.0/24>192.168.77.2 10.244.3.0/24>192.168.77.3", false},
+		{[]podnet.NodeRoute{{"n", prefix("10.244.2.0/24"), ip("192.168.77.3")}}, "10.244.2.0/24>192.168.77.3", false},
+		{[]podnet.NodeRoute{{"n", prefix("10.244.2.0/24"), ip("172.30.0.1")}, {"n", prefix("10.244.4.0/24"), ip("192.168.77.2")}}, "10.244.4.0/24>192.168.77.2", true},
 		{nil, "", false},
 	} {
 		err := w.n1.SyncRoutes(context.Background(), step.routes)
@@ -496,5 +496,39 @@ func TestFirstPacketOfAPod(t *testing.T) {
 			t.Fatalf("the first packet of pod %d: %q, %v", i, buffer[:n], err)
 		}
 		c.Close()
+	}
+}
+
+// What a look costs on a node with as many pods as it takes, and other nodes.
+func BenchmarkScrub(b *testing.B) {
+	ns := netlab.New(b, "n1")
+	netlab.Veth(ns, "eth0", netlab.New(b, "switch"), "p0")
+	ns.Addr("eth0", "192.168.77.1/16")
+	l, err := podnet.NewLinux(podnet.Options{NetNS: ns.Path, Dir: b.TempDir(), PodCIDR: netip.MustParsePrefix("10.244.0.0/20"),
+		ClusterCIDR: netip.MustParsePrefix("10.244.0.0/16"), NodeIP: netip.MustParseAddr("192.168.77.1")})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer l.Close()
+	if err := l.Prepare(context.Background()); err != nil {
+		b.Fatal(err)
+	}
+	for range 110 {
+		p := netlab.New(b, "pod")
+		if _, err := l.Setup(context.Background(), p.Path, p.Path); err != nil {
+			b.Fatal(err)
+		}
+	}
+	var routes []podnet.NodeRoute
+	for i := range 200 {
+		routes = append(routes, podnet.NodeRoute{Name: fmt.Sprint("n", i), PodCIDR: netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 244, byte(20 + i), 0}), 24), NodeIP: netip.AddrFrom4([4]byte{192, 168, 78, byte(1 + i)})})
+	}
+	if err := l.SyncRoutes(context.Background(), routes); err != nil {
+		b.Fatal(err)
+	}
+	for b.Loop() {
+		if found, err := l.Scrub(context.Background()); err != nil || len(found) > 0 {
+			b.Fatal(found, err)
+		}
 	}
 }

@@ -6,7 +6,6 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
-	"io/fs"
 	"net"
 	"net/netip"
 	"os"
@@ -68,6 +67,9 @@ func (p *podLink) connect() error {
 	if err != nil {
 		return err
 	}
+	if err := p.fitMTU(inside, outside); err != nil {
+		return err
+	}
 	if err := p.configureInside(inside, outside); err != nil {
 		return fmt.Errorf("inside the pod: %w", err)
 	}
@@ -125,20 +127,13 @@ func (p *podLink) ensurePair() (outside, inside netlink.Link, err error) {
 }
 
 func (p *podLink) addPair() error {
+	mtu, _ := PodMTU(p.node.up.mtu)
 	attrs := netlink.NewLinkAttrs()
-	attrs.Name, attrs.MTU, attrs.HardwareAddr = p.device, p.node.o.MTU, hardwareAddr(p.uid, 'n')
+	attrs.Name, attrs.MTU, attrs.HardwareAddr = p.device, mtu, hardwareAddr(p.uid, 'n')
 	pair := &netlink.Veth{LinkAttrs: attrs, PeerName: podDevice, PeerHardwareAddr: hardwareAddr(p.uid, 'p'),
-		PeerNamespace: netlink.NsFd(p.ns.Fd()), PeerTxQLen: -1, PeerMTU: uint32(p.node.o.MTU)}
+		PeerNamespace: netlink.NsFd(p.ns.Fd()), PeerTxQLen: -1, PeerMTU: uint32(mtu)}
 	if err := p.node.link.LinkAdd(pair); err != nil {
 		return fmt.Errorf("add veth pair: %w", err)
-	}
-	d, err := p.node.link.LinkByName(p.device)
-	if err != nil {
-		return err
-	}
-	// For people who look at the devices.
-	if err := p.node.link.LinkSetAlias(d, "balsa pod "+p.uid); err != nil {
-		return fmt.Errorf("set alias: %w", err)
 	}
 	return nil
 }
@@ -168,6 +163,24 @@ func (p *podLink) findPair() (outside, inside netlink.Link, err error) {
 		return nil, nil, nil
 	}
 	return outside, inside, nil
+}
+
+// fitMTU gives a pair that was made before the uplink's MTU changed, or by another
+// version, the MTU of today.
+func (p *podLink) fitMTU(inside, outside netlink.Link) error {
+	mtu, _ := PodMTU(p.node.up.mtu)
+	for _, end := range []struct {
+		link   *netlink.Handle
+		device netlink.Link
+	}{{p.link, inside}, {p.node.link, outside}} {
+		if end.device.Attrs().MTU == mtu {
+			continue
+		}
+		if err := end.link.LinkSetMTU(end.device, mtu); err != nil {
+			return fmt.Errorf("set MTU of %s to %d: %w", end.device.Attrs().Name, mtu, err)
+		}
+	}
+	return nil
 }
 
 func (p *podLink) configureInside(inside, outside netlink.Link) error {
@@ -205,27 +218,24 @@ func (p *podLink) configureOutside(outside, inside netlink.Link) error {
 	if err := p.node.link.LinkSetUp(outside); err != nil {
 		return fmt.Errorf("set device up: %w", err)
 	}
+	// For people who look at the devices. It is a sign as well: see linkDisturbs.
+	if alias := "balsa pod " + p.uid; outside.Attrs().Alias != alias {
+		if err := p.node.link.LinkSetAlias(outside, alias); err != nil {
+			return fmt.Errorf("set alias: %w", err)
+		}
+	}
 	index, ip := outside.Attrs().Index, net.IP(p.addr.AsSlice())
 	if err := p.node.link.NeighSet(&netlink.Neigh{LinkIndex: index, State: netlink.NUD_PERMANENT, IP: ip, HardwareAddr: inside.Attrs().HardwareAddr}); err != nil {
 		return fmt.Errorf("add neighbour: %w", err)
 	}
-	route := &netlink.Route{LinkIndex: index, Scope: netlink.SCOPE_LINK, Dst: hostNet(p.addr), Src: p.node.src,
-		Protocol: podRouteProtocol, Table: unix.RT_TABLE_MAIN}
-	if err := p.node.link.RouteReplace(route); err != nil {
+	if err := p.node.link.RouteReplace(p.node.podRoute(p.addr, index)); err != nil {
 		return fmt.Errorf("add route to pod: %w", err)
 	}
 	return nil
 }
 
-// filter lets the pod send with no address but its own, and nothing by IPv6,
-// which would bypass every rule until it is supported.
 func (p *podLink) filter() error {
-	if err := p.node.sysctl("net/ipv4/conf/"+p.device+"/rp_filter", "1"); err != nil {
-		return fmt.Errorf("refuse foreign source addresses: %w", err)
-	}
-	err := p.node.sysctl("net/ipv6/conf/"+p.device+"/disable_ipv6", "1")
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("disable IPv6: %w", err)
-	}
-	return nil
+	m := &mending{}
+	p.node.mendSettings(m, podSettings(p.device))
+	return errors.Join(m.errs...)
 }

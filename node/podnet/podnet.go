@@ -19,9 +19,24 @@ type Network interface {
 	// Teardown disconnects the pod and frees its address. A pod that is not
 	// known is no error.
 	Teardown(ctx context.Context, uid string) error
-	// SyncRoutes makes the routes to other nodes' pods exactly these. Routes
-	// that cannot be set are in the error; the others are set.
+	// Addresses are those that pods have, by uid, also after a restart.
+	Addresses() map[string]netip.Addr
+	// SyncRoutes makes the ways to other nodes' pods exactly these. Those that
+	// cannot be set, or contradict others (see Usable), are in the error; the
+	// others are set.
 	SyncRoutes(ctx context.Context, routes []NodeRoute) error
+	// SyncAnnounced makes the node answer for exactly these addresses, on the
+	// device that leads to the other nodes. Before an address is taken the link
+	// is asked who has it, which takes a moment; one that a stranger has is left
+	// alone and is in the error (ErrForeignAddress), the others are set.
+	SyncAnnounced(ctx context.Context, addrs []netip.Addr) error
+	// Scrub compares the kernel with what the calls above and the preparation
+	// have set, and repairs. It returns what it found and repaired, one line
+	// each, and in the error what it could not, or what does not fit.
+	Scrub(ctx context.Context) (repaired []string, err error)
+	// NextDisturbance waits until somebody may have changed what Scrub looks at.
+	// There is one caller at a time.
+	NextDisturbance(ctx context.Context) error
 	// Cleanup disconnects and frees all pods but the living, and returns what
 	// it removed: uids where they are known, else device names.
 	Cleanup(ctx context.Context, living []string) (removed []string, err error)
@@ -29,6 +44,8 @@ type Network interface {
 
 // NodeRoute says through which node a pod CIDR is reached.
 type NodeRoute struct {
+	// Name of the node, for messages.
+	Name    string
 	PodCIDR netip.Prefix
 	NodeIP  netip.Addr
 }
@@ -39,6 +56,13 @@ var (
 	ErrExhausted = errors.New("no free address")
 	// ErrBadUID: a pod uid that cannot be kept on disk.
 	ErrBadUID = errors.New("bad pod uid")
+	// ErrOverlap: two networks share addresses, so that no route can be right.
+	ErrOverlap = errors.New("networks overlap")
+	// ErrForeignAddress: a machine that is no node of the cluster has an address
+	// that this node should answer for.
+	ErrForeignAddress = errors.New("a stranger has the address")
+	// ErrMTU: the uplink's MTU leaves no room for a tunnel.
+	ErrMTU = errors.New("the MTU does not fit")
 )
 
 // maxUIDLength bounds what is taken for a uid.
@@ -68,18 +92,19 @@ func DeviceName(uid string) string {
 	return devicePrefix + hex.EncodeToString(sum[:6])
 }
 
-// CheckRoutes refuses sets of routes that contradict themselves.
-func CheckRoutes(routes []NodeRoute) error {
-	seen := map[netip.Prefix]netip.Addr{}
-	for _, r := range routes {
-		if !r.PodCIDR.Addr().Is4() || !r.NodeIP.Is4() {
-			return fmt.Errorf("route %s via %s: only IPv4 works", r.PodCIDR, r.NodeIP)
-		}
-		cidr := r.PodCIDR.Masked()
-		if other, found := seen[cidr]; found && other != r.NodeIP {
-			return fmt.Errorf("pod CIDR %s is claimed by nodes %s and %s", cidr, other, r.NodeIP)
-		}
-		seen[cidr] = r.NodeIP
+// Problems takes apart what SyncRoutes, SyncAnnounced and Scrub return: one error
+// each for what is wrong, without saying by which call it was found.
+func Problems(err error) []error {
+	if err == nil {
+		return nil
 	}
-	return nil
+	var joined interface{ Unwrap() []error }
+	if !errors.As(err, &joined) {
+		return []error{err}
+	}
+	var out []error
+	for _, e := range joined.Unwrap() {
+		out = append(out, Problems(e)...)
+	}
+	return out
 }

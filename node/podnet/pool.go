@@ -243,6 +243,13 @@ func (p *Pool) Lookup(uid string) (netip.Addr, bool) {
 	return a, found
 }
 
+// Addresses returns all that are given, by uid.
+func (p *Pool) Addresses() map[string]netip.Addr {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return maps.Clone(p.byUID)
+}
+
 // UIDs lists the pods with an address, sorted.
 func (p *Pool) UIDs() []string {
 	p.mu.Lock()

@@ -69,8 +69,8 @@ func refusals(t *testing.T, n podnet.Network, ns string) {
 	if _, err := n.Setup(ctx, "uid-d", ""); err == nil {
 		t.Error("setup without a namespace succeeded")
 	}
-	contradiction := []podnet.NodeRoute{{netip.MustParsePrefix("10.244.7.0/24"), netip.MustParseAddr("192.168.77.7")},
-		{netip.MustParsePrefix("10.244.7.0/24"), netip.MustParseAddr("192.168.77.8")}}
+	contradiction := []podnet.NodeRoute{{"n", netip.MustParsePrefix("10.244.7.0/24"), netip.MustParseAddr("192.168.77.7")},
+		{"n", netip.MustParsePrefix("10.244.7.0/24"), netip.MustParseAddr("192.168.77.8")}}
 	if err := n.SyncRoutes(ctx, contradiction); err == nil {
 		t.Error("one pod CIDR by two nodes accepted")
 	}
@@ -118,7 +118,7 @@ func TestFakeFailsOnRequest(t *testing.T) {
 	if len(n.Pods()) != 0 {
 		t.Errorf("pods %v after a failed setup", n.Pods())
 	}
-	routes := []podnet.NodeRoute{{podCIDR, netip.MustParseAddr("192.168.77.1")}, {netip.MustParsePrefix("10.244.2.0/24"), netip.MustParseAddr("192.168.77.2")}}
+	routes := []podnet.NodeRoute{{"n", podCIDR, netip.MustParseAddr("192.168.77.1")}, {"n", netip.MustParsePrefix("10.244.2.0/24"), netip.MustParseAddr("192.168.77.2")}}
 	if err := n.SyncRoutes(context.Background(), routes); err != nil || len(n.Routes()) != 1 {
 		t.Errorf("routes %v, %v; want the other node's only", n.Routes(), err)
 	}

@@ -244,8 +244,8 @@ type Resources struct {
 	// OOMScoreAdj is raised to the agent's own value where the kernel does not
 	// let the agent go below it.
 	OOMScoreAdj int
-	// NoFileLimit is RLIMIT_NOFILE; DefaultNoFileLimit when zero, and never
-	// above the agent's own hard limit.
+	// NoFileLimit is RLIMIT_NOFILE; DefaultNoFileLimit when zero, and lowered to
+	// the most that the kernel lets the agent give.
 	NoFileLimit uint64
 }
 

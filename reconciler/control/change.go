@@ -3,7 +3,6 @@ package control
 import (
 	"fmt"
 	"io"
-	"net/netip"
 	"strconv"
 	"time"
 
@@ -86,22 +85,35 @@ func (c *Change) put(m object.Message) error {
 	return nil
 }
 
-// prefixClusterIP begins the keys that say which Service has an address.
-const prefixClusterIP = object.PrefixClaims + "clusterip/"
-
-// Delete removes an object, which was read from the store. A Service gives its
-// address back in the same transaction, which is a second write.
+// Delete removes an object, which was read from the store. A Service gives what it
+// has claimed back in the same transaction: see DeleteOps.
 func (c *Change) Delete(m object.Message) {
 	c.Expect(m)
 	c.ops = append(c.ops, deleteOp(object.KeyOf(m), ""))
-	svc, ok := m.(*balsav1.Service)
-	if !ok {
-		return
-	}
-	if ip, err := netip.ParseAddr(svc.GetSpec().GetClusterIp()); err == nil {
-		c.ops = append(c.ops, deleteOp(prefixClusterIP+ip.String(), ""))
+	if svc, ok := m.(*balsav1.Service); ok {
+		for _, key := range object.ServiceClaims(svc) {
+			c.Release(key)
+		}
 	}
 }
+
+// DeleteOps is how many writes Delete makes of an object.
+func DeleteOps(m object.Message) int {
+	if svc, ok := m.(*balsav1.Service); ok {
+		return 1 + len(object.ServiceClaims(svc))
+	}
+	return 1
+}
+
+// Claim writes a key of package object's claims, which owner has from then on; the
+// change fails if somebody has it already.
+func (c *Change) Claim(key string, owner object.Message) {
+	c.expectAt(key, 0)
+	c.ops = append(c.ops, &internalv1.Op{Op: &internalv1.Op_Put{Put: &internalv1.Put{Key: []byte(key), Value: []byte(object.KeyOf(owner))}}})
+}
+
+// Release gives a claim up. Expect its owner, so that it is the owner's still.
+func (c *Change) Release(key string) { c.ops = append(c.ops, deleteOp(key, "")) }
 
 // DeletePrefix removes every key under a prefix, whatever its revision.
 func (c *Change) DeletePrefix(prefix string) {

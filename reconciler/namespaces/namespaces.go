@@ -25,9 +25,6 @@ const ConditionContent = "NamespaceContentRemaining"
 const (
 	// settle lets pods end together before the condition is written anew.
 	settle = 50 * time.Millisecond
-	// perChange bounds the objects of a transaction: a Service also gives its
-	// address back.
-	perChange = control.MaxOps / 2
 	// maxChanges bounds the transactions of one plan; the next goes on.
 	maxChanges = 32
 )
@@ -79,8 +76,8 @@ func Plan(content []object.Message) (a Actions) {
 	})
 	pods := slices.ContainsFunc(content, func(m object.Message) bool { _, ok := m.(*balsav1.Pod); return ok })
 	for _, m := range sorted {
-		if _, claim := m.(*balsav1.PersistentVolumeClaim); claim && pods {
-			continue // its volume may be mounted still
+		if pods && outlivesPods(m) {
+			continue
 		}
 		pod, isPod := m.(*balsav1.Pod)
 		if isPod && object.IsTerminating(pod) && pod.GetSpec().GetNodeName() != "" && !object.PodFinished(pod) {
@@ -91,6 +88,16 @@ func Plan(content []object.Message) (a Actions) {
 	}
 	a.Done = len(content) == 0
 	return a
+}
+
+// outlivesPods tells what goes after the namespace's pods: a volume may be mounted
+// still, and a policy guards pods up to their end.
+func outlivesPods(m object.Message) bool {
+	switch m.(type) {
+	case *balsav1.PersistentVolumeClaim, *balsav1.NetworkPolicy, *balsav1.NetworkPolicySlice:
+		return true
+	}
+	return false
 }
 
 type concern struct {
@@ -167,25 +174,34 @@ func (n *concern) empty(ctx context.Context, v store.View, key string) error {
 	return n.report(ctx, ns, a)
 }
 
+// removals puts as many objects into a transaction as fit: a Service also gives
+// back what it has claimed.
 func (n *concern) removals(a Actions) (changes []*control.Change, more bool, err error) {
 	now := n.Clock.Now()
-	for objects := range slices.Chunk(a.Remove, perChange) {
-		if len(changes) == maxChanges {
-			return changes, true, nil
-		}
-		c := control.NewChange("empty a namespace")
-		for _, m := range objects {
-			if pod, ok := m.(*balsav1.Pod); ok {
-				if err := c.EndPod(pod, now); err != nil {
-					return nil, false, err
-				}
-				continue
+	c := control.NewChange("empty a namespace")
+	for _, m := range a.Remove {
+		if !c.Empty() && c.Room() < control.DeleteOps(m) {
+			if changes = append(changes, c); len(changes) == maxChanges {
+				return changes, true, nil
 			}
-			c.Delete(m)
+			c = control.NewChange("empty a namespace")
 		}
+		if err := n.remove(c, m, now); err != nil {
+			return nil, false, err
+		}
+	}
+	if !c.Empty() {
 		changes = append(changes, c)
 	}
 	return changes, false, nil
+}
+
+func (n *concern) remove(c *control.Change, m object.Message, now time.Time) error {
+	if pod, ok := m.(*balsav1.Pod); ok {
+		return c.EndPod(pod, now)
+	}
+	c.Delete(m)
+	return nil
 }
 
 // finish removes the events of the namespace, and the namespace, if there is

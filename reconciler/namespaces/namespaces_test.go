@@ -5,6 +5,7 @@ import (
 	"strings"
 	"testing"
 
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	balsav1 "github.com/balsa-run/balsa/gen/balsa/v1"
@@ -87,7 +88,7 @@ func TestItWaitsForPodsThatNodesHaveToEnd(t *testing.T) {
 
 func TestAFullNamespaceIsEmptiedInBoundedSteps(t *testing.T) {
 	w, c, _ := setUp(t)
-	for i := range perChange*maxChanges + 100 {
+	for i := range control.MaxOps*maxChanges + 100 {
 		w.Put(&balsav1.ConfigMap{Metadata: meta("shop", fmt.Sprintf("m%05d", i))})
 	}
 	closeShop(w)
@@ -98,6 +99,46 @@ func TestAFullNamespaceIsEmptiedInBoundedSteps(t *testing.T) {
 	w.Settle(c)
 	if _, there := w.View().Get("namespaces/shop"); there {
 		t.Error("the namespace stays")
+	}
+}
+
+// A Service gives back many claims, which are writes of the same transaction.
+func TestServicesWithManyPortsFitIntoTransactions(t *testing.T) {
+	w, c, _ := setUp(t)
+	for i := range 4 {
+		svc := &balsav1.Service{Metadata: meta("shop", fmt.Sprintf("s%d", i)), Spec: &balsav1.ServiceSpec{Type: object.ServiceNodePort, ClusterIp: fmt.Sprintf("10.96.0.%d", 10+i)}}
+		for j := range 100 {
+			svc.Spec.Ports = append(svc.Spec.Ports, &balsav1.ServicePort{Port: int32(j + 1), Protocol: "TCP", NodePort: proto.Int32(int32(30000 + 100*i + j))})
+		}
+		w.Put(svc)
+		claims := control.NewChange("claims")
+		for _, key := range object.ServiceClaims(svc) {
+			claims.Claim(key, svc)
+		}
+		if err := w.Kit().Commit(t.Context(), claims); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := w.View().CountPrefix("claims/"); n != 4*101 {
+		t.Fatalf("%d claims, want %d", n, 4*101)
+	}
+	closeShop(w)
+	w.Settle(c)
+	if _, there := w.View().Get("namespaces/shop"); there || w.View().CountPrefix("claims/") != 0 {
+		t.Errorf("the namespace stays: %v, with %d claims", there, w.View().CountPrefix("claims/"))
+	}
+}
+
+// Policies guard the namespace's pods up to their end (KEP-5080).
+func TestPoliciesOutlivePods(t *testing.T) {
+	pod := &balsav1.Pod{Metadata: meta("shop", "p")}
+	policy := &balsav1.NetworkPolicy{Metadata: meta("shop", "n")}
+	slice := &balsav1.NetworkPolicySlice{Metadata: meta("shop", "n")}
+	if got, want := Plan([]object.Message{policy, slice, pod}).String(), "remove pods/shop/p\n"; got != want {
+		t.Errorf("with a pod:\n%swant\n%s", got, want)
+	}
+	if got, want := Plan([]object.Message{slice, policy}).String(), "remove networkpolicies/shop/n\nremove networkpolicyslices/shop/n\n"; got != want {
+		t.Errorf("without:\n%swant\n%s", got, want)
 	}
 }
 

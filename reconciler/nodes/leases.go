@@ -32,6 +32,7 @@ type Leases struct {
 	duration time.Duration
 	begin    time.Time
 	wake     chan struct{}
+	applied  chan struct{}
 
 	mu    sync.Mutex
 	beats map[string]beat // guarded by mu
@@ -51,7 +52,7 @@ func NewLeases(c clock.Clock, interval, duration time.Duration) *Leases {
 	if duration <= 0 {
 		duration = DefaultDuration
 	}
-	return &Leases{clock: c, interval: interval, duration: duration, begin: c.Now(), wake: make(chan struct{}, 1), beats: map[string]beat{}}
+	return &Leases{clock: c, interval: interval, duration: duration, begin: c.Now(), wake: make(chan struct{}, 1), applied: make(chan struct{}, 1), beats: map[string]beat{}}
 }
 
 // Beat renews the lease of a node. Whether the node is registered is for the
@@ -65,6 +66,9 @@ func (l *Leases) Beat(_ context.Context, req *balsav1.HeartbeatRequest) (*balsav
 		return nil, fmt.Errorf("heartbeat of node %q: this leader keeps %d leases already; remove nodes that are gone", name, maxLeases)
 	}
 	l.beats[name] = beat{at: now, bootID: req.GetBootId(), applied: max(req.GetAppliedRevision(), old.appliedIf(req.GetBootId()))}
+	if !known || l.beats[name].applied != old.applied {
+		raise(l.applied)
+	}
 	if !known || now.Sub(old.at) >= l.duration/2 {
 		l.Wake()
 	}
@@ -92,11 +96,27 @@ func (l *Leases) Applied(node string) (revision int64, ok bool) {
 
 // Wake makes the concern look again, for example because gossip changed its mind
 // about a host.
-func (l *Leases) Wake() {
+func (l *Leases) Wake() { raise(l.wake) }
+
+func raise(signal chan struct{}) {
 	select {
-	case l.wake <- struct{}{}:
+	case signal <- struct{}{}:
 	default:
 	}
+}
+
+// Acknowledged is raised when a node has said that it has applied more. It is for
+// one listener.
+func (l *Leases) Acknowledged() <-chan struct{} { return l.applied }
+
+// Standing is the revision up to which a node said in this term that it has
+// applied, 0 if it has said nothing yet, and whether its lease still holds. A
+// leader that is new grants every node a lease and knows what none has applied.
+func (l *Leases) Standing(node *balsav1.Node) (applied int64, leased bool) {
+	at, _ := l.heard(node)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.beats[node.GetMetadata().GetName()].applied, l.clock.Now().Sub(at) < l.duration
 }
 
 // heard is when a node was heard of last; ok: in this term. A node that was not

@@ -114,18 +114,26 @@ func (n *concern) changes(v store.View, a Actions, now time.Time) (changes []*co
 		c.Then(func() { n.tell(Get(v, node.GetMetadata().GetName()), node) })
 		changes = append(changes, c)
 	}
-	for pods := range slices.Chunk(a.Mark, control.MaxOps/2) {
-		c := control.NewChange("mark pods of lost nodes")
-		for _, pod := range pods {
-			next := failed(pod, now)
-			if err := c.Update(next); err != nil {
-				return nil, err
+	for _, group := range []struct {
+		what string
+		pods []*balsav1.Pod
+		next func(*balsav1.Pod, time.Time) (*balsav1.Pod, string)
+	}{
+		{"mark pods of lost nodes", a.Mark, failed}, {"say that pods of lost nodes are unknown", a.Unknown, unknown},
+	} {
+		for pods := range slices.Chunk(group.pods, control.MaxOps/2) {
+			c := control.NewChange(group.what)
+			for _, pod := range pods {
+				next, why := group.next(pod, now)
+				if err := c.Update(next); err != nil {
+					return nil, err
+				}
+				// The node may have come back while this was planned.
+				c.Expect(Get(v, pod.GetSpec().GetNodeName()))
+				c.Then(func() { n.Events.Record(pod, object.EventWarning, ReasonNodeLost, why) })
 			}
-			// The node may have come back while this was planned.
-			c.Expect(Get(v, pod.GetSpec().GetNodeName()))
-			c.Then(func() { n.Events.Record(pod, object.EventWarning, ReasonNodeLost, next.GetStatus().GetMessage()) })
+			changes = append(changes, c)
 		}
-		changes = append(changes, c)
 	}
 	for pods := range slices.Chunk(a.Remove, control.MaxOps) {
 		c := control.NewChange("remove pods of lost nodes")
@@ -142,14 +150,29 @@ func (n *concern) changes(v store.View, a Actions, now time.Time) (changes []*co
 	return changes, nil
 }
 
-// failed is a pod of a lost node.
-func failed(pod *balsav1.Pod, now time.Time) *balsav1.Pod {
-	next := object.Clone(pod)
+// unknown is a pod that stays with its lost node. Its phase is what was known last,
+// as in Kubernetes; it is not ready, so that nothing is sent to it. Its agent says
+// how it is when the node is back.
+func unknown(pod *balsav1.Pod, now time.Time) (next *balsav1.Pod, why string) {
+	next = object.Clone(pod)
 	if next.Status == nil {
 		next.Status = &balsav1.PodStatus{}
 	}
-	next.Status.Phase, next.Status.Reason = object.PodFailed, ReasonNodeLost
-	next.Status.Message = "node " + pod.GetSpec().GetNodeName() + " sent no heartbeat for the time of its lease"
+	why = "node " + pod.GetSpec().GetNodeName() + " sent no heartbeat for the time of its lease; no controller would replace the pod, so it waits for its node"
+	next.Status.Conditions, _ = object.SetCondition(next.Status.Conditions, &balsav1.Condition{
+		Type: object.ConditionReady, Status: object.ConditionFalse, Reason: ReasonNodeLost, Message: why,
+	}, now)
+	return next, why
+}
+
+// failed is a pod of a lost node that goes.
+func failed(pod *balsav1.Pod, now time.Time) (next *balsav1.Pod, why string) {
+	next = object.Clone(pod)
+	if next.Status == nil {
+		next.Status = &balsav1.PodStatus{}
+	}
+	why = "node " + pod.GetSpec().GetNodeName() + " sent no heartbeat for the time of its lease"
+	next.Status.Phase, next.Status.Reason, next.Status.Message = object.PodFailed, ReasonNodeLost, why
 	next.Status.Conditions, _ = object.SetCondition(next.Status.Conditions, &balsav1.Condition{
 		Type: object.ConditionReady, Status: object.ConditionFalse, Reason: ReasonNodeLost,
 	}, now)
@@ -157,7 +180,7 @@ func failed(pod *balsav1.Pod, now time.Time) *balsav1.Pod {
 		next.Metadata.DeletionTimestamp = timestamppb.New(now)
 	}
 	next.Metadata.DeletionGracePeriodSeconds = proto.Int64(0)
-	return next
+	return next, why
 }
 
 // tell records what changed about a node.

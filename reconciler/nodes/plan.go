@@ -1,5 +1,6 @@
 // Package nodes judges which nodes are alive, and takes the pods of lost ones
-// away so that others replace them.
+// away so that others replace them. A pod that nobody would replace stays with its
+// node, and is only said to be unknown.
 //
 // Gossip is a hint, the lease is the law. A host that gossip holds for failed,
 // that answers nothing and whose heartbeats stay away is marked, and its
@@ -93,8 +94,9 @@ type View struct {
 type Actions struct {
 	// Nodes holds those whose conditions change, changed clones.
 	Nodes []*balsav1.Node
-	// Mark holds pods of lost nodes that become Failed; Remove those that go.
-	Mark, Remove []*balsav1.Pod
+	// Mark holds pods of lost nodes that become Failed; Remove those that go;
+	// Unknown those that stay and of which nobody knows how they are.
+	Mark, Remove, Unknown []*balsav1.Pod
 	// Frozen says why nothing is removed or replaced; "" when it is not so.
 	Frozen string
 	// Again is when to look again although nothing is heard; 0: never.
@@ -116,6 +118,9 @@ func (a *Actions) String() string {
 	}
 	for _, p := range a.Mark {
 		fmt.Fprintf(&b, "mark %s\n", p.GetMetadata().GetName())
+	}
+	for _, p := range a.Unknown {
+		fmt.Fprintf(&b, "unknown %s\n", p.GetMetadata().GetName())
 	}
 	for _, p := range a.Remove {
 		fmt.Fprintf(&b, "remove %s\n", p.GetMetadata().GetName())
@@ -151,9 +156,8 @@ func Plan(v View, now time.Time) Actions {
 	p.freeze()
 	for _, h := range p.view.Nodes {
 		p.judge(h)
-		// Watchers see that, and why, a pod failed before it goes.
 		if p.givenUp(h) {
-			p.Mark = append(p.Mark, h.Pods...)
+			p.giveUp(h)
 		}
 	}
 	p.Remove = append(p.Remove, v.Marked...)
@@ -195,6 +199,41 @@ func (p *planner) lostSince(n *balsav1.Node) time.Duration {
 // just before it.
 func (p *planner) givenUp(h Health) bool {
 	return lost(h.Node) && p.lapsed(h) && (p.Frozen == "" || p.lostSince(h.Node) >= p.view.Duration)
+}
+
+// giveUp decides about each pod of a node that is given up. Those that somebody
+// replaces are marked: watchers see that, and why, a pod failed before it goes. One
+// that nobody would replace would only be lost for good: it stays, and runs on
+// when its node is back, unless its deletion was asked for or it said itself for
+// how long it puts up with a node that is away.
+func (p *planner) giveUp(h Health) {
+	for _, pod := range h.Pods {
+		patience, bounded := awayFor(pod)
+		left := patience - p.lostSince(h.Node)
+		switch {
+		case object.ControllerOf(pod) != nil, object.IsTerminating(pod), bounded && left <= 0:
+			p.Mark = append(p.Mark, pod)
+			continue
+		case bounded:
+			p.lookIn(left)
+		}
+		if ready := object.FindCondition(pod.GetStatus().GetConditions(), object.ConditionReady); ready.GetReason() != ReasonNodeLost {
+			p.Unknown = append(p.Unknown, pod)
+		}
+	}
+}
+
+// TaintUnreachable is Kubernetes' taint of a node that is lost. It is not put on
+// nodes here; a pod's toleration of it with a time bounds its stay.
+const TaintUnreachable = "node.kubernetes.io/unreachable"
+
+// awayFor is for how long a pod wants to stay with a node that is away, if it says
+// so.
+func awayFor(pod *balsav1.Pod) (patience time.Duration, bounded bool) {
+	taint := &balsav1.Taint{Key: TaintUnreachable, Effect: object.TaintNoExecute}
+	tolerations := pod.GetSpec().GetTolerations()
+	patience, forEver := object.ToleratesFor(tolerations, taint)
+	return patience, object.Tolerates(tolerations, taint) && !forEver
 }
 
 // freeze decides whether too many nodes vanished together. One has vanished when
@@ -284,13 +323,17 @@ func (p *planner) mark(h Health) *balsav1.Condition {
 // nextLook is when silence alone changes the judgement.
 func (p *planner) nextLook(h Health) {
 	for _, limit := range []time.Duration{missedBeats * p.view.Interval, p.view.Duration / 2, p.view.Duration} {
-		left := limit - p.silence(h)
-		if left > 0 && (p.Again == 0 || left < p.Again) {
-			p.Again = left
-		}
+		p.lookIn(limit - p.silence(h))
 	}
-	if left := p.view.Duration - p.lostSince(h.Node); lost(h.Node) && left > 0 && (p.Again == 0 || left < p.Again) {
-		p.Again = left // it stops counting for a freeze
+	if lost(h.Node) {
+		p.lookIn(p.view.Duration - p.lostSince(h.Node)) // it stops counting for a freeze
+	}
+}
+
+// lookIn looks again after left, unless that is over or something is due sooner.
+func (p *planner) lookIn(left time.Duration) {
+	if left > 0 && (p.Again == 0 || left < p.Again) {
+		p.Again = left
 	}
 }
 
@@ -300,8 +343,8 @@ func (p *planner) strays() {
 		age := p.now.Sub(pod.GetMetadata().GetCreationTimestamp().AsTime())
 		if seen := pod.GetStatus().GetHostIp() != "" || pod.GetStatus().GetPhase() != object.PodPending; seen || age >= missingNodeGrace || object.IsTerminating(pod) {
 			p.Remove = append(p.Remove, pod)
-		} else if left := missingNodeGrace - age; p.Again == 0 || left < p.Again {
-			p.Again = left
+		} else {
+			p.lookIn(missingNodeGrace - age)
 		}
 	}
 }

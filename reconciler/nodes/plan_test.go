@@ -3,9 +3,13 @@ package nodes
 import (
 	"flag"
 	"fmt"
+	"slices"
+	"strconv"
+	"strings"
 	"testing"
 	"time"
 
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 	"pgregory.net/rapid"
 
@@ -28,7 +32,7 @@ func TestGolden(t *testing.T) {
 				v.Nodes = append(v.Nodes, parseHealth(t, l))
 				continue
 			}
-			pod := l.Pod(t)
+			pod := parsePod(t, l)
 			switch last := len(v.Nodes) - 1; {
 			case Marked(pod):
 				v.Marked = append(v.Marked, pod)
@@ -41,6 +45,34 @@ func TestGolden(t *testing.T) {
 		a := Plan(v, rt.Now())
 		return a.String()
 	})
+}
+
+// parsePod reads, beside what every pod has, why= of its condition Ready,
+// owner= of a ReplicaSet and tolerates=KEY:SECONDS of node.kubernetes.io/KEY.
+func parsePod(t *testing.T, l rt.Line) *balsav1.Pod {
+	pod := l.Pod(t)
+	if c := object.FindCondition(pod.Status.Conditions, object.ConditionReady); c != nil {
+		c.Reason = l.Words["why"]
+	}
+	if l.Has("owner") {
+		pod.Metadata.OwnerReferences = []*balsav1.OwnerReference{{Kind: "ReplicaSet", Name: l.Words["owner"], Uid: "u", Controller: proto.Bool(true)}}
+	}
+	if l.Has("tolerates") {
+		key, seconds, bounded := strings.Cut(l.Words["tolerates"], ":")
+		toleration := &balsav1.Toleration{Operator: object.TolerateExists, Effect: object.TaintNoExecute}
+		if key != "" {
+			toleration.Key = "node.kubernetes.io/" + key
+		}
+		if bounded {
+			n, err := strconv.ParseInt(seconds, 10, 64)
+			if err != nil {
+				t.Fatal(err)
+			}
+			toleration.TolerationSeconds = &n
+		}
+		pod.Spec.Tolerations = []*balsav1.Toleration{toleration}
+	}
+	return pod
 }
 
 func parseHealth(t *testing.T, l rt.Line) Health {
@@ -157,7 +189,13 @@ func (s *nodeSim) view() View {
 	for i, node := range s.objects {
 		h := Health{Node: node, Heard: s.heard[i], Beaten: true}
 		h.Host = Host{GossipFailed: !s.dead[i].IsZero() && s.now.Sub(s.dead[i]) >= 2*time.Second || !s.nodes[i].agent, Answers: s.nodes[i].host}
-		h.Pods = []*balsav1.Pod{{Metadata: &balsav1.ObjectMeta{Name: "on-" + node.GetMetadata().GetName()}, Spec: &balsav1.PodSpec{NodeName: node.GetMetadata().GetName()}}}
+		for _, name := range []string{"owned", "alone"} {
+			pod := &balsav1.Pod{Metadata: &balsav1.ObjectMeta{Name: name}, Spec: &balsav1.PodSpec{NodeName: node.GetMetadata().GetName()}}
+			if name == "owned" {
+				pod.Metadata.OwnerReferences = []*balsav1.OwnerReference{{Kind: "ReplicaSet", Name: "web", Uid: "u", Controller: proto.Bool(true)}}
+			}
+			h.Pods = append(h.Pods, pod)
+		}
 		v.Nodes = append(v.Nodes, h)
 	}
 	return v
@@ -217,9 +255,14 @@ func (s *nodeSim) check(t *rapid.T, i int, wasReady bool, a Actions) {
 	if !object.NodeReady(node) && silence == 0 {
 		t.Fatalf("%s beats and is not ready", node.GetMetadata().GetName())
 	}
-	for _, pod := range a.Mark {
+	for _, pod := range slices.Concat(a.Mark, a.Unknown) {
 		if pod.GetSpec().GetNodeName() == node.GetMetadata().GetName() && !lost(node) {
-			t.Fatalf("%s is replaced, its node is not lost", pod.GetMetadata().GetName())
+			t.Fatalf("%s is given up, its node is not lost", pod.GetMetadata().GetName())
+		}
+	}
+	for _, pod := range a.Mark {
+		if pod.GetMetadata().GetName() == "alone" {
+			t.Fatal("a pod that nobody replaces is lost for good")
 		}
 	}
 }

@@ -15,54 +15,25 @@ import (
 // batch bounds the Deployments of one step.
 const batch = 128
 
-type concern struct{ *control.Kit }
+// patience is how long after its beginning a leader gives no rollout up. The time
+// for which nobody led counts for the deadline: this is for what waited meanwhile.
+const patience = 2 * time.Minute
 
-// New makes the concern. Its keys are those of Deployments.
-func New(k *control.Kit) control.Concern {
-	r := &concern{k}
+type concern struct {
+	*control.Kit
+	contents *reader
+	events   *store.Space
+	began    time.Time
+}
+
+// New makes the concern. Its keys are those of Deployments. events is where
+// agents' reports are read when a rollout fails; nil: nowhere.
+func New(k *control.Kit, secrets Secrets, events *store.Space) control.Concern {
+	r := &concern{Kit: k, contents: &reader{secrets: secrets, known: map[string]fingerprint{}}, events: events, began: k.Clock.Now()}
 	return control.Concern{Name: "rollout", Batch: batch, List: list, Keys: keys, Step: r.step}
 }
 
 func list(v store.View) []string { return control.Keys(v, "Deployment") }
-
-// keys: the Deployment itself, that of a ReplicaSet, and that of a pod's
-// ReplicaSet. An orphan may be adopted by any Deployment of its namespace.
-func keys(v store.View, ev store.Event) (out []string) {
-	kvs := []store.KV{ev.KV}
-	if ev.Prev != nil {
-		kvs = append(kvs, *ev.Prev)
-	}
-	for _, kv := range kvs {
-		switch m := kv.Object.(type) {
-		case *balsav1.Deployment:
-			out = append(out, kv.Key)
-		case *balsav1.ReplicaSet:
-			out = append(out, keysOfSet(v, m)...)
-		case *balsav1.Pod:
-			if key, ok := control.ControllerKey(m, "ReplicaSet"); ok {
-				if rs, ok := control.Get[*balsav1.ReplicaSet](v, key); ok {
-					out = append(out, keysOfSet(v, rs)...)
-				}
-			}
-		}
-	}
-	return out
-}
-
-func keysOfSet(v store.View, rs *balsav1.ReplicaSet) []string {
-	if key, ok := control.ControllerKey(rs, "Deployment"); ok {
-		return []string{key}
-	}
-	if object.ControllerOf(rs) != nil {
-		return nil
-	}
-	var out []string
-	kind, _ := object.KindByName("Deployment")
-	for kv := range v.Prefix(object.Prefix(kind, rs.GetMetadata().GetNamespace())) {
-		out = append(out, kv.Key)
-	}
-	return out
-}
 
 func (r *concern) step(ctx context.Context, keys []string) (again []loop.Again) {
 	v, err := r.View(ctx)
@@ -93,16 +64,23 @@ func (r *concern) step(ctx context.Context, keys []string) (again []loop.Again) 
 	return again
 }
 
+// unreadableAgain is when contents that could not be read are tried again: the
+// seal key that was missing may have come.
+const unreadableAgain = 30 * time.Second
+
 func (r *concern) plan(v store.View, key string, now time.Time) (*control.Change, time.Duration, error) {
 	d, ok := control.Get[*balsav1.Deployment](v, key)
 	if !ok {
 		return nil, 0, nil
 	}
-	view, err := viewOf(v, d)
+	view, err := r.viewOf(v, d)
 	if err != nil {
 		return nil, 0, err
 	}
 	a, err := Plan(view, now)
+	if view.Unreadable != nil && a.Again == 0 {
+		a.Again = unreadableAgain
+	}
 	if err != nil || a.Empty() {
 		return nil, a.Again, err
 	}
@@ -111,7 +89,7 @@ func (r *concern) plan(v store.View, key string, now time.Time) (*control.Change
 }
 
 // viewOf reads what a plan for a Deployment needs.
-func viewOf(v store.View, d *balsav1.Deployment) (View, error) {
+func (r *concern) viewOf(v store.View, d *balsav1.Deployment) (View, error) {
 	namespace := d.GetMetadata().GetNamespace()
 	selector, err := object.SelectorFrom(d.GetSpec().GetSelector())
 	if err != nil {
@@ -119,7 +97,8 @@ func viewOf(v store.View, d *balsav1.Deployment) (View, error) {
 	}
 	kind, _ := object.KindByName("ReplicaSet")
 	view := View{
-		Deployment: d, Sets: owned(v, d), Closing: control.NamespaceClosing(v, namespace),
+		Deployment: d, Sets: owned(v, d), Closing: control.NamespaceClosing(v, namespace), Said: r.said,
+		Patience: r.began.Add(min(patience, time.Duration(d.GetSpec().GetProgressDeadlineSeconds())*time.Second)),
 		Taken: func(name string) bool {
 			_, taken := v.Get(object.Key(kind, namespace, name))
 			return taken
@@ -130,11 +109,32 @@ func viewOf(v store.View, d *balsav1.Deployment) (View, error) {
 			view.Sets = append(view.Sets, Set{ReplicaSet: rs, Pods: podsOf(v, rs)})
 		}
 	}
+	view.Contents, view.Unreadable = r.contents.contents(v, d, view.Sets)
 	return view, nil
 }
 
+// said is the last warning about a pod: agents tell what a probe said there. The
+// events' keys begin with the pod's name.
+func (r *concern) said(pod *balsav1.Pod) string {
+	if r.events == nil {
+		return ""
+	}
+	kind, _ := object.KindByName("Event")
+	var last *balsav1.Event
+	for kv := range r.events.View().Prefix(object.Prefix(kind, pod.GetMetadata().GetNamespace()) + pod.GetMetadata().GetName() + ".") {
+		e, ok := kv.Object.(*balsav1.Event)
+		if !ok || e.GetType() != object.EventWarning || e.GetInvolvedObject().GetUid() != pod.GetMetadata().GetUid() {
+			continue
+		}
+		if last == nil || e.GetLastTimestamp().AsTime().After(last.GetLastTimestamp().AsTime()) {
+			last = e
+		}
+	}
+	return last.GetMessage()
+}
+
 // change makes one transaction of the actions. It holds only while the
-// Deployment, and every ReplicaSet that it writes, are as they were.
+// Deployment, and every object that it writes, are as they were.
 func (r *concern) change(v View, a Actions, now time.Time) (*control.Change, error) {
 	c := control.NewChange(object.KeyOf(v.Deployment))
 	if a.Create != nil {
@@ -142,6 +142,11 @@ func (r *concern) change(v View, a Actions, now time.Time) (*control.Change, err
 			return nil, err
 		}
 		if err := c.Create(a.Create); err != nil {
+			return nil, err
+		}
+	}
+	for _, copied := range a.Copies {
+		if err := r.hold(c, copied, a.Owner, now); err != nil {
 			return nil, err
 		}
 	}
@@ -153,10 +158,10 @@ func (r *concern) change(v View, a Actions, now time.Time) (*control.Change, err
 	for _, rs := range a.Delete {
 		c.Delete(rs)
 	}
-	if a.Revision > 0 || a.Status != nil {
+	if len(a.Annotations) > 0 || a.Status != nil {
 		next := object.Clone(v.Deployment)
-		if a.Revision > 0 {
-			setAnnotation(next, AnnotationRevision, formatRevision(a.Revision))
+		for key, value := range a.Annotations {
+			setAnnotation(next, key, value)
 		}
 		if a.Status != nil {
 			next.Status = a.Status
@@ -165,25 +170,30 @@ func (r *concern) change(v View, a Actions, now time.Time) (*control.Change, err
 			return nil, err
 		}
 	}
-	c.Then(func() { r.record(v.Deployment, a) })
+	c.Then(func() {
+		for _, n := range a.Notes {
+			r.Events.Record(v.Deployment, n.Type, n.Reason, n.Message)
+		}
+	})
 	c.Expect(v.Deployment)
 	return c, nil
 }
 
-// record tells of replicas that move, once they are planned.
-func (r *concern) record(d *balsav1.Deployment, a Actions) {
-	if a.Create != nil {
-		r.Events.Record(d, object.EventNormal, "NewReplicaSet",
-			fmt.Sprintf("made replicaset %q for revision %d with %s", a.Create.GetMetadata().GetName(), a.Revision,
-				control.Counted(a.Create.GetSpec().GetReplicas(), "replica")))
+// hold makes a copy, or gives one another owner.
+func (r *concern) hold(c *control.Change, copied Copy, owner *balsav1.ReplicaSet, now time.Time) error {
+	if copied.Have != nil {
+		next := object.Clone(copied.Have)
+		meta := object.EnsureMetadata(next)
+		meta.OwnerReferences = append(meta.OwnerReferences, ownerRef(owner))
+		return c.Update(next)
 	}
-	for _, rs := range a.Update {
-		r.Events.Record(d, object.EventNormal, "ScalingReplicaSet",
-			fmt.Sprintf("replicaset %q to %s", rs.GetMetadata().GetName(), control.Counted(rs.GetSpec().GetReplicas(), "replica")))
+	m, err := r.contents.copied(copied.From, copied)
+	if err != nil {
+		return err
 	}
-	before := object.FindCondition(d.GetStatus().GetConditions(), object.ConditionProgressing)
-	c := object.FindCondition(a.Status.GetConditions(), object.ConditionProgressing)
-	if c.GetReason() == ReasonDeadlineExceeded && before.GetReason() != ReasonDeadlineExceeded {
-		r.Events.Record(d, object.EventWarning, ReasonDeadlineExceeded, c.GetMessage())
+	object.EnsureMetadata(m).OwnerReferences = []*balsav1.OwnerReference{ownerRef(owner)}
+	if err := control.Stamp(m, r.Rand, now); err != nil {
+		return err
 	}
+	return c.Create(m)
 }

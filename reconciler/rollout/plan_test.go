@@ -3,6 +3,7 @@ package rollout
 import (
 	"flag"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -10,6 +11,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	balsav1 "github.com/balsa-run/balsa/gen/balsa/v1"
+	"github.com/balsa-run/balsa/internal/revisions"
 	"github.com/balsa-run/balsa/object"
 	rt "github.com/balsa-run/balsa/reconciler/reconcilertest"
 )
@@ -28,7 +30,9 @@ func TestGolden(t *testing.T) {
 				v.Deployment = parseDeployment(t, l)
 				v.Closing = l.Has("closing")
 				if l.Has("taken") {
-					v.Taken = func(name string) bool { return name == newReplicaSet(v.Deployment, 0).GetMetadata().GetName() }
+					v.Taken = func(name string) bool {
+						return name == newReplicaSet(v.Deployment, Pinned{Template: v.Deployment.GetSpec().GetTemplate()}, 0).GetMetadata().GetName()
+					}
 				}
 			case "set":
 				v.Sets = append(v.Sets, parseSet(t, v.Deployment, l))
@@ -56,6 +60,17 @@ func parseDeployment(t *testing.T, l rt.Line) *balsav1.Deployment {
 	if l.Has("revision") {
 		setAnnotation(d, AnnotationRevision, l.Words["revision"])
 	}
+	if l.Has("best") { // pods/ready/available/old
+		m := mark{revision: int64(l.Int(t, "revision"))}
+		if _, err := fmt.Sscanf(l.Words["best"], "%d/%d/%d/%d", &m.live, &m.ready, &m.available, &m.old); err != nil {
+			t.Fatal(err)
+		}
+		setAnnotation(d, annotationProgress, m.String())
+	}
+	if l.Has("paused") {
+		d.Spec.Paused = proto.Bool(true)
+	}
+	d.Spec.OnFailure = l.Words["onfailure"]
 	d.Status = &balsav1.DeploymentStatus{}
 	if l.Has("status") {
 		st := d.Status
@@ -63,12 +78,33 @@ func parseDeployment(t *testing.T, l rt.Line) *balsav1.Deployment {
 			t.Fatal(err)
 		}
 	}
+	if l.Has("failed") { // replicaset/revision/running
+		f := &balsav1.FailedRollout{Reason: "NeverReady", Message: "pod x: says why", Time: timestamppb.New(l.Ago(t, "since"))}
+		parts := strings.Split(l.Words["failed"], "/")
+		f.ReplicaSet = parts[0]
+		if _, err := fmt.Sscanf(parts[1]+" "+parts[2], "%d %d", &f.Revision, &f.RunningRevision); err != nil {
+			t.Fatal(err)
+		}
+		if d.Status.FailedRollout = f; l.Has("retry") {
+			setAnnotation(d, revisions.AnnotationRetry, revisions.Failure(f))
+		}
+	}
 	if l.Has("progress") {
 		d.Status.Conditions = []*balsav1.Condition{{
-			Type: object.ConditionProgressing, Status: object.ConditionTrue, Reason: l.Words["progress"], LastTransitionTime: timestamppb.New(l.Ago(t, "since")),
+			Type: object.ConditionProgressing, Status: progressStatus(l.Words["progress"]), Reason: l.Words["progress"], LastTransitionTime: timestamppb.New(l.Ago(t, "since")),
 		}}
 	}
 	return d
+}
+
+func progressStatus(reason string) string {
+	switch reason {
+	case ReasonDeadlineExceeded, ReasonRollingBack, ReasonRolledBack:
+		return object.ConditionFalse
+	case ReasonPaused, ReasonResumed:
+		return object.ConditionUnknown
+	}
+	return object.ConditionTrue
 }
 
 func parseSet(t *testing.T, d *balsav1.Deployment, l rt.Line) Set {
@@ -78,6 +114,13 @@ func parseSet(t *testing.T, d *balsav1.Deployment, l rt.Line) Set {
 	}
 	if l.Has("revision") {
 		setAnnotation(rs, AnnotationRevision, l.Words["revision"])
+	}
+	if l.Has("complete") {
+		setAnnotation(rs, revisions.AnnotationComplete, "true")
+	}
+	if l.Has("desired") {
+		setAnnotation(rs, annotationDesired, l.Words["desired"])
+		setAnnotation(rs, annotationMax, l.Words["max"])
 	}
 	rs.Status = &balsav1.ReplicaSetStatus{ObservedGeneration: 1, Replicas: l.Int(t, "ready") + l.Int(t, "unready")}
 	s := Set{ReplicaSet: rs}
@@ -91,6 +134,9 @@ func parseSet(t *testing.T, d *balsav1.Deployment, l rt.Line) Set {
 	add("ready", "ready", func(*balsav1.Pod) {})
 	add("unready", "unready", func(*balsav1.Pod) {})
 	add("ending", "ready", func(p *balsav1.Pod) { p.Metadata.DeletionTimestamp = timestamppb.New(rt.Now()) })
+	add("evicted", "ready", func(p *balsav1.Pod) {
+		p.Status.Conditions, _ = object.SetCondition(p.Status.Conditions, &balsav1.Condition{Type: object.ConditionEvictionRequested, Status: object.ConditionTrue}, rt.Now())
+	})
 	add("stuck", "age", func(p *balsav1.Pod) {
 		p.Status.ContainerStatuses = []*balsav1.ContainerStatus{{Name: "web", State: &balsav1.ContainerState{Waiting: &balsav1.ContainerStateWaiting{Reason: "ImageNotFound", Message: "web:2 was never imported"}}}}
 	})

@@ -8,7 +8,7 @@ func (p *planner) recreate() {
 	if p.fresh == nil {
 		return
 	}
-	if sum(p.old, func(c *counts) int32 { return c.running }) > 0 {
+	if p.incomplete || sum(p.old, func(c *counts) int32 { return c.running }) > 0 {
 		p.fresh.spec = min(p.fresh.spec, p.replicas)
 		return
 	}
@@ -30,6 +30,9 @@ func (p *planner) roll() {
 func (p *planner) growFresh() {
 	if p.fresh.spec >= p.replicas {
 		p.fresh.spec = p.replicas
+		return
+	}
+	if p.incomplete {
 		return
 	}
 	room := p.replicas + p.surge - sum(p.old, (*counts).total)

@@ -1,12 +1,13 @@
 package rollout
 
 import (
+	"cmp"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
 	balsav1 "github.com/balsa-run/balsa/gen/balsa/v1"
+	"github.com/balsa-run/balsa/internal/revisions"
 	"github.com/balsa-run/balsa/object"
 )
 
@@ -19,15 +20,24 @@ type Set struct {
 // counts is what a plan needs to know of a ReplicaSet's pods.
 type counts struct {
 	rs *balsav1.ReplicaSet
-	// spec is what the ReplicaSet asks for; a plan changes it.
-	spec int32
-	// live pods are neither finished nor about to go; ready and available ones
-	// are live.
+	// spec is what the ReplicaSet asks for; a plan changes it. keepScale: it was not
+	// possible to bring it where the Deployment's replicas want it, so the annotations
+	// that tell of that stay, and it is tried again.
+	spec      int32
+	keepScale bool
+	// live pods are replicas (see isReplica); ready and available ones are live.
 	live, ready, available int32
 	// running pods are not finished; they may be about to go.
 	running int32
 	// wait is when the first pod that is ready becomes available; 0: none waits.
 	wait time.Duration
+}
+
+// isReplica tells whether a pod counts as one of its ReplicaSet: not one that has
+// ended or is about to go, nor one that stays only until another is available in
+// its place, which is beyond both bounds.
+func isReplica(pod *balsav1.Pod) bool {
+	return object.PodActive(pod) && !object.IsConditionTrue(pod.GetStatus().GetConditions(), object.ConditionEvictionRequested)
 }
 
 func countSet(s Set, minReadySeconds int32, now time.Time) *counts {
@@ -36,7 +46,7 @@ func countSet(s Set, minReadySeconds int32, now time.Time) *counts {
 		if !object.PodFinished(pod) {
 			c.running++
 		}
-		if !object.PodActive(pod) {
+		if !isReplica(pod) {
 			continue
 		}
 		c.live++
@@ -66,16 +76,7 @@ func (c *counts) unhealthy() int32 { return c.spec - c.staying() }
 
 func (c *counts) name() string { return c.rs.GetMetadata().GetName() }
 
-func (c *counts) revision() int64 { return revisionOf(c.rs) }
-
-// revisionOf reads the revision annotation; 0 without one.
-func revisionOf(m object.Message) int64 {
-	n, err := strconv.ParseInt(m.GetMetadata().GetAnnotations()[AnnotationRevision], 10, 64)
-	if err != nil {
-		return 0
-	}
-	return n
-}
+func (c *counts) revision() int64 { return revisions.Of(c.rs) }
 
 func sum(sets []*counts, f func(*counts) int32) (n int32) {
 	for _, c := range sets {
@@ -86,17 +87,15 @@ func sum(sets []*counts, f func(*counts) int32) (n int32) {
 
 // oldestFirst orders by revision, creation and name.
 func oldestFirst(a, b *counts) int {
-	if a.revision() != b.revision() {
-		if a.revision() < b.revision() {
-			return -1
-		}
-		return 1
-	}
-	x, y := a.rs.GetMetadata(), b.rs.GetMetadata()
-	if c := x.GetCreationTimestamp().AsTime().Compare(y.GetCreationTimestamp().AsTime()); c != 0 {
-		return c
-	}
-	return strings.Compare(x.GetName(), y.GetName())
+	return cmp.Or(
+		cmp.Compare(a.revision(), b.revision()),
+		a.rs.GetMetadata().GetCreationTimestamp().AsTime().Compare(b.rs.GetMetadata().GetCreationTimestamp().AsTime()),
+		compareNames(a.rs, b.rs),
+	)
+}
+
+func compareNames(a, b object.Message) int {
+	return strings.Compare(a.GetMetadata().GetName(), b.GetMetadata().GetName())
 }
 
 func countSets(v View, now time.Time) (sets []*counts) {
@@ -107,4 +106,16 @@ func countSets(v View, now time.Time) (sets []*counts) {
 	}
 	slices.SortFunc(sets, oldestFirst)
 	return sets
+}
+
+// podsOf are the pods of a ReplicaSet, in the order of their names.
+func (p *planner) podsOf(c *counts) []*balsav1.Pod {
+	for _, s := range p.Sets {
+		if s.ReplicaSet == c.rs {
+			pods := slices.Clone(s.Pods)
+			slices.SortFunc(pods, func(a, b *balsav1.Pod) int { return compareNames(a, b) })
+			return pods
+		}
+	}
+	return nil
 }

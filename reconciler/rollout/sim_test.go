@@ -1,6 +1,7 @@
 package rollout_test
 
 import (
+	"context"
 	"fmt"
 	"strings"
 	"testing"
@@ -16,6 +17,7 @@ import (
 	rt "github.com/balsa-run/balsa/reconciler/reconcilertest"
 	"github.com/balsa-run/balsa/reconciler/rollout"
 	"github.com/balsa-run/balsa/reconciler/workload"
+	"github.com/balsa-run/balsa/store"
 )
 
 const webKey = "deployments/default/web"
@@ -47,10 +49,12 @@ type sim struct {
 
 func newSim(tb rt.TB, d *balsav1.Deployment) *sim {
 	w := rt.New(tb)
-	s := &sim{World: w, tb: tb, rollout: rollout.New(w.Kit()), workload: workload.New(w.Kit())}
+	s := &sim{World: w, tb: tb, rollout: rollout.New(w.Kit(), rt.Secrets{}, w.Store.Space(store.SpaceEvents)), workload: workload.New(w.Kit())}
 	w.Put(d)
 	return s
 }
+
+func (s *sim) ctx() context.Context { return context.Background() }
 
 func (s *sim) deployment() *balsav1.Deployment {
 	return rt.Get[*balsav1.Deployment](s.World, webKey)
@@ -169,10 +173,15 @@ func (s *sim) heal() {
 			s.Delete(p)
 		case p.GetSpec().GetNodeName() == "":
 			s.bind(p)
-		case !object.PodReady(p):
+		case !object.PodReady(p) && !bad(p):
 			s.setReady(p, true)
 		}
 	}
+}
+
+// bad tells the pods that never become ready.
+func bad(p *balsav1.Pod) bool {
+	return strings.HasPrefix(p.GetSpec().GetContainers()[0].GetImage(), "bad:")
 }
 
 // converge lets everything work until nothing changes any more, and checks that
@@ -263,7 +272,7 @@ func (s *sim) actions() map[string]func(*rapid.T) {
 	}
 	bound := func(p *balsav1.Pod) bool { return p.GetSpec().GetNodeName() != "" && object.PodActive(p) }
 	ready := func(t *rapid.T) {
-		pick("ready", func(p *balsav1.Pod) bool { return bound(p) && !object.PodReady(p) }, func(p *balsav1.Pod) { s.setReady(p, true) })(t)
+		pick("ready", func(p *balsav1.Pod) bool { return bound(p) && !object.PodReady(p) && !bad(p) }, func(p *balsav1.Pod) { s.setReady(p, true) })(t)
 	}
 	bind := pick("bind", func(p *balsav1.Pod) bool { return p.GetSpec().GetNodeName() == "" }, s.bind)
 	return map[string]func(*rapid.T){

@@ -1,7 +1,6 @@
 package rollout
 
 import (
-	"cmp"
 	"fmt"
 	"slices"
 	"strconv"
@@ -23,8 +22,8 @@ func (p *planner) soon(d time.Duration) {
 	}
 }
 
-// complete tells whether exactly the replicas of the current template are there
-// and available.
+// complete tells whether exactly the replicas of the ReplicaSet that shall run are
+// there and available.
 func (p *planner) complete() bool {
 	return p.fresh != nil && p.fresh.spec == p.replicas && p.fresh.live == p.replicas && p.fresh.available == p.replicas &&
 		sum(p.old, (*counts).total) == 0
@@ -76,97 +75,97 @@ func (p *planner) availableCondition(s *balsav1.DeploymentStatus) *balsav1.Condi
 // leader counts the deadline on.
 func (p *planner) progressing(s *balsav1.DeploymentStatus) {
 	old := object.FindCondition(s.Conditions, object.ConditionProgressing)
-	if old == nil && p.started == "" && p.fresh != nil {
-		p.started = ReasonFoundReplicaSet
-	}
 	switch {
+	case p.problem != "":
+		s.FailedRollout = p.failure
+		p.setProgressing(s, object.ConditionFalse, ReasonNotPinned, "nothing is rolled out: "+p.problem)
+	case p.failure != nil:
+		p.tellFailure(s)
+	case p.Deployment.GetSpec().GetPaused():
+		p.setProgressing(s, object.ConditionUnknown, ReasonPaused, "the deployment is paused: it is scaled, but nothing is rolled out")
 	case p.started != "":
-		p.setProgressing(s, object.ConditionTrue, p.started, p.freshName()+" is rolled out")
-	case old == nil, p.fresh == nil, old.GetReason() == ReasonComplete:
+		p.restart(s, object.ConditionTrue, p.started, p.freshName()+" is rolled out")
+	case p.fresh == nil: // its name is taken, and it gets another
+	case old.GetReason() == ReasonPaused:
+		p.restart(s, object.ConditionUnknown, ReasonResumed, p.freshName()+" is rolled out on")
+	case old.GetReason() == ReasonComplete:
 	case p.complete():
 		p.setProgressing(s, object.ConditionTrue, ReasonComplete, p.freshName()+" is complete")
-	case progressed(p.Deployment.GetStatus(), s):
+		p.annotateProgress("")
+	case old == nil, old.GetStatus() == object.ConditionFalse:
+		p.restart(s, object.ConditionTrue, ReasonFoundReplicaSet, p.freshName()+" is rolled out")
+	case p.progressed():
 		p.setProgressing(s, object.ConditionTrue, ReasonUpdated, p.freshName()+" makes progress")
+		p.touch(s)
 	default:
 		p.checkDeadline(s, old)
 	}
 }
 
-// checkDeadline gives up hope, in words only, when there was no progress for too
-// long. The rollout itself goes on.
+// restart sets the condition and counts progress from here.
+func (p *planner) restart(s *balsav1.DeploymentStatus, status, reason, message string) {
+	p.setProgressing(s, status, reason, message)
+	p.touch(s)
+	p.annotateProgress(p.reached().String())
+}
+
+// checkDeadline gives a rollout up when there was no progress for too long. It is
+// not the pods' fault that replicas are moved only now, and so they get the time
+// for that: a rollout has only so many moves.
 func (p *planner) checkDeadline(s *balsav1.DeploymentStatus, old *balsav1.Condition) {
-	if old.GetStatus() == object.ConditionFalse {
-		return
+	end := old.GetLastTransitionTime().AsTime().Add(time.Duration(p.deadline()) * time.Second)
+	if p.Patience.After(end) {
+		end = p.Patience
 	}
-	seconds := object.DefaultProgressDeadline
-	if given := p.Deployment.GetSpec().ProgressDeadlineSeconds; given != nil {
-		seconds = *given
-	}
-	left := old.GetLastTransitionTime().AsTime().Add(time.Duration(seconds) * time.Second).Sub(p.now)
-	if left > 0 {
+	switch left := end.Sub(p.now); {
+	case left > 0:
 		p.soon(left)
-		return
+	case p.moved:
+		p.touch(s)
+	default:
+		p.fail(s)
 	}
-	message := fmt.Sprintf("%s has made no progress for %d seconds", p.freshName(), seconds)
-	if problem := p.problem(); problem != "" {
-		message += "; " + problem
-	}
-	p.setProgressing(s, object.ConditionFalse, ReasonDeadlineExceeded, message)
 }
 
 func (p *planner) freshName() string { return "replicaset " + strconv.Quote(p.fresh.name()) }
 
+// setProgressing sets the condition, and the time with it unless it says the same
+// already. What people have to know is told as an event.
 func (p *planner) setProgressing(s *balsav1.DeploymentStatus, status, reason, message string) {
 	c := &balsav1.Condition{
 		Type: object.ConditionProgressing, Status: status, Reason: reason, Message: message,
 		LastTransitionTime: timestamppb.New(p.now),
 	}
 	s.Conditions = slices.Clone(s.Conditions)
-	for i, old := range s.Conditions {
-		if old.GetType() == c.Type {
-			s.Conditions[i] = c
-			return
-		}
+	i := slices.IndexFunc(s.Conditions, func(old *balsav1.Condition) bool { return old.GetType() == c.Type })
+	if i < 0 {
+		s.Conditions = append(s.Conditions, c)
+		p.tellChange("", c)
+		return
 	}
-	s.Conditions = append(s.Conditions, c)
+	old := s.Conditions[i]
+	if old.GetStatus() == status && old.GetReason() == reason {
+		c.LastTransitionTime = old.GetLastTransitionTime()
+	}
+	s.Conditions[i] = c
+	p.tellChange(old.GetReason(), c)
 }
 
-func progressed(old, next *balsav1.DeploymentStatus) bool {
-	return next.GetUpdatedReplicas() > old.GetUpdatedReplicas() || next.GetReadyReplicas() > old.GetReadyReplicas() ||
-		next.GetAvailableReplicas() > old.GetAvailableReplicas() ||
-		next.GetReplicas()-next.GetUpdatedReplicas() < old.GetReplicas()-old.GetUpdatedReplicas()
+func (p *planner) tellChange(before string, c *balsav1.Condition) {
+	if before == c.GetReason() {
+		return
+	}
+	switch c.GetReason() {
+	case ReasonDeadlineExceeded, ReasonRollingBack, ReasonNotPinned:
+		p.note(object.EventWarning, c.GetReason(), c.GetMessage())
+	case ReasonRolledBack, ReasonComplete, ReasonPaused, ReasonResumed, ReasonRetried:
+		p.note(object.EventNormal, c.GetReason(), c.GetMessage())
+	}
 }
 
-// problem is what the first pod of the new template that is not available says of
-// itself, by name.
-func (p *planner) problem() string {
-	var pods []*balsav1.Pod
-	for _, s := range p.Sets {
-		if s.ReplicaSet == p.fresh.rs {
-			pods = slices.Clone(s.Pods)
-		}
-	}
-	slices.SortFunc(pods, func(a, b *balsav1.Pod) int { return cmp.Compare(a.GetMetadata().GetName(), b.GetMetadata().GetName()) })
-	for _, pod := range pods {
-		if text := podProblem(pod); text != "" && object.PodActive(pod) && !object.PodReady(pod) {
-			return object.Describe(pod) + ": " + text
-		}
-	}
-	return ""
-}
-
-func podProblem(pod *balsav1.Pod) string {
-	scheduled := object.FindCondition(pod.GetStatus().GetConditions(), object.ConditionPodScheduled)
-	if scheduled.GetStatus() == object.ConditionFalse {
-		return scheduled.GetMessage()
-	}
-	for _, c := range pod.GetStatus().GetContainerStatuses() {
-		if w := c.GetState().GetWaiting(); w.GetReason() != "" {
-			return fmt.Sprintf("container %q: %s: %s", c.GetName(), w.GetReason(), w.GetMessage())
-		}
-	}
-	if pod.GetStatus().GetPhase() == object.PodRunning {
-		return "is running but not ready"
-	}
-	return ""
+// touch says that there was progress now.
+func (p *planner) touch(s *balsav1.DeploymentStatus) {
+	i := slices.IndexFunc(s.Conditions, func(c *balsav1.Condition) bool { return c.GetType() == object.ConditionProgressing })
+	s.Conditions[i] = proto.CloneOf(s.Conditions[i])
+	s.Conditions[i].LastTransitionTime = timestamppb.New(p.now)
 }

@@ -4,9 +4,11 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	balsav1 "github.com/balsa-run/balsa/gen/balsa/v1"
 	"github.com/balsa-run/balsa/object"
@@ -48,6 +50,9 @@ func (w *concern) change(rs *balsav1.ReplicaSet, a Actions, now time.Time) (*con
 			return nil, err
 		}
 	}
+	if err := evictions(c, a, now); err != nil {
+		return nil, err
+	}
 	c.Then(func() { w.record(rs, a) })
 	if a.Status != nil {
 		next := object.Clone(rs)
@@ -55,6 +60,37 @@ func (w *concern) change(rs *balsav1.ReplicaSet, a Actions, now time.Time) (*con
 		return c, c.Update(next)
 	}
 	return c, nil
+}
+
+// evictions ends pods that were replaced, and takes them out of their budgets.
+func evictions(c *control.Change, a Actions, now time.Time) error {
+	for _, pod := range a.Evict {
+		grace := object.EvictionGrace(pod)
+		if pod.GetSpec().GetNodeName() == "" || object.PodFinished(pod) || grace == 0 {
+			c.Delete(pod)
+			continue
+		}
+		why, _, _ := strings.Cut(object.FindCondition(pod.GetStatus().GetConditions(), object.ConditionEvictionRequested).GetMessage(), waitMark)
+		next := object.DisruptionTarget(pod, why, now)
+		next.Metadata.DeletionTimestamp, next.Metadata.DeletionGracePeriodSeconds = timestamppb.New(now), proto.Int64(grace)
+		if err := c.Update(next); err != nil {
+			return err
+		}
+	}
+	for _, m := range slices.Concat(a.Explain, a.Withdraw) {
+		if err := c.Update(m); err != nil {
+			return err
+		}
+	}
+	for _, b := range a.Pay {
+		if err := c.Update(b); err != nil {
+			return err
+		}
+	}
+	for _, b := range a.Read {
+		c.Expect(b)
+	}
+	return nil
 }
 
 // newPod makes a pod of the ReplicaSet's template.
@@ -80,5 +116,11 @@ func (w *concern) record(rs *balsav1.ReplicaSet, a Actions) {
 	}
 	for _, pod := range a.End {
 		w.Events.Record(rs, object.EventNormal, "PodEnded", "ended pod "+pod.GetMetadata().GetName())
+	}
+	for _, pod := range a.Evict {
+		w.Events.Record(pod, object.EventNormal, "Evicted", "ended, since its eviction was asked for and all replicas are available without it")
+	}
+	for _, pod := range a.Withdraw {
+		w.Events.Record(pod, object.EventNormal, object.EvictionWithdrawn, "its eviction is withdrawn: its node takes pods again")
 	}
 }

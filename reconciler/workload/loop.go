@@ -3,12 +3,14 @@ package workload
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	balsav1 "github.com/balsa-run/balsa/gen/balsa/v1"
 	"github.com/balsa-run/balsa/internal/loop"
 	"github.com/balsa-run/balsa/object"
 	"github.com/balsa-run/balsa/reconciler/control"
+	"github.com/balsa-run/balsa/reconciler/nodes"
 	"github.com/balsa-run/balsa/reconciler/rollout"
 	"github.com/balsa-run/balsa/store"
 )
@@ -38,8 +40,28 @@ func keys(v store.View, ev store.Event) []string {
 		return []string{ev.KV.Key}
 	case "Pod":
 		return podKeys(v, namespace, ev)
+	case "Node":
+		return uncordoned(v, ev)
 	}
 	return nil
+}
+
+// uncordoned are the ReplicaSets of pods whose eviction was asked for, on a node
+// that takes pods again.
+func uncordoned(v store.View, ev store.Event) (out []string) {
+	node, ok := ev.KV.Object.(*balsav1.Node)
+	if !ok || node.GetSpec().GetUnschedulable() || ev.Prev == nil {
+		return nil
+	}
+	if before, ok := ev.Prev.Object.(*balsav1.Node); !ok || !before.GetSpec().GetUnschedulable() {
+		return nil
+	}
+	for _, pod := range control.Collect[*balsav1.Pod](v.ByIndex(object.IndexNode, node.GetMetadata().GetName())) {
+		if key, ok := control.ControllerKey(pod, "ReplicaSet"); ok && object.EvictionRequested(pod) {
+			out = append(out, key)
+		}
+	}
+	return out
 }
 
 func podKeys(v store.View, namespace string, ev store.Event) (out []string) {
@@ -116,7 +138,14 @@ func (w *concern) plan(v store.View, key string, budgets map[string]int32, now t
 	if err != nil {
 		return nil, Actions{}, err
 	}
-	view := View{ReplicaSet: rs, Pods: pods, Budget: Unlimited, Closing: control.NamespaceClosing(v, rs.GetMetadata().GetNamespace())}
+	view := View{
+		ReplicaSet: rs, Pods: pods, Budget: Unlimited, Closing: control.NamespaceClosing(v, rs.GetMetadata().GetNamespace()),
+		Cordoned: func(node string) bool { n := nodes.Get(v, node); return n == nil || n.GetSpec().GetUnschedulable() },
+	}
+	if slices.ContainsFunc(pods, object.EvictionRequested) {
+		kind, _ := object.KindByName("PodDisruptionBudget")
+		view.Budgets = control.Collect[*balsav1.PodDisruptionBudget](v.Prefix(object.Prefix(kind, rs.GetMetadata().GetNamespace())))
+	}
 	owner := guard(v, &view, budgets, now)
 	a, err := Plan(view, now)
 	if err != nil || a.Empty() {

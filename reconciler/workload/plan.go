@@ -1,6 +1,7 @@
 // Package workload keeps as many pods as each ReplicaSet asks for, and the
-// ReplicaSet's status. It refuses to know Deployments, but for one thing: it
-// ends no available pod that a Deployment's rolling update needs.
+// ReplicaSet's status. A pod whose eviction was asked for it replaces first: see
+// evict.go. It refuses to know Deployments, but for one thing: it ends no available
+// pod that a Deployment's rolling update needs.
 package workload
 
 import (
@@ -35,6 +36,10 @@ type View struct {
 	MinReadySeconds int32
 	// Closing: the namespace is about to go, so there are no new pods.
 	Closing bool
+	// Budgets are the PodDisruptionBudgets of the namespace.
+	Budgets []*balsav1.PodDisruptionBudget
+	// Cordoned tells whether a node takes no new pods.
+	Cordoned func(node string) bool
 }
 
 // Actions is the outcome of a plan.
@@ -44,6 +49,13 @@ type Actions struct {
 	// Create is how many new pods there shall be.
 	Create int32
 	End    []*balsav1.Pod
+	// Evict holds pods that end since their eviction was asked for, Explain those
+	// that wait for it and whose condition says so, changed clones, and Withdraw
+	// those that stay, changed clones.
+	Evict, Explain, Withdraw []*balsav1.Pod
+	// Pay are the budgets that Evict takes from, changed clones, and Read those that
+	// it hangs on.
+	Pay, Read []*balsav1.PodDisruptionBudget
 	// Spent is how much of View.Budget End uses.
 	Spent int32
 	// Held is how many pods stay only because the budget is spent.
@@ -59,7 +71,7 @@ const moreToDo = time.Nanosecond
 
 // Empty tells whether there is nothing to write.
 func (a *Actions) Empty() bool {
-	return len(a.Adopt) == 0 && len(a.Release) == 0 && a.Create == 0 && len(a.End) == 0 && a.Status == nil
+	return len(a.Adopt)+len(a.Release)+len(a.End)+len(a.Evict)+len(a.Explain)+len(a.Withdraw) == 0 && a.Create == 0 && a.Status == nil
 }
 
 // String prints the actions one a line.
@@ -76,6 +88,14 @@ func (a *Actions) String() string {
 		fmt.Fprintf(&b, "create %d\n", a.Create)
 	}
 	list("end", a.End)
+	list("evict", a.Evict)
+	for _, pod := range a.Explain {
+		fmt.Fprintf(&b, "explain %s: %s\n", pod.GetMetadata().GetName(), object.FindCondition(pod.GetStatus().GetConditions(), object.ConditionEvictionRequested).GetMessage())
+	}
+	list("withdraw eviction of", a.Withdraw)
+	for _, budget := range a.Pay {
+		fmt.Fprintf(&b, "spend of %s\n", budget.GetMetadata().GetName())
+	}
 	if a.Held > 0 {
 		fmt.Fprintf(&b, "hold %d\n", a.Held)
 	}
@@ -101,7 +121,11 @@ func Plan(v View, now time.Time) (Actions, error) {
 	p := planner{View: v, now: now}
 	if !object.IsTerminating(rs) {
 		p.claim(selector)
+		p.withdraw()
 		p.count()
+		if err := p.evict(); err != nil {
+			return Actions{}, fmt.Errorf("%s: %w", object.Describe(rs), err)
+		}
 	} else {
 		p.keep()
 	}
@@ -113,12 +137,13 @@ type planner struct {
 	View
 	Actions
 	now time.Time
-	// active are the pods that count, in the order of their names.
-	active []*balsav1.Pod
+	// active are the pods that are neither finished nor about to go, in the order of
+	// their names; leaving are those of them that others replace.
+	active, leaving []*balsav1.Pod
 }
 
 func (p *planner) room() int {
-	return maxPerStep - len(p.Adopt) - len(p.Release) - int(p.Create) - len(p.End)
+	return maxPerStep - len(p.Adopt) - len(p.Release) - int(p.Create) - len(p.End) - len(p.Evict) - len(p.Explain) - len(p.Withdraw) - len(p.Pay) - len(p.Read)
 }
 
 // claim sorts out whose pods are whose.
@@ -156,9 +181,10 @@ func (p *planner) keep() {
 	}
 }
 
-// count begins or ends pods until their number is right.
+// count begins or ends pods until the number of those that stay is right.
 func (p *planner) count() {
-	surplus := len(p.active) - int(p.ReplicaSet.GetSpec().GetReplicas())
+	p.leave()
+	surplus := len(p.active) - len(p.leaving) - int(p.ReplicaSet.GetSpec().GetReplicas())
 	if surplus < 0 && p.Closing {
 		return
 	}
@@ -169,7 +195,8 @@ func (p *planner) count() {
 		}
 		return
 	}
-	for _, pod := range rank(p.active) {
+	staying := slices.DeleteFunc(slices.Clone(p.active), func(pod *balsav1.Pod) bool { return slices.Contains(p.leaving, pod) })
+	for _, pod := range rank(staying) {
 		if surplus == 0 {
 			break
 		}

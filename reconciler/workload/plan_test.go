@@ -35,8 +35,16 @@ func TestGolden(t *testing.T) {
 					p.Metadata.Name = fmt.Sprintf("%s-%03d", l.Name, i)
 					v.Pods = append(v.Pods, p)
 				}
+			case "budget":
+				v.Budgets = append(v.Budgets, budgetOf(t, l))
+			case "uncordoned":
+				v.Cordoned = func(node string) bool { return node != l.Name }
 			default:
-				v.Pods = append(v.Pods, l.Pod(t))
+				p := l.Pod(t)
+				if l.Has("evict") {
+					asked(p, l.Words["evict"])
+				}
+				v.Pods = append(v.Pods, p)
 			}
 		}
 		a, err := Plan(v, rt.Now())

@@ -9,7 +9,8 @@ import (
 	"github.com/balsa-run/balsa/object"
 )
 
-// rank orders pods by who shall end first, as Kubernetes does: not bound to a
+// rank orders pods by who shall end first: those whose eviction was asked for, and
+// then as Kubernetes does: not bound to a
 // node; pending, then unknown, then running; not ready; on the node with most of
 // the ReplicaSet's pods; ready for the shortest time; restarted most often;
 // youngest. The name settles the rest.
@@ -21,6 +22,7 @@ func rank(pods []*balsav1.Pod) []*balsav1.Pod {
 	out := slices.Clone(pods)
 	slices.SortFunc(out, func(a, b *balsav1.Pod) int {
 		return cmp.Or(
+			before(object.EvictionRequested(a), object.EvictionRequested(b)),
 			before(a.GetSpec().GetNodeName() == "", b.GetSpec().GetNodeName() == ""),
 			cmp.Compare(phaseRank(a), phaseRank(b)),
 			before(!object.PodReady(a), !object.PodReady(b)),

@@ -127,6 +127,7 @@ func (s *Session) add(host, repository string, credentials Credentials, attempts
 	}
 	for _, auth := range credentials.match(host, repository) {
 		e.auths = append(e.auths, authn.FromConfig(auth))
+		e.secrets = append(e.secrets, materialOf(auth))
 	}
 	if password, err := settings.password(); err != nil {
 		return fmt.Errorf("registry %s: %w", host, err)

@@ -1,6 +1,7 @@
 package registry
 
 import (
+	"crypto/sha256"
 	"encoding/json"
 	"fmt"
 	"path"
@@ -122,4 +123,38 @@ func (c credential) fits(host, repository string) bool {
 		}
 	}
 	return true
+}
+
+// Material stands for a credential of a pull secret without telling it.
+type Material [sha256.Size]byte
+
+func materialOf(auth authn.AuthConfig) Material {
+	h := sha256.New()
+	for _, part := range []string{auth.Username, auth.Password, auth.Auth, auth.IdentityToken, auth.RegistryToken} {
+		_, _ = fmt.Fprintf(h, "%d:%s\n", len(part), part)
+	}
+	return Material(h.Sum(nil))
+}
+
+// Secrets are the credentials of pull secrets that the session may use.
+func (s *Session) Secrets() []Material {
+	var all []Material
+	for _, e := range s.endpoints {
+		all = append(all, e.secrets...)
+	}
+	return all
+}
+
+// Used is, after Resolve, the pull secret's credential with which the image was
+// found. everyone: it was none, but the node's own user, or nobody.
+func (s *Session) Used() (used Material, everyone bool) {
+	s.mu.Lock()
+	e := s.endpoints[s.first]
+	s.mu.Unlock()
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.auth >= len(e.secrets) {
+		return Material{}, true
+	}
+	return e.secrets[e.auth], false
 }

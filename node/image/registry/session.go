@@ -38,7 +38,8 @@ type endpoint struct {
 	host       string
 	repository name.Repository
 	guard      *guard
-	auths      []authn.Authenticator
+	auths      []authn.Authenticator // those of pull secrets, then the node's
+	secrets    []Material            // of the first of auths
 	attempts   int
 	blocked    bool
 

@@ -5,6 +5,7 @@ package fake
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -23,6 +24,13 @@ type Network struct {
 	pods   map[string]string           // guarded by mu; uid to namespace path
 	routes map[netip.Prefix]netip.Addr // guarded by mu
 	fail   error                       // guarded by mu
+	// owned are the announced addresses that the node answers for, strangers those
+	// that others have, damage what somebody has broken; guarded by mu.
+	owned     []netip.Addr
+	strangers map[netip.Addr]bool
+	damage    []string
+	scrubs    int
+	disturbed chan struct{}
 }
 
 var _ podnet.Network = (*Network)(nil)
@@ -34,7 +42,8 @@ func New(podCIDR netip.Prefix, dir string) (*Network, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Network{pool: pool, self: podCIDR.Masked(), pods: map[string]string{}, routes: map[netip.Prefix]netip.Addr{}}, nil
+	return &Network{pool: pool, self: podCIDR.Masked(), pods: map[string]string{}, routes: map[netip.Prefix]netip.Addr{},
+		strangers: map[netip.Addr]bool{}, disturbed: make(chan struct{}, 1)}, nil
 }
 
 // FailNext makes the next call fail with err before it does anything.
@@ -88,16 +97,93 @@ func (n *Network) SyncRoutes(ctx context.Context, routes []podnet.NodeRoute) err
 	if err := n.beginLocked(ctx); err != nil {
 		return fmt.Errorf("sync routes: %w", err)
 	}
-	if err := podnet.CheckRoutes(routes); err != nil {
+	usable, problems := podnet.Usable(n.self, routes, n.routes)
+	clear(n.routes)
+	for _, r := range usable {
+		n.routes[r.PodCIDR] = r.NodeIP
+	}
+	if err := errors.Join(problems...); err != nil {
 		return fmt.Errorf("sync routes: %w", err)
 	}
-	clear(n.routes)
-	for _, r := range routes {
-		if r.PodCIDR.Masked() != n.self {
-			n.routes[r.PodCIDR.Masked()] = r.NodeIP
-		}
-	}
 	return nil
+}
+
+// Addresses implements podnet.Network.
+func (n *Network) Addresses() map[string]netip.Addr { return n.pool.Addresses() }
+
+// SyncAnnounced implements podnet.Network.
+func (n *Network) SyncAnnounced(ctx context.Context, addrs []netip.Addr) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if err := n.beginLocked(ctx); err != nil {
+		return fmt.Errorf("announced addresses: %w", err)
+	}
+	n.owned = nil
+	var errs []error
+	for _, a := range addrs {
+		if n.strangers[a] {
+			errs = append(errs, fmt.Errorf("announced addresses: %w: %s", podnet.ErrForeignAddress, a))
+			continue
+		}
+		n.owned = append(n.owned, a)
+	}
+	slices.SortFunc(n.owned, netip.Addr.Compare)
+	return errors.Join(errs...)
+}
+
+// SetStranger makes a machine outside the cluster have an address, or not.
+func (n *Network) SetStranger(a netip.Addr, has bool) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.strangers[a] = has
+}
+
+// Announced returns the addresses that the node answers for.
+func (n *Network) Announced() []netip.Addr {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return slices.Clone(n.owned)
+}
+
+// Damage breaks something that the next Scrub finds and repairs.
+func (n *Network) Damage(what string) {
+	n.mu.Lock()
+	n.damage = append(n.damage, what)
+	n.mu.Unlock()
+	select {
+	case n.disturbed <- struct{}{}:
+	default:
+	}
+}
+
+// Scrub implements podnet.Network.
+func (n *Network) Scrub(ctx context.Context) ([]string, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if err := n.beginLocked(ctx); err != nil {
+		return nil, fmt.Errorf("scrub: %w", err)
+	}
+	found := n.damage
+	n.damage = nil
+	n.scrubs++
+	return found, nil
+}
+
+// Scrubs is how often Scrub has looked.
+func (n *Network) Scrubs() int {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.scrubs
+}
+
+// NextDisturbance implements podnet.Network.
+func (n *Network) NextDisturbance(ctx context.Context) error {
+	select {
+	case <-n.disturbed:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
 }
 
 // Cleanup implements podnet.Network.

@@ -92,6 +92,9 @@ func (p *pod) adopt(ctx context.Context) error {
 	if err := p.loadContainers(); err != nil {
 		return err
 	}
+	if err := endExecs(filepath.Join(p.dir, execsDir), record.BootID == p.rt.bootID); err != nil {
+		p.rt.opt.Log.Warn("what execs of the last agent have left cannot be ended", "pod", p.uid, "error", err)
+	}
 	p.rt.changes.Add(p.uid)
 	return p.adoptShim(ctx, record)
 }

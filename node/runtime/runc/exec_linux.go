@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -25,7 +26,8 @@ const (
 
 // Exec implements runtime.Streams. The helper is this process's child, not the
 // shim's: an exec has no life beyond its caller, and if this process dies, the
-// end of the control pipe kills it.
+// end of the control pipe kills it. If the helper dies, this process kills what it
+// began; if both die at once, the next Open does.
 func (r *Runtime) Exec(ctx context.Context, uid runtime.PodUID, name string, cfg runtime.ExecConfig) (runtime.ExitStatus, error) {
 	var none runtime.ExitStatus
 	newest, _, err := r.newest(uid, name)
@@ -36,7 +38,7 @@ func (r *Runtime) Exec(ctx context.Context, uid runtime.PodUID, name string, cfg
 	if err != nil {
 		return none, err
 	}
-	x := &execution{dir: r.podDir(uid), helper: r.opt.Helpers.Runc, id: containerID(name, newest.Attempt), cfg: cfg}
+	x := &execution{dir: r.podDir(uid), helper: r.opt.Helpers.Runc, id: containerID(name, newest.Attempt), cfg: cfg, log: r.opt.Log}
 	exit, err := x.run(ctx, request)
 	if err != nil {
 		return none, fmt.Errorf("pod %s: exec in container %s: %w", uid, name, err)
@@ -72,6 +74,7 @@ func execRequest(cfg runtime.ExecConfig) ([]byte, error) {
 type execution struct {
 	dir, helper, id string
 	cfg             runtime.ExecConfig
+	log             *slog.Logger
 	control         *os.File // our end; closing it kills the process
 	report          *os.File
 }
@@ -105,16 +108,25 @@ func (x *execution) run(ctx context.Context, request []byte) (runtime.ExitStatus
 	done := make(chan struct{})
 	go x.direct(request, done)
 	go feed(stdin, x.cfg.Stdin)
-	report, readErr := io.ReadAll(io.LimitReader(x.report, maxExecReportBytes))
+	left := &begun{dir: filepath.Join(x.dir, execsDir)}
+	report, readErr := left.read(io.LimitReader(x.report, maxExecReportBytes))
 	waitErr := cmd.Wait()
 	close(done)
+	code, signal, reportErr := runcwire.ParseExecReport(report)
+	leftErr := left.end(errors.Is(reportErr, runcwire.ErrNoReport))
+	if leftErr != nil {
+		x.log.Warn("what an exec has begun cannot be noted or ended", "container", x.id, "error", leftErr)
+	}
 	outputErr := drain(ctx, outputs)
 	if ctx.Err() != nil {
 		return none, context.Cause(ctx)
 	}
-	code, signal, err := runcwire.ParseExecReport(string(report))
-	if err != nil {
-		return none, fmt.Errorf("%w: %w", errors.Join(err, readErr, ignoreExit(waitErr)), runtime.ErrStartFailed)
+	switch {
+	case errors.Is(reportErr, runcwire.ErrNoReport) && left.known():
+		// It did run, for how long and with what outcome nobody knows.
+		return none, errors.Join(fmt.Errorf("%w; its process was killed", reportErr), readErr, leftErr)
+	case reportErr != nil:
+		return none, fmt.Errorf("%w: %w", errors.Join(reportErr, readErr, ignoreExit(waitErr)), runtime.ErrStartFailed)
 	}
 	if outputErr != nil {
 		return none, fmt.Errorf("hand out its output: %w", outputErr)

@@ -25,6 +25,7 @@ import (
 //	etc/{hosts,resolv.conf,hostname}  shm/ (tmpfs)
 //	runc/<id>/        libcontainer's state
 //	logs/<id>.log[.n]
+//	execs/<pid>-<ticks>  a process that an exec has begun and not ended yet
 //	containers/<id>/  id is <name>-<attempt>
 //	    container.json  containerRecord
 //	    config.json     the OCI configuration, for balsa-runc
@@ -44,6 +45,7 @@ const (
 	etcDir        = "etc"
 	shmDir        = "shm"
 	logsDir       = "logs"
+	execsDir      = "execs"
 	containersDir = "containers"
 	containerFile = "container.json"
 	exitFile      = "exit"

@@ -213,7 +213,7 @@ func (p *pod) holdWith(ctx context.Context, h holder, lock, shim *os.File) error
 	if err := errors.Join(start(), readyChild.Close(), waitChild.Close()); err != nil {
 		return err
 	}
-	go func() { _ = cmd.Wait() }() // reaps it, if it should end before us
+	go reap(cmd) // if it should end before us
 	if err := awaitReady(ctx, ready); err != nil {
 		if strings.HasPrefix(err.Error(), "sysctl ") {
 			return fmt.Errorf("%w: %w", err, runtime.ErrInvalid)

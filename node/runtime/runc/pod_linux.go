@@ -205,11 +205,11 @@ func (p *pod) writeRecord(record podRecord) error {
 
 // makeFiles tells whether the pod's directory is new.
 func (p *pod) makeFiles(cfg runtime.PodConfig) (fresh bool, err error) {
-	if err := os.Mkdir(p.dir, 0o711); err != nil && !errors.Is(err, fs.ErrExist) {
+	err = os.Mkdir(p.dir, 0o711)
+	if err != nil && !errors.Is(err, fs.ErrExist) {
 		return false, err
-	} else if err == nil {
-		fresh = true
 	}
+	fresh = err == nil
 	for _, dir := range []string{nsDir, etcDir, shmDir, logsDir, containersDir} {
 		if err := os.Mkdir(filepath.Join(p.dir, dir), 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
 			return fresh, err

@@ -199,7 +199,46 @@ func TestRunWireReportsReadBack(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), os.ErrNotExist.Error()) {
 		t.Errorf("error report: %v", err)
 	}
-	if _, _, err = runcwire.ParseExecReport(""); err == nil {
-		t.Error("no report reads as success")
+	if _, _, err = runcwire.ParseExecReport(""); !errors.Is(err, runcwire.ErrNoReport) {
+		t.Errorf("no report: %v", err)
+	}
+	started := runcwire.StartedReport(4711, 99)
+	if pid, ticks, ok := runcwire.ParseStartedReport(started); pid != 4711 || ticks != 99 || !ok {
+		t.Errorf("started report: %d, %d, %v", pid, ticks, ok)
+	}
+	if code, _, err = runcwire.ParseExecReport(started + runcwire.ExitReport(3, 0)); code != 3 || err != nil {
+		t.Errorf("both reports: %d, %v", code, err)
+	}
+	for _, bad := range []string{"", "started pid=1 ticks=5\n", "started pid=-3 ticks=5\n", "exit code=1 signal=0\n"} {
+		if _, _, ok := runcwire.ParseStartedReport(bad); ok {
+			t.Errorf("%q reads as started", bad)
+		}
+	}
+	stat := "4711 (a (b) c) S 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 4242 20"
+	if ticks, err := runcwire.ParseStartTicks(stat); ticks != 4242 || err != nil {
+		t.Errorf("ticks %d, %v", ticks, err)
+	}
+	for _, bad := range []string{"", "1 (x", "1 (x) S 1 2", strings.ReplaceAll(stat, "4242", "x")} {
+		if _, err := runcwire.ParseStartTicks(bad); err == nil {
+			t.Errorf("%q reads as a stat", bad)
+		}
+	}
+}
+
+// Lines are read whole whatever the buffer is, up to their limit; the next one
+// is not touched.
+func TestReadLineOfAnyLength(t *testing.T) {
+	for _, length := range []int{1, shimLineBuffer - 1, shimLineBuffer, shimLineBuffer + 1, maxShimLineBytes} {
+		want := strings.Repeat("x", length-1) + "\n"
+		lines := bufio.NewReaderSize(strings.NewReader(want+"next\n"), shimLineBuffer)
+		got, err := readLine(lines)
+		next, nextErr := readLine(lines)
+		if got != want || err != nil || next != "next\n" || nextErr != nil {
+			t.Errorf("a line of %d bytes reads as %d bytes, %v; then %q, %v", length, len(got), err, next, nextErr)
+		}
+	}
+	endless := bufio.NewReaderSize(strings.NewReader(strings.Repeat("x", 2*maxShimLineBytes)), shimLineBuffer)
+	if _, err := readLine(endless); !errors.Is(err, errLongLine) {
+		t.Errorf("a line without end: %v", err)
 	}
 }

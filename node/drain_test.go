@@ -1,0 +1,150 @@
+package node_test
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"sync"
+	"testing"
+	"time"
+
+	balsav1 "github.com/balsa-run/balsa/gen/balsa/v1"
+	"github.com/balsa-run/balsa/node/runtime"
+	"github.com/balsa-run/balsa/object"
+)
+
+// openConnections are the connections that are open to pods.
+type openConnections struct {
+	mu    sync.Mutex
+	to    map[string]int // guarded by mu; by address
+	fails bool           // guarded by mu
+	asked int            // guarded by mu
+}
+
+func (o *openConnections) set(ip string, n int) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.to[ip] = n
+}
+
+func (o *openConnections) fail(fails bool) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.fails = fails
+}
+
+func (o *openConnections) counts() int {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.asked
+}
+
+// Connections implements node.Connections.
+func (o *openConnections) Connections(_ context.Context, to []netip.Addr) (map[netip.Addr]int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.asked++
+	if o.fails {
+		return nil, errors.New("injected")
+	}
+	out := map[netip.Addr]int{}
+	for _, ip := range to {
+		out[ip] = o.to[ip.String()]
+	}
+	return out, nil
+}
+
+// drain says that a pod is out of service.
+func (s *server) drain(name string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	p := object.Clone(s.objects["pods/default/"+name].(*balsav1.Pod))
+	drained(p)
+	s.putLocked(p)
+}
+
+func (l *lab) runs(name string) func() bool {
+	return func() bool { _, c := l.state("uid-" + name); return c.Status == runtime.ContainerRunning }
+}
+
+func (l *lab) gone(name string) func() bool {
+	return func() bool { return l.server.pod(name) == nil && !l.exists("uid-"+name) }
+}
+
+// begin runs a pod that ends with SIGTERM, and asks for its end.
+func (l *lab) begin(name string) (ip string) {
+	l.server.put(newPod(name, "term=0", "forever"))
+	l.within(2*time.Second, "it runs", l.ready(name))
+	ip = l.server.pod(name).GetStatus().GetPodIp()
+	l.server.deletePod(name, 30)
+	return ip
+}
+
+func TestStopWaitsUntilDrained(t *testing.T) {
+	onNode(t, func(l *lab) {
+		l.server.silent = true
+		l.begin("a")
+		l.always(4*time.Second, "it runs while connections may come", l.runs("a"))
+		l.server.drain("a")
+		l.within(time.Second, "it goes when none do", l.gone("a"))
+
+		l.begin("b")
+		l.always(time.Second, "it waits for the servers", l.runs("b"))
+		l.server.setDown(true)
+		l.always(6*time.Second, "without servers it waits", l.runs("b"))
+		l.within(2*time.Second, "but not for ever", func() bool { return !l.exists("uid-b") })
+	})
+}
+
+// TestStopWaitsForOpenConnections: as long as they are open, for 2 s, or what the
+// pod says; and if they cannot be counted for all that time.
+func TestStopWaitsForOpenConnections(t *testing.T) {
+	onNode(t, func(l *lab) {
+		l.server.silent = true
+		ip := l.begin("a")
+		l.open.set(ip, 2)
+		l.server.drain("a")
+		l.always(time.Second, "it runs while two are open", l.runs("a"))
+		l.open.set(ip, 0)
+		l.within(500*time.Millisecond, "it goes when they have finished", l.gone("a"))
+		counted := l.open.counts()
+		l.always(2*time.Second, "nobody counts when nobody waits", func() bool { return l.open.counts() == counted })
+
+		l.open.set(l.begin("b"), 1)
+		l.server.drain("b")
+		l.always(1900*time.Millisecond, "it runs while one is open", l.runs("b"))
+		l.within(time.Second, "but not for ever", l.gone("b"))
+
+		l.open.fail(true)
+		l.begin("c")
+		l.server.drain("c")
+		l.always(1900*time.Millisecond, "it runs since it is not known", l.runs("c"))
+		l.within(time.Second, "but not for ever", l.gone("c"))
+	})
+}
+
+// TestDrainSurvivesTheAgent kills the agent in every state of a drain: what has
+// passed has passed, and no time begins anew.
+func TestDrainSurvivesTheAgent(t *testing.T) {
+	onNode(t, func(l *lab) {
+		l.server.silent = true
+		ip := l.begin("a")
+		l.open.set(ip, 1)
+		l.always(2*time.Second, "it waits for the servers", l.runs("a"))
+		l.restart()
+		l.always(time.Second, "it still does", l.runs("a"))
+		l.server.drain("a")
+		l.always(time.Second, "it waits for a connection", l.runs("a"))
+		l.restart()
+		l.always(800*time.Millisecond, "it still does", l.runs("a"))
+		l.within(time.Second, "2 s in all", l.gone("a"))
+
+		l.server.put(newPod("b", "term=ignore", "forever")) // SIGTERM does not end it
+		l.within(2*time.Second, "b runs", l.ready("b"))
+		l.server.deletePod("b", 4)
+		l.server.drain("b")
+		l.always(3*time.Second, "it has its grace period", l.runs("b"))
+		l.restart()
+		l.within(2*time.Second, "which does not begin anew", l.gone("b"))
+	})
+}
