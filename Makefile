@@ -79,6 +79,10 @@ bench: build ## Measure and write docs/benchmarks.md
 bench-pods: build ## Measure pods beside containerd, crane and tar; write docs/benchmarks-pods.md
 	@go run ./bench/report -suite pods
 
+.PHONY: bench-network
+bench-network: build ## Measure services, names and their changes beside kube-proxy's rules and CoreDNS; write docs/benchmarks-network.md
+	@go run ./bench/report -suite network
+
 .PHONY: test-zero-drop
 test-zero-drop: build ## Roll, drain, upgrade and kill under load; no request may fail (SHORT=1: two minutes)
 	@tools/zerodrop/run

@@ -281,7 +281,8 @@ func TestAssignments(t *testing.T) {
 		w.bind(create(t, c, newPod("other", nil)), "n2")
 		a := followAssignments(t, w.agent("n1"))
 		a.check(t, w, "n1")
-		if a.fulls != 1 || a.revision != int64(w.revision()) || len(a.objects) != 5 {
+		// The pod and its map, the service, two nodes, the namespace.
+		if a.fulls != 1 || a.revision != int64(w.revision()) || len(a.objects) != 6 {
 			t.Fatalf("%d full sets, revision %d, %d objects", a.fulls, a.revision, len(a.objects))
 		}
 		// A pod that uses a secret brings it, opened; the last one takes it away.
@@ -312,6 +313,45 @@ func TestAssignments(t *testing.T) {
 		a.check(t, w, "n1")
 		if a.revision != int64(w.revision()) {
 			t.Fatalf("revision %d, want %d", a.revision, w.revision())
+		}
+		if a.fulls != 1 {
+			t.Fatalf("%d full sets", a.fulls)
+		}
+	})
+}
+
+// What routes, proxy and resolver are made from comes to every node, in the full
+// set and as it changes.
+func TestAssignmentsOfTheNetwork(t *testing.T) {
+	run(t, func(t *testing.T, w *world) {
+		w.register("n1")
+		meta := func(name string) *balsav1.ObjectMeta { return &balsav1.ObjectMeta{Namespace: "default", Name: name} }
+		policy := &balsav1.NetworkPolicy{Metadata: meta("p"), Spec: &balsav1.NetworkPolicySpec{PodSelector: &balsav1.LabelSelector{}}}
+		slice := &balsav1.NetworkPolicySlice{Metadata: meta("p"), ObservedGeneration: 1}
+		pool := &balsav1.AddressPool{Metadata: &balsav1.ObjectMeta{Name: "front"}, Spec: &balsav1.AddressPoolSpec{Addresses: []string{"192.0.2.0/28"}}}
+		space := &balsav1.Namespace{Metadata: &balsav1.ObjectMeta{Name: "later"}}
+		w.direct(policy)
+		a := followAssignments(t, w.agent("n1"))
+		a.check(t, w, "n1")
+		if a.objects["networkpolicies/default/p"] == nil || a.objects["namespaces/default"] == nil {
+			t.Fatalf("the full set has %d objects", len(a.objects))
+		}
+		for _, m := range []object.Message{slice, pool, space} {
+			w.direct(m)
+			a.check(t, w, "n1")
+			if a.objects[object.KeyOf(m)] == nil {
+				t.Fatalf("%s did not come", object.KeyOf(m))
+			}
+		}
+		pool.Status = &balsav1.AddressPoolStatus{Announced: []*balsav1.AnnouncedAddress{{Ip: "192.0.2.1", NodeName: "n1"}}}
+		w.direct(pool)
+		a.check(t, w, "n1")
+		for _, key := range []string{"networkpolicies/default/p", "networkpolicyslices/default/p", "addresspools/front", "namespaces/later"} {
+			w.directDelete(key)
+			a.check(t, w, "n1")
+			if a.objects[key] != nil {
+				t.Fatalf("%s stayed", key)
+			}
 		}
 		if a.fulls != 1 {
 			t.Fatalf("%d full sets", a.fulls)

@@ -60,11 +60,11 @@ const (
 
 // matrix is who may call what: the only place that says so. The order is the
 // one in which it is printed.
-func matrix() []rule {
-	server, admin, agent := grant{role: pki.RoleServer}, grant{role: pki.RoleAdmin}, grant{role: pki.RoleAgent}
-	reader, none := grant{role: pki.RoleReader}, grant{role: roleNone}
+func matrix() []rule { return append(objectMatrix(), serviceMatrix()...) }
+
+func objectMatrix() []rule {
+	server, admin := grant{role: pki.RoleServer}, grant{role: pki.RoleAdmin}
 	readerBlind := grant{role: pki.RoleReader, only: onlyNoValues}
-	agentOwn := grant{role: pki.RoleAgent, only: onlyOwnNode}
 	adminMakes := grant{role: pki.RoleAdmin, only: onlyUserKind}
 	adminStatus := grant{role: pki.RoleAdmin, only: onlyOwnStatus}
 	adminChanges := grant{role: pki.RoleAdmin, only: onlyNotDerived}
@@ -78,7 +78,15 @@ func matrix() []rule {
 		{balsav1connect.ObjectServiceUpdateStatusProcedure, writes, []grant{server, adminStatus}},
 		{balsav1connect.ObjectServiceDeleteProcedure, writes, []grant{server, adminChanges}},
 		{balsav1connect.ObjectServiceEvictProcedure, writes, []grant{server, admin}},
+	}
+}
 
+// serviceMatrix has the other services, which are not about one kind of object.
+func serviceMatrix() []rule {
+	server, admin, agent := grant{role: pki.RoleServer}, grant{role: pki.RoleAdmin}, grant{role: pki.RoleAgent}
+	reader, none := grant{role: pki.RoleReader}, grant{role: roleNone}
+	agentOwn := grant{role: pki.RoleAgent, only: onlyOwnNode}
+	return []rule{
 		{balsav1connect.NodeServiceRegisterProcedure, machineWrites, []grant{server, agentOwn}},
 		{balsav1connect.NodeServiceHeartbeatProcedure, machineReads, []grant{server, agentOwn}},
 		{balsav1connect.NodeServiceAssignmentsProcedure, machineReads, []grant{server, agentOwn}},

@@ -100,6 +100,19 @@ func (g *Ground) load(ctx context.Context, s *stage.Stage, into any, args ...str
 	return json.Unmarshal(text, into)
 }
 
+// play runs a client on a host to its end and reads its report.
+func (g *Ground) play(ctx context.Context, h *host.Host, into any, program string, args ...string) error {
+	out := filepath.Join(h.Dir, "report.json")
+	if _, err := h.Run(ctx, program, append([]string{"-out", out}, args...)...); err != nil {
+		return err
+	}
+	text, err := os.ReadFile(out)
+	if err != nil {
+		return err
+	}
+	return json.Unmarshal(text, into)
+}
+
 // pause waits, or less when ctx ends.
 func pause(ctx context.Context, length time.Duration) error {
 	timer := time.NewTimer(length)

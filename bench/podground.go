@@ -2,7 +2,6 @@ package bench
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -47,19 +46,6 @@ func (p Peers) debian() string             { return filepath.Join(p.Dir, "debian
 type timings struct {
 	TookMS []float64 `json:"tookMS"`
 	WallMS []float64 `json:"wallMS"`
-}
-
-// play runs a client on a host to its end and reads its report.
-func (g *PodGround) play(ctx context.Context, h *host.Host, into any, program string, args ...string) error {
-	out := filepath.Join(h.Dir, "report.json")
-	if _, err := h.Run(ctx, program, append([]string{"-out", out}, args...)...); err != nil {
-		return err
-	}
-	text, err := os.ReadFile(out)
-	if err != nil {
-		return err
-	}
-	return json.Unmarshal(text, into)
 }
 
 // layer unpacks, so to speak, an image of one program.

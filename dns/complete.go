@@ -34,7 +34,8 @@ func NewClients(searches map[netip.Addr][]string) *Clients {
 	return c
 }
 
-func (c *Clients) of(ip netip.Addr) []string {
+// Searches are the domains of a client, canonical; none for one that is not known.
+func (c *Clients) Searches(ip netip.Addr) []string {
 	if c == nil {
 		return nil
 	}

@@ -252,7 +252,7 @@ func (s *Server) fromZone(ctx context.Context, z *Zone, client netip.Addr, a Ans
 	m := &mdns.Msg{MsgHdr: mdns.MsgHdr{Rcode: a.Rcode}, Answer: a.Answer, Ns: a.Ns, Extra: a.Extra}
 	if a.Chase != "" {
 		m = s.chase(ctx, z, a, q, do)
-	} else if c, ok := z.completes(s.clients.Load().of(client), Canonical(q.Name)); ok && a.Rcode == mdns.RcodeNameError {
+	} else if c, ok := z.completes(s.clients.Load().Searches(client), Canonical(q.Name)); ok && a.Rcode == mdns.RcodeNameError {
 		if got, exists := s.complete(ctx, z, q, do, c); exists {
 			m, source = got, sourceCompleted
 		}

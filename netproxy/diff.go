@@ -7,25 +7,33 @@ import (
 	"strings"
 )
 
-// Change turns one ruleset into another, in two transactions, each applied in
+// Change turns one ruleset into another, in three transactions, each applied in
 // the order of its fields. Within one, deletions precede additions, because
 // the kernel refuses to add a key that exists with another value.
 //
-// After the first transaction every packet goes where the new ruleset says.
+// The first prepares what nothing names yet. A commit is not one moment for
+// packets under way: a packet keeps the generation of rules that its hook began
+// with, in which a chain made meanwhile is empty, hashes answer with what is
+// newest, and sets of intervals get their new elements a little after that.
+//
+// After the second transaction every packet goes where the new ruleset says.
 // But a packet that is on its way through the rules may have found its chain
 // before it and look up its slot, or its hairpin, after it: the kernel looks
 // at the current generation with every lookup. So what the old ruleset needs
-// stays until a grace period has passed, and the second transaction drops it.
+// stays until a grace period has passed, and the third transaction drops it.
 type Change struct {
-	// Replace means that the table is emptied and built anew in the first
-	// transaction; the rest of the change is the full content.
+	// Replace means that the table is emptied and built anew in one transaction;
+	// the rest of the change is the full content.
 	Replace bool
 	// Params belong to the new ruleset.
 	Params Params
 
 	// The first transaction. A chain, with its set, must exist before an element
-	// or a chain names it.
+	// or a chain names it. Prepare holds elements that no packet looks for yet.
 	AddChains []Chain
+	Prepare   []Element
+
+	// The second transaction.
 	// RewriteChains get other rules.
 	RewriteChains []Chain
 	// Delete holds what must not be found any more, and keys whose value
@@ -33,7 +41,7 @@ type Change struct {
 	Delete []Element
 	Add    []Element
 
-	// The second transaction, after a grace period.
+	// The third transaction, after a grace period.
 	Drop       []Element
 	DropChains []Chain
 
@@ -142,6 +150,9 @@ func (c *Change) removeElements(elements []Element) {
 	}
 }
 
+// Prepares reports that the change has a first transaction of its own.
+func (c *Change) Prepares() bool { return !c.Replace && len(c.AddChains)+len(c.Prepare) > 0 }
+
 func (c *Change) add(u *Unit) {
 	if u.Chain != nil {
 		c.AddChains = append(c.AddChains, *u.Chain)
@@ -175,7 +186,8 @@ func (c *Change) modify(old, next *Unit) {
 	c.elements(old.Elements, next.Elements)
 	// An endpoint more leaves all flows right; one less, or none before, does
 	// not.
-	if k, front := next.front(); front && k.Protocol == UDP && (lostTargets(old, next) || len(c.Delete)+len(c.Drop) > before && restrictions(old, next)) {
+	fewer := len(c.Delete)+len(c.Drop) > before
+	if k, front := next.front(); front && k.Protocol == UDP && (lostTargets(old, next) || restricts(old, next, fewer)) {
 		c.StaleUDP = true
 	}
 }
@@ -248,23 +260,24 @@ func targetOf(e *Element) string {
 	switch {
 	case strings.HasPrefix(e.Set, slotsPrefix):
 		return e.Value
-	case strings.HasPrefix(e.Value, verdictGoto+"aff-"):
+	case e.Affinity():
 		return e.Value
 	}
 	return ""
 }
 
-// restrictions reports that what decides by source has changed.
-func restrictions(old, next *Unit) bool {
+// restricts reports that what decides by source may be stricter: there is more of
+// it, or elements of a front that has it are fewer or others.
+func restricts(old, next *Unit, fewer bool) bool {
 	count := func(u *Unit) (n int) {
 		for _, e := range u.Elements {
-			if e.Set == SetRestricted || e.Set == SetSources || e.Set == SetOutside || e.Set == SetOutsideNodePorts {
+			if e.Set == SetRestricted || e.Set == SetOutside || e.Set == SetOutsideNodePorts {
 				n++
 			}
 		}
 		return n
 	}
-	return count(old)+count(next) > 0
+	return count(old) != count(next) || fewer && count(next) > 0
 }
 
 // Refuses reports a front without endpoints, or that drops.
@@ -290,6 +303,30 @@ func (c *Change) finish() {
 	}
 	slices.SortFunc(c.Judge, netip.Addr.Compare)
 	c.Judge = slices.Compact(c.Judge)
+	if !c.Replace {
+		c.prepare()
+	}
+}
+
+// prepare moves elements to the first transaction: those of sets that it makes,
+// and ranges of sources whose front is not restricted before the second, unless
+// they might overlap others that go only then.
+func (c *Change) prepare() {
+	early := map[string]bool{SetSources: !slices.ContainsFunc(c.Delete, func(e Element) bool { return e.Set == SetSources })}
+	for _, chain := range c.AddChains {
+		if s, has := chain.Set(); has {
+			early[s.Name] = true
+		}
+	}
+	added := c.Add
+	c.Add = nil
+	for _, e := range added {
+		if early[e.Set] {
+			c.Prepare = append(c.Prepare, e)
+		} else {
+			c.Add = append(c.Add, e)
+		}
+	}
 }
 
 func compareChains(rank int, a, b Chain) int {
@@ -308,7 +345,7 @@ func (c *Change) Empty() bool {
 func (c *Change) Elements() int { return c.firstElements() + c.DropElements() }
 
 func (c *Change) firstElements() int {
-	return len(c.AddChains) + len(c.RewriteChains) + len(c.Delete) + len(c.Add)
+	return len(c.AddChains) + len(c.Prepare) + len(c.RewriteChains) + len(c.Delete) + len(c.Add)
 }
 
 // Removes reports that packets may be under way to where the new ruleset would
@@ -317,7 +354,7 @@ func (c *Change) Removes() bool {
 	return c.StaleUDP || len(c.Judge)+c.DropElements()+len(c.Delete)+len(c.RewriteChains) > 0
 }
 
-// DropElements counts what the second transaction touches.
+// DropElements counts what the third transaction touches.
 func (c *Change) DropElements() int { return len(c.Drop) + len(c.DropChains) }
 
 // String prints the change in the order it is applied; elements are sorted.
@@ -327,6 +364,10 @@ func (c Change) String() string {
 		fmt.Fprintf(&b, "replace table: pods %s services %s node %s\n", c.Params.PodCIDR, c.Params.ServiceCIDR, c.Params.NodeIP)
 	}
 	printChains(&b, "+", c.AddChains)
+	printElements(&b, "+", c.Prepare)
+	if c.Prepares() {
+		b.WriteString("then\n")
+	}
 	printChains(&b, "=", c.RewriteChains)
 	printElements(&b, "-", c.Delete)
 	printElements(&b, "+", c.Add)

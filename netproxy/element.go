@@ -126,6 +126,12 @@ func IsVerdict(value string) bool {
 		(strings.HasPrefix(value, verdictGoto) || strings.HasPrefix(value, verdictJump))
 }
 
+// affinityPrefix begins the names of chains and sets of session affinity.
+const affinityPrefix = "aff-"
+
+// Affinity reports an element that leads to a chain of session affinity.
+func (e *Element) Affinity() bool { return strings.HasPrefix(e.Value, verdictGoto+affinityPrefix) }
+
 // late reports that packets under way may still need an element that the next
 // ruleset does not have.
 func (e *Element) late() bool { return e.Set == SetHairpin || strings.HasPrefix(e.Set, slotsPrefix) }

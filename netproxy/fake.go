@@ -298,6 +298,11 @@ func (t *fakeTables) apply(c Change) error {
 			return fmt.Errorf("add chain %s: %w", chain.Name, err)
 		}
 	}
+	for _, e := range c.Prepare {
+		if err := t.add(e); err != nil {
+			return err
+		}
+	}
 	for _, chain := range c.RewriteChains {
 		if _, found := t.chains[chain.Name]; !found {
 			return fmt.Errorf("rewrite chain %s: %w", chain.Name, ErrNotFound)

@@ -157,7 +157,7 @@ func (p *servicePlanner) add(f front, ip netip.Addr, port uint16) {
 	if p.port.Affinity > 0 {
 		f.timeout = p.port.Affinity
 		sum := sha256.Sum256(fmt.Appendf(nil, "%s\x00%s\x00%s", f.object, f.key.Protocol, f.timeout))
-		f.affinity = "aff-" + hex.EncodeToString(sum[:6])
+		f.affinity = affinityPrefix + hex.EncodeToString(sum[:6])
 	}
 	p.fronts = append(p.fronts, f)
 }

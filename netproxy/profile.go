@@ -109,8 +109,8 @@ func (p *profile) podUnit(pod *LocalPod) *Unit {
 // elements turns boxes, which may overlap, into disjoint ranges: the kernel
 // refuses overlapping ones, depending on the order they come in. What is allowed
 // whatever the port stands first; then for each protocol, the ports between two
-// neighbouring bounds have one union of peers. The result depends on what is
-// allowed alone, not on how it is said.
+// neighbouring bounds have one union of peers. The order of policies, rules and
+// peers makes no difference.
 func (p *profile) elements() (out []Element, over bool) {
 	var all []addrRange
 	for _, b := range p.boxes {

@@ -26,7 +26,9 @@ func everywhere() addrRange { return addrRange{0, 1<<32 - 1} }
 func (r addrRange) first() string { return string(binary.BigEndian.AppendUint32(nil, r.lo)) }
 func (r addrRange) last() string  { return string(binary.BigEndian.AppendUint32(nil, r.hi)) }
 
-// union sorts ranges and merges those that overlap or touch.
+// union sorts ranges and merges those that overlap. Neighbours stay apart, so
+// that an address more or less is one range more or less: kernels before Linux
+// 6.17 do not change a range for others without a moment that has neither.
 func union(ranges []addrRange) []addrRange {
 	slices.SortFunc(ranges, func(a, b addrRange) int {
 		switch {
@@ -39,7 +41,7 @@ func union(ranges []addrRange) []addrRange {
 	})
 	out := ranges[:0]
 	for _, r := range ranges {
-		if n := len(out); n > 0 && uint64(r.lo) <= uint64(out[n-1].hi)+1 {
+		if n := len(out); n > 0 && r.lo <= out[n-1].hi {
 			out[n-1].hi = max(out[n-1].hi, r.hi)
 			continue
 		}

@@ -73,7 +73,10 @@ type Agent struct {
 	registered atomic.Bool
 	applied    atomic.Int64
 	abandoned  atomic.Bool // the set is another cluster's
-	leaving    atomic.Bool // the node was removed: nothing is assigned any more
+	// behind: the services from disk are older than what was acknowledged. It
+	// belongs to syncLoop once that runs.
+	behind  bool
+	leaving atomic.Bool // the node was removed: nothing is assigned any more
 
 	// saving holds a token while the pods' part of the set is written, until all
 	// see what was written: an older one must not come last.
@@ -174,6 +177,9 @@ func (a *Agent) recover() error {
 	}
 	if saved == nil {
 		return nil
+	}
+	if a.behind, err = a.journal.outdated(); err != nil {
+		a.log.Warn("it cannot be told whether the saved services are those that were applied", "error", err)
 	}
 	if _, err := a.set.commit(saved, false, func(*set, effect) {}); err != nil {
 		return err

@@ -74,8 +74,15 @@ type lab struct {
 }
 
 type zone struct {
-	mu sync.Mutex
-	z  *dns.Zone
+	mu      sync.Mutex
+	z       *dns.Zone
+	clients *dns.Clients
+}
+
+func (z *zone) SetClients(c *dns.Clients) {
+	z.mu.Lock()
+	defer z.mu.Unlock()
+	z.clients = c
 }
 
 func (z *zone) SetZone(n *dns.Zone) {

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	balsav1 "github.com/balsa-run/balsa/gen/balsa/v1"
+	"github.com/balsa-run/balsa/netproxy"
 	"github.com/balsa-run/balsa/node/runtime"
 	"github.com/balsa-run/balsa/object"
 )
@@ -146,5 +147,55 @@ func TestDrainSurvivesTheAgent(t *testing.T) {
 		l.always(3*time.Second, "it has its grace period", l.runs("b"))
 		l.restart()
 		l.within(2*time.Second, "which does not begin anew", l.gone("b"))
+	})
+}
+
+// TestKilledAgentDoesNotGoBack: services are saved at leisure. An agent that was
+// killed just after it had acknowledged newer ones leaves the kernel's rules as they
+// are until a server has told it what there is; and not for ever.
+func TestKilledAgentDoesNotGoBack(t *testing.T) {
+	onNode(t, func(l *lab) {
+		l.server.put(&balsav1.Service{Metadata: &balsav1.ObjectMeta{Name: "web", Namespace: "default"}, Spec: &balsav1.ServiceSpec{
+			Type: "ClusterIP", ClusterIp: "10.96.0.10", Ports: []*balsav1.ServicePort{{Port: 80, Protocol: "TCP"}}}})
+		slice := func(ips ...string) *balsav1.EndpointSlice {
+			s := &balsav1.EndpointSlice{Metadata: &balsav1.ObjectMeta{Name: "web", Namespace: "default", Labels: map[string]string{netproxy.ServiceNameLabel: "web"}},
+				AddressType: "IPv4", Ports: []*balsav1.EndpointPort{{Port: 8080, Protocol: "TCP"}}}
+			for _, ip := range ips {
+				s.Endpoints = append(s.Endpoints, &balsav1.Endpoint{Addresses: []string{ip}})
+			}
+			return s
+		}
+		targets := func() int {
+			found, _ := l.kernel.Lookup(netproxy.Key{VIP: netip.MustParseAddr("10.96.0.10"), Protocol: netproxy.TCP, Port: 80})
+			return len(found)
+		}
+		l.server.put(slice("10.244.2.7", "10.244.2.8"))
+		l.within(time.Second, "both are applied", func() bool { return targets() == 2 })
+		l.always(2*time.Second, "and saved", func() bool { return targets() == 2 })
+		saved, err := l.disk.Read("services.pb")
+		if err != nil {
+			l.Fatal(err)
+		}
+		now := l.server.put(slice("10.244.2.7"))
+		l.within(time.Second, "one has gone, and that was told", func() bool { return targets() == 1 && l.lastBeat().GetAppliedRevision() >= now })
+		l.stop()
+		if err := l.disk.Write("services.pb", saved); err != nil { // as when it was killed before it saved them
+			l.Fatal(err)
+		}
+		l.server.setDown(true)
+		l.start()
+		l.always(2*time.Second, "what is known to be old is not applied", func() bool { return targets() == 1 })
+		l.server.setDown(false)
+		l.within(20*time.Second, "a server tells what there is", func() bool { return l.agent.Status().FromServer })
+		l.always(time.Second, "and it is that", func() bool { return targets() == 1 })
+
+		l.stop()
+		if err := l.disk.Write("services.pb", saved); err != nil {
+			l.Fatal(err)
+		}
+		l.server.setDown(true)
+		l.start()
+		l.within(5*time.Second, "without servers what is old is better than nothing", func() bool { return targets() == 2 })
+		l.server.setDown(false)
 	})
 }

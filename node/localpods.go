@@ -112,6 +112,17 @@ func (a *Agent) localPods(before map[string]netproxy.LocalPod) map[string]netpro
 	return now
 }
 
+// searches are the domains that each pod of the node tries names with.
+func (a *Agent) searches(pods map[string]netproxy.LocalPod) map[netip.Addr][]string {
+	out := map[netip.Addr][]string{}
+	for uid, local := range pods {
+		if p := a.set.pod(uid); p != nil {
+			out[local.IP] = pod.Searches(p, a.facts.DNSDomain)
+		}
+	}
+	return out
+}
+
 func localPod(p *balsav1.Pod, ip netip.Addr) netproxy.LocalPod {
 	meta := p.GetMetadata()
 	out := netproxy.LocalPod{IP: ip, Namespace: meta.GetNamespace(), Name: meta.GetName(), Labels: meta.GetLabels(), HostPorts: hostPorts(p)}

@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	balsav1 "github.com/balsa-run/balsa/gen/balsa/v1"
@@ -113,6 +115,12 @@ func (l *lab) said(part string) bool {
 	return false
 }
 
+// pass lets virtual time go by.
+func (l *lab) pass(d time.Duration) {
+	time.Sleep(d)
+	synctest.Wait()
+}
+
 func (l *lab) times(reason string) int {
 	l.server.mu.Lock()
 	defer l.server.mu.Unlock()
@@ -136,7 +144,7 @@ func TestRulesSurviveARestart(t *testing.T) {
 		closed.Metadata.Labels = map[string]string{"app": "closed"}
 		l.server.put(withPort(closed, 8080, 9090))
 		l.within(5*time.Second, "it runs", func() bool { return l.isRunning("uid-closed", "c") })
-		time.Sleep(2 * time.Second) // the set is on disk
+		l.pass(2 * time.Second) // the set is on disk
 		ip := l.network.Addresses()["uid-closed"]
 		l.stop()
 		l.server.setDown(true)
@@ -192,7 +200,7 @@ func TestNodeAnnounces(t *testing.T) {
 		l.network.SetStranger(netip.MustParseAddr("192.0.2.8"), false)
 		l.within(15*time.Second, "the stranger has gone", announced("[192.0.2.8 192.0.2.9]"))
 
-		time.Sleep(2 * time.Second) // the set is on disk
+		l.pass(2 * time.Second) // the set is on disk
 		l.stop()
 		if err := l.network.SyncAnnounced(context.Background(), nil); err != nil {
 			t.Fatal(err)
@@ -210,7 +218,7 @@ func TestNetworkIsRepaired(t *testing.T) {
 	onNode(t, func(l *lab) {
 		l.server.put(newPod("a", "forever"))
 		l.within(5*time.Second, "it runs", l.ready("a"))
-		time.Sleep(3 * time.Second)
+		l.pass(3 * time.Second)
 		before := l.network.Scrubs()
 		l.network.Damage("the route to the pod at 10.244.1.2 was not there")
 		l.within(time.Second, "it is looked at", func() bool { return l.network.Scrubs() > before })
@@ -220,14 +228,14 @@ func TestNetworkIsRepaired(t *testing.T) {
 		l.always(time.Minute, "once", func() bool { return l.times("NetworkRepaired") == 1 })
 		for i := range 20 { // a storm
 			l.network.Damage(fmt.Sprint("damage ", i))
-			time.Sleep(50 * time.Millisecond)
+			l.pass(50 * time.Millisecond)
 		}
-		time.Sleep(5 * time.Second)
+		l.pass(5 * time.Second)
 		if n := l.times("NetworkRepaired"); n > 4 {
 			t.Errorf("%d events of one storm", n)
 		}
 		scrubs := l.network.Scrubs()
-		time.Sleep(time.Minute)
+		l.pass(time.Minute)
 		if more := l.network.Scrubs() - scrubs; more < 5 || more > 7 {
 			t.Errorf("%d looks in a quiet minute, want about one in ten seconds", more)
 		}
@@ -253,5 +261,38 @@ func TestOverlappingNodes(t *testing.T) {
 			return l.said("node a-late: networks overlap: its pod CIDR 10.244.4.0/23 and that of node n5 (10.244.5.0/24), whose routes stay")
 		})
 		l.within(2*time.Second, "revisions go on", func() bool { return l.agent.Status().AppliedRevision >= l.server.now() })
+	})
+}
+
+// TestResolverKnowsItsClients: the resolver tries search domains only for pods that
+// were told to ask it and nobody else.
+func TestResolverKnowsItsClients(t *testing.T) {
+	onNode(t, func(l *lab) {
+		searches := func(uid string) []string {
+			l.zone.mu.Lock()
+			defer l.zone.mu.Unlock()
+			return l.zone.clients.Searches(l.network.Addresses()[uid])
+		}
+		more := newPod("more", "forever")
+		more.Spec.DnsConfig = &balsav1.PodDNSConfig{Searches: []string{"corp.example"}}
+		other := newPod("other", "forever")
+		other.Spec.DnsPolicy = object.DNSDefault
+		l.server.put(newPod("a", "forever"))
+		l.server.put(more)
+		l.server.put(other)
+		usual := []string{"default.svc.cluster.local.", "svc.cluster.local.", "cluster.local."}
+		l.within(5*time.Second, "the resolver knows them", func() bool {
+			return slices.Equal(searches("uid-a"), usual) && slices.Equal(searches("uid-more"), append(slices.Clone(usual), "corp.example.")) && l.isRunning("uid-other", "c")
+		})
+		if got := searches("uid-other"); got != nil {
+			t.Errorf("a pod that asks the node's servers is completed with %v", got)
+		}
+		ip := l.network.Addresses()["uid-a"]
+		l.server.deletePod("a", 0)
+		l.within(10*time.Second, "it is forgotten", func() bool {
+			l.zone.mu.Lock()
+			defer l.zone.mu.Unlock()
+			return l.zone.clients.Searches(ip) == nil
+		})
 	})
 }

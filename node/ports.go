@@ -60,6 +60,9 @@ type Proxy interface {
 // Resolver answers the pods' questions; *dns.Server is one.
 type Resolver interface {
 	SetZone(z *dns.Zone)
+	// SetClients says which pods ask, so that their search domains can be tried
+	// for them.
+	SetClients(c *dns.Clients)
 }
 
 // Disk keeps small files, by names such as "pods/uid". Dir is the real one.

@@ -75,11 +75,14 @@ func (a *Agent) syncLoop(ctx context.Context) error {
 		}
 		pause.reset()
 		rest = scrubEvery
+		if a.behind {
+			rest = heldBack
+		}
 	}
 }
 
 func (s *syncer) sync(ctx context.Context) error {
-	if _, _, synced := s.a.set.position(); !synced {
+	if _, _, synced := s.a.set.position(); !synced || s.a.held() {
 		return nil
 	}
 	n := s.a.set.takeNews()
@@ -178,6 +181,9 @@ func (s *syncer) takeService(namespace, name string, m object.Message, isService
 // told first: another pod may have the address of one by now.
 func (s *syncer) takePods() {
 	now := s.a.localPods(s.local)
+	if !maps.EqualFunc(s.local, now, sameLocalPod) {
+		s.a.plant.Resolver.SetClients(dns.NewClients(s.a.searches(now)))
+	}
 	for _, uid := range sortedKeys(s.local) {
 		old := s.local[uid]
 		if next, stays := now[uid]; !stays || next.IP != old.IP {
@@ -248,6 +254,11 @@ func (s *syncer) announced() (out []netip.Addr) {
 }
 
 func (s *syncer) applied(revision int64, changed bool) {
+	if changed {
+		if err := s.a.journal.saveApplied(revision); err != nil {
+			s.a.log.Warn("what is applied cannot be saved", "error", err)
+		}
+	}
 	if s.a.applied.Swap(revision) != revision {
 		s.a.metrics.applied.Set(float64(revision))
 		if changed {

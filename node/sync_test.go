@@ -30,6 +30,7 @@ func (*sink) Scrub(context.Context) (netproxy.ScrubReport, error) {
 }
 func (*sink) Watch(ctx context.Context, _ func()) error { <-ctx.Done(); return nil }
 func (*sink) SetZone(*dns.Zone)                         {}
+func (*sink) SetClients(*dns.Clients)                   {}
 
 // syncLab is an agent's sync without the agent.
 func syncLab(t testing.TB) (*Agent, *syncer, *sink) {
@@ -44,7 +45,7 @@ func syncLab(t testing.TB) (*Agent, *syncer, *sink) {
 	}
 	a := &Agent{
 		cfg: Config{Name: "n1", NodeIP: netip.MustParseAddr("10.0.0.11"), Clock: clock.Real{}}, log: slog.New(slog.DiscardHandler), metrics: m,
-		set: newSet(), toBeat: newSignal(), toAnnounce: newSignal(), toSync: newSignal(), rules: newKnownPods(),
+		set: newSet(), journal: journal{run: Dir(t.TempDir())}, toBeat: newSignal(), toAnnounce: newSignal(), toSync: newSignal(), rules: newKnownPods(),
 		facts: ClusterFacts{PodCIDR: netip.MustParsePrefix("10.244.1.0/24"), ClusterCIDR: netip.MustParsePrefix("10.244.0.0/16"), ServiceCIDR: netip.MustParsePrefix("10.96.0.0/12"), DNSDomain: "cluster.local"},
 	}
 	a.notices, a.reports = newNotices(a), newReporter(a)

@@ -43,3 +43,20 @@ func (c *check) drainConnections(path string, meta *balsav1.ObjectMeta) {
 		})
 	}
 }
+
+// Annotations that Kubernetes' network plug-ins shape a pod's traffic by. Nothing
+// here does, so that they are refused.
+var bandwidthAnnotations = []string{"kubernetes.io/ingress-bandwidth", "kubernetes.io/egress-bandwidth"}
+
+// bandwidth is for what users write: a node must be able to report on what was
+// stored before this was refused.
+func (c *check) bandwidth(path string, meta *balsav1.ObjectMeta) {
+	if c.writer != User {
+		return
+	}
+	for _, name := range bandwidthAnnotations {
+		if text, given := meta.GetAnnotations()[name]; given {
+			c.add(Violation{Field: field(path, "annotations["+name+"]"), Message: "not supported yet: traffic is not shaped", Found: quoted(text), Allowed: "no such annotation", Hint: "remove it"})
+		}
+	}
+}

@@ -529,3 +529,20 @@ func TestRulesTakeAnything(t *testing.T) {
 		}
 	}
 }
+
+// TestShapingIsRefusedByName: nobody shapes traffic here, so nobody may ask for it;
+// what was stored before may be reported on.
+func TestShapingIsRefusedByName(t *testing.T) {
+	pod := &balsav1.Pod{
+		Metadata: &balsav1.ObjectMeta{Name: "p", Namespace: "default", Annotations: map[string]string{"kubernetes.io/egress-bandwidth": "10M"}},
+		Spec:     &balsav1.PodSpec{Containers: []*balsav1.Container{{Name: "c", Image: "i"}}},
+	}
+	object.Default(pod)
+	found := object.Validate(pod, object.User)
+	if len(found) != 1 || found[0].Field != "metadata.annotations[kubernetes.io/egress-bandwidth]" {
+		t.Errorf("got %v", found)
+	}
+	if found := object.Validate(pod, object.System); len(found) > 0 {
+		t.Errorf("a server may not write it any more: %v", found)
+	}
+}

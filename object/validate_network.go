@@ -7,11 +7,15 @@ import (
 	balsav1 "github.com/balsa-run/balsa/gen/balsa/v1"
 )
 
-// Limits of NetworkPolicies, a rule each where they count parts of one.
+// Limits of NetworkPolicies.
 const (
-	maxPolicyRules  = 256
-	maxPolicyPeers  = 256
-	maxPolicyPorts  = 256
+	// maxPolicyRules bounds the rules of each direction.
+	maxPolicyRules = 256
+	// maxPolicyPeers bounds the peers of a rule.
+	maxPolicyPeers = 256
+	// maxPolicyPorts bounds the ports of a rule.
+	maxPolicyPorts = 256
+	// maxPolicyExcept bounds the exceptions of an ipBlock.
 	maxPolicyExcept = 256
 )
 

@@ -36,6 +36,7 @@ func (c *check) pod(pod *balsav1.Pod) {
 		return
 	}
 	c.drainConnections("metadata", pod.GetMetadata())
+	c.bandwidth("metadata", pod.GetMetadata())
 	c.podSpec("spec", pod.GetSpec(), RestartAlways, RestartOnFailure, RestartNever)
 }
 
@@ -57,6 +58,7 @@ func (c *check) template(path string, t *balsav1.PodTemplateSpec, selector *bals
 func (c *check) templateMetadata(path string, meta *balsav1.ObjectMeta) {
 	c.labelsAndAnnotations(path, meta)
 	c.drainConnections(path, meta)
+	c.bandwidth(path, meta)
 	rest := proto.CloneOf(meta)
 	if rest == nil {
 		return

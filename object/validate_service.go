@@ -11,12 +11,17 @@ import (
 	balsav1 "github.com/balsa-run/balsa/gen/balsa/v1"
 )
 
-// Limits of Services. maxServicePorts also bounds the node ports that one write
-// claims, which is one operation of its transaction each.
+// Limits of Services.
 const (
-	maxServicePorts    = 100
-	maxExternalIPs     = 64
-	maxSourceRanges    = 256
+	// maxServicePorts bounds a Service's ports, and so the node ports that one write
+	// claims: each is an operation of its transaction.
+	maxServicePorts = 100
+	// maxExternalIPs bounds externalIPs, and the addresses of a load balancer.
+	maxExternalIPs = 64
+	// maxSourceRanges bounds loadBalancerSourceRanges.
+	maxSourceRanges = 256
+	// maxAffinitySeconds is the longest sessionAffinityConfig.clientIP.timeoutSeconds:
+	// a day, as in Kubernetes.
 	maxAffinitySeconds = 86_400
 )
 

@@ -1,23 +1,35 @@
-// Client is what `make bench-pods` puts on a host of the lab: it starts pods
-// through the API and runs programs in them, or does the same with the runtime
-// of a node alone, without servers and agent. Each time is taken in this process
-// by one clock; the report is a line of JSON. It is told what to do by
+// Client is what `make bench-pods` and `make bench-network` put on a host of the
+// lab. For pods it starts them through the API and runs programs in them, or does
+// the same with the runtime of a node alone, without servers and agent. For the
+// network it programs the rules of many services, asks services and resolvers, and
+// looks when a change of the API has reached a packet. Each time is taken in this
+// process by one clock; the report is a line of JSON. It is told what to do by
 // package bench, and is of no use otherwise.
 //
 //	client -out FILE -config FILE -image NAME -node NAME -count N -size N pods
 //	client -out FILE -config FILE -pod NAME -count N execs PROGRAM [ARG...]
 //	client -out FILE -helpers DIR -layer DIR -count N -size N -program FILE starts
 //	client -out FILE -helpers DIR -layer DIR -count N direct-execs PROGRAM [ARG...]
+//	client -out FILE -address IP -services N -endpoints N -count N -changes N rules
+//	client -out FILE -config FILE -service NAME -count N flips
+//	client -out FILE -config FILE -services N -endpoints N create
+//	client -out FILE -address IP await
+//	client -out FILE -address IP -count N deletions
+//	client -out FILE -address IP:PORT -count N -size N requests
+//	client -out FILE -address IP:PORT -services N -count N -size N queries
+//	client -out PREFIX -services N zone-files
+//	client -address IP:PORT -services N -endpoints N resolver
 package main
 
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"flag"
 	"fmt"
+	"maps"
 	"os"
 	"os/signal"
+	"slices"
 	"syscall"
 
 	"github.com/balsa-run/balsa/chaos/load"
@@ -27,7 +39,9 @@ import (
 type options struct {
 	out, config, image, node, pod string
 	helpers, layer, dir, cgroup   string
+	address, service              string
 	count, size                   int
+	services, endpoints, changes  int
 	cold                          bool
 	what                          string
 	args                          []string
@@ -57,6 +71,11 @@ func parse() options {
 	flag.IntVar(&o.count, "count", 1, "how often, after one that does not count")
 	flag.IntVar(&o.size, "size", 1, "how many at once")
 	flag.BoolVar(&o.cold, "cold", false, "no pod comes first, so the node has to bring the image")
+	flag.StringVar(&o.address, "address", "", "of this host, a service or a server")
+	flag.StringVar(&o.service, "service", "", "that is changed")
+	flag.IntVar(&o.services, "services", 0, "how many there are")
+	flag.IntVar(&o.endpoints, "endpoints", 3, "of each service")
+	flag.IntVar(&o.changes, "changes", 0, "endpoints to replace, one after the other")
 	flag.Parse()
 	o.what = flag.Arg(0)
 	o.args = flag.Args()[min(1, flag.NArg()):]
@@ -64,26 +83,46 @@ func parse() options {
 }
 
 func run(ctx context.Context, o options) error {
-	var result any
-	var err error
-	switch o.what {
-	case "pods":
-		result, err = pods(ctx, o)
-	case "execs":
-		result, err = execs(ctx, o)
-	case "starts", "direct-execs":
-		result, err = direct(ctx, o)
-	default:
-		err = errors.New("usage: client FLAGS pods|execs|starts|direct-execs [PROGRAM [ARG...]]")
+	work, known := works()[o.what]
+	if !known {
+		return fmt.Errorf("usage: client FLAGS WHAT [PROGRAM [ARG...]]; what is one of %v", slices.Sorted(maps.Keys(works())))
 	}
+	result, err := work(ctx, o)
 	if err != nil {
 		return err
+	}
+	if result == nil {
+		return nil
 	}
 	text, err := json.Marshal(result)
 	if err != nil {
 		return err
 	}
 	return os.WriteFile(o.out, append(text, '\n'), 0o644)
+}
+
+// works are what the client can do. What it returns is the report; nil: there is
+// none.
+func works() map[string]func(context.Context, options) (any, error) {
+	return map[string]func(context.Context, options) (any, error){
+		"pods":         reported(pods),
+		"execs":        reported(execs),
+		"starts":       reported(direct),
+		"direct-execs": reported(direct),
+		"rules":        reported(rules),
+		"flips":        reported(flips),
+		"create":       reported(create),
+		"await":        await,
+		"deletions":    reported(deletions),
+		"requests":     reported(requests),
+		"queries":      reported(queries),
+		"zone-files":   func(_ context.Context, o options) (any, error) { return nil, zoneFiles(o) },
+		"resolver":     func(ctx context.Context, o options) (any, error) { return nil, resolve(ctx, o) },
+	}
+}
+
+func reported[R any](work func(context.Context, options) (R, error)) func(context.Context, options) (any, error) {
+	return func(ctx context.Context, o options) (any, error) { return work(ctx, o) }
 }
 
 func pods(ctx context.Context, o options) (load.BatchReport, error) {

@@ -1,8 +1,9 @@
 // Report runs the benchmarks and writes docs/benchmarks.md: what `make bench`
-// does; with -suite pods docs/benchmarks-pods.md: what `make bench-pods` does. It
+// does; with -suite pods docs/benchmarks-pods.md: what `make bench-pods` does; with
+// -suite network docs/benchmarks-network.md: what `make bench-network` does. It
 // needs root.
 //
-//	go run ./bench/report [-suite all|pods] [-quick] [-only NAME,NAME] [-out FILE] [-balsa FILE]
+//	go run ./bench/report [-suite all|pods|network] [-quick] [-only NAME,NAME] [-out FILE] [-balsa FILE]
 //
 // A run that is quick or of some measures only prints the document instead,
 // unless -out is given.
@@ -48,9 +49,9 @@ func parse() options {
 	var only string
 	flag.BoolVar(&o.quick, "quick", false, "few values, to see that everything works")
 	flag.StringVar(&only, "only", "", "names of measures, separated by commas")
-	flag.StringVar(&o.suite, "suite", suiteAll, "all, or pods")
-	flag.StringVar(&o.peers, "peers", ".tools/peers", "folder for what the pods are measured against")
-	flag.StringVar(&o.out, "out", "", "file to write (default: docs/benchmarks.md, or docs/benchmarks-pods.md, after a full run, else standard output)")
+	flag.StringVar(&o.suite, "suite", suiteAll, "all, pods or network")
+	flag.StringVar(&o.peers, "peers", ".tools/peers", "folder for what pods and network are measured against")
+	flag.StringVar(&o.out, "out", "", "file to write (default: docs/benchmarks.md, docs/benchmarks-pods.md or docs/benchmarks-network.md after a full run, else standard output)")
 	flag.StringVar(&o.dir, "dir", "/tmp/balsa-bench", "folder for everything that the benchmarks write")
 	flag.StringVar(&o.balsa, "balsa", "", "program to measure instead of the one that is built")
 	flag.Parse()
@@ -58,15 +59,16 @@ func parse() options {
 		o.only = strings.Split(only, ",")
 	}
 	if o.out == "" && !o.quick && only == "" {
-		o.out = map[string]string{suiteAll: "docs/benchmarks.md", suitePods: "docs/benchmarks-pods.md"}[o.suite]
+		o.out = map[string]string{suiteAll: "docs/benchmarks.md", suitePods: "docs/benchmarks-pods.md", suiteNetwork: "docs/benchmarks-network.md"}[o.suite]
 	}
 	return o
 }
 
 // The suites.
 const (
-	suiteAll  = "all"
-	suitePods = "pods"
+	suiteAll     = "all"
+	suitePods    = "pods"
+	suiteNetwork = "network"
 )
 
 func run(ctx context.Context, o options) (err error) {
@@ -114,8 +116,15 @@ func suite(ctx context.Context, o options, programs stage.Programs, ground *benc
 		}
 		document.Title, document.Maker, document.Preface = "Benchmarks of pods", "make bench-pods", bench.PodPreface(pods.Peers.Versions())
 		return bench.PodSuite(pods, o.quick), document, nil
+	case suiteNetwork:
+		network, err := networkGround(ctx, o, ground)
+		if err != nil {
+			return nil, document, err
+		}
+		document.Title, document.Maker, document.Preface = "Benchmarks of the network", "make bench-network", bench.NetworkPreface(network.Peers.NetworkVersions())
+		return bench.NetworkSuite(network, o.quick), document, nil
 	}
-	return nil, document, fmt.Errorf("-suite %s: want %s or %s", o.suite, suiteAll, suitePods)
+	return nil, document, fmt.Errorf("-suite %s: want %s, %s or %s", o.suite, suiteAll, suitePods, suiteNetwork)
 }
 
 // shell is the program of the container that others are run in.
@@ -124,24 +133,47 @@ const shell = "/bin/busybox"
 // podGround makes and fetches what the measures of pods need. Without peers, for
 // example because there is no network, Balsa is measured alone.
 func podGround(ctx context.Context, o options, programs stage.Programs, ground *bench.Ground) (*bench.PodGround, error) {
-	peers, err := filepath.Abs(o.peers)
+	peers, err := fetchPeers(ctx, o)
 	if err != nil {
 		return nil, err
 	}
 	bin := filepath.Join(ground.Dir, "bin")
 	g := &bench.PodGround{
-		Ground: ground, Client: filepath.Join(bin, "bench-client"), Peers: bench.Peers{Dir: peers},
+		Ground: ground, Client: filepath.Join(bin, "bench-client"), Peers: peers,
 		EchoProgram: filepath.Join(filepath.Dir(programs.Echo), "echo"), Shell: shell, ShellImage: filepath.Join(bin, "busybox.tar"),
 	}
-	if failed := command(ctx, "tools/peers/fetch", peers); failed != nil {
-		g.Peers.Missing = fmt.Errorf("the peers are not there: %w", failed)
-		fmt.Fprintf(os.Stderr, "bench: %v\n", g.Peers.Missing)
-	}
 	return g, errors.Join(
-		command(ctx, "go", "build", "-trimpath", "-o", g.Client, "./bench/client"),
+		buildClient(ctx, g.Client),
 		command(ctx, "go", "run", "./examples/image", "-name", "balsa/busybox:1", "-out", g.ShellImage, shell),
 		// Whoever pulls trusts the registry of the lab.
 		os.Setenv("SSL_CERT_FILE", g.Authority()))
+}
+
+// networkGround makes and fetches what the measures of the network need. Without
+// peers Balsa is measured alone.
+func networkGround(ctx context.Context, o options, ground *bench.Ground) (*bench.NetworkGround, error) {
+	peers, err := fetchPeers(ctx, o)
+	if err != nil {
+		return nil, err
+	}
+	g := &bench.NetworkGround{Ground: ground, Client: filepath.Join(ground.Dir, "bin", "bench-client"), Peers: peers}
+	return g, buildClient(ctx, g.Client)
+}
+
+// fetchPeers brings what the suite measures Balsa against; that it cannot is said
+// in the peers.
+func fetchPeers(ctx context.Context, o options) (bench.Peers, error) {
+	dir, err := filepath.Abs(o.peers)
+	peers := bench.Peers{Dir: dir}
+	if failed := command(ctx, "tools/peers/fetch", dir, o.suite); failed != nil {
+		peers.Missing = fmt.Errorf("the peers are not there: %w", failed)
+		fmt.Fprintf(os.Stderr, "bench: %v\n", peers.Missing)
+	}
+	return peers, err
+}
+
+func buildClient(ctx context.Context, to string) error {
+	return command(ctx, "go", "build", "-trimpath", "-o", to, "./bench/client")
 }
 
 func command(ctx context.Context, program string, args ...string) error {

@@ -3,6 +3,7 @@ package faults
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"os"
@@ -44,6 +45,8 @@ func (c *specs) special() map[string]func(*testing.T) {
 		"post-start-sleep": c.readyAfter("post-start-sleep", 3*time.Second),
 		"probe-delay":      c.readyAfter("probe-delay", 12*time.Second),
 		"probe-successes":  c.readyAfter("probe-successes", 12*time.Second),
+		"probe-timeout":    c.ranFor("probe-timeout", 3*time.Second),
+		"probe-failures":   c.ranFor("probe-failures", 12*time.Second),
 		"stop-in-order":    c.stops("stop-in-order", 0, c.order("stop", "preStop\nTERM\n")),
 		"stop-by-signal":   c.stops("stop-by-signal", 0, c.order("signal", "USR1\n")),
 		"stop-after-sleep": c.stops("stop-after-sleep", 3*time.Second, nil),
@@ -87,6 +90,30 @@ func (c *specs) readyAfter(name string, least time.Duration) func(*testing.T) {
 			if condition.Type == "Ready" && took <= least-time.Second {
 				t.Errorf("it was ready after %v, want %v at least", took, least)
 			}
+		}
+	}
+}
+
+// ranFor looks how long the run before the last restart was. Times are told in
+// whole seconds.
+func (c *specs) ranFor(name string, least time.Duration) func(*testing.T) {
+	return func(t *testing.T) {
+		var pod struct {
+			Status struct {
+				ContainerStatuses []struct {
+					LastState struct {
+						Terminated struct {
+							StartedAt  time.Time `json:"startedAt"`
+							FinishedAt time.Time `json:"finishedAt"`
+						} `json:"terminated"`
+					} `json:"lastState"`
+				} `json:"containerStatuses"`
+			} `json:"status"`
+		}
+		must(t, c.s.Decode(t.Context(), &pod, "get", "pod", name, "-n", specNamespace))
+		last := pod.Status.ContainerStatuses[0].LastState.Terminated
+		if took := last.FinishedAt.Sub(last.StartedAt); took <= least-time.Second {
+			t.Errorf("it was ended after %v, want %v at least", took, least)
 		}
 	}
 }
@@ -183,5 +210,90 @@ func (c *specs) tolerations(t *testing.T) {
 	c.end = time.Now().Add(specPatience)
 	for _, row := range rows {
 		c.until(t, row.name, func(ctx context.Context) error { return c.holds(ctx, row) })
+	}
+}
+
+// apply writes pods and has them applied.
+func (c *specs) apply(t *testing.T, rows ...*specRow) {
+	t.Helper()
+	var out strings.Builder
+	for _, row := range rows {
+		pod, err := json.Marshal(row.pod())
+		must(t, err)
+		fmt.Fprintf(&out, "---\n%s\n", pod)
+	}
+	path := filepath.Join(t.TempDir(), "pods.yaml")
+	must(t, os.WriteFile(path, []byte(out.String()), 0o600))
+	c.balsa(t, "apply", "-f", path)
+}
+
+// groupPolicies has a second pod come to a volume whose root is of the group
+// already, but a file in it is not.
+func (c *specs) groupPolicies(t *testing.T) {
+	for policy, want := range map[string]string{"OnRootMismatch": "5555\n", "Always": "7777\n"} {
+		name := "group-" + strings.ToLower(policy)
+		claim := filepath.Join(t.TempDir(), "claim.yaml")
+		must(t, os.WriteFile(claim, fmt.Appendf(nil, `apiVersion: v1
+kind: PersistentVolumeClaim
+metadata: {name: %s, namespace: %s}
+spec: {accessModes: [ReadWriteOnce], storageClassName: local, resources: {requests: {storage: 16Mi}}}
+`, name, specNamespace), 0o600))
+		c.balsa(t, "apply", "-f", claim)
+		pod := func(name, claim, script string) *specRow {
+			return &specRow{name: name, logs: map[string]string{}, spec: map[string]any{
+				"securityContext": map[string]any{"fsGroup": 7777, "fsGroupChangePolicy": policy},
+				"volumes":         []any{map[string]any{"name": "data", "persistentVolumeClaim": map[string]any{"claimName": claim}}},
+				"containers":      []any{map[string]any{"args": []any{script}, "volumeMounts": []any{map[string]any{"name": "data", "mountPath": "/data"}}}},
+			}}
+		}
+		c.end = time.Now().Add(specPatience)
+		first := pod(name+"-1", name, "touch /data/f; chgrp 5555 /data/f; stat -c %g /data /data/f")
+		first.logs[""] = "7777\n5555\n"
+		c.apply(t, first)
+		c.check(t, first)
+		second := pod(name+"-2", name, "stat -c %g /data/f")
+		second.logs[""] = want
+		c.apply(t, second)
+		c.check(t, second)
+	}
+}
+
+// evictions puts a taint on the node that ends pods: at once, after the time that
+// they tolerate it, or not at all.
+func (c *specs) evictions(t *testing.T) {
+	const tolerated = 8 * time.Second
+	row := func(name string, toleration ...any) *specRow {
+		return &specRow{name: name, status: []string{"conditions.Ready True"}, spec: map[string]any{
+			"tolerations": toleration, "containers": []any{map[string]any{"args": []any{"exec sleep 600"}}},
+		}}
+	}
+	bounded := map[string]any{"key": "leave", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": int(tolerated.Seconds())}
+	stays := row("evict-never", map[string]any{"key": "leave", "operator": "Exists", "effect": "NoExecute"})
+	rows := []*specRow{row("evict-at-once"), row("evict-later", bounded), stays}
+	c.apply(t, rows...)
+	c.end = time.Now().Add(specPatience)
+	for _, row := range rows {
+		c.until(t, row.name, func(ctx context.Context) error { return c.holds(ctx, row) })
+	}
+	c.balsa(t, "node", "taint", "n1", "leave=now:NoExecute")
+	tainted := time.Now()
+	defer c.balsa(t, "node", "taint", "n1", "leave-")
+	gone := func(name string) {
+		t.Helper()
+		c.until(t, name+" to go", func(ctx context.Context) error {
+			shown, err := c.s.Balsa(ctx, "get", "pods", "-n", specNamespace, "-o", "name")
+			if err == nil && strings.Contains(shown, "/"+name+"\n") {
+				err = errors.New("it is there")
+			}
+			return err
+		})
+	}
+	gone("evict-at-once")
+	gone("evict-later")
+	if took := time.Since(tainted); took < tolerated-time.Second {
+		t.Errorf("a pod that tolerates the taint for %v was gone after %v", tolerated, took)
+	}
+	if err := c.holds(t.Context(), stays); err != nil {
+		t.Errorf("a pod that tolerates the taint: %v", err)
 	}
 }

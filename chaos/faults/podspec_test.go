@@ -78,7 +78,9 @@ func TestPodSpecForReal(t *testing.T) {
 	}
 	// What held at one moment may have been on its way to something else.
 	t.Run("StillSo", c.stillSo)
+	t.Run("groups", c.groupPolicies)
 	t.Run("tolerations", c.tolerations)
+	t.Run("evictions", c.evictions)
 	c.balsa(t, "delete", "namespace", specNamespace)
 }
 

@@ -139,6 +139,21 @@ func (f following) complaints(now time.Time) (out []string) {
 	return out
 }
 
+// available is how many pods of the revision that gets the replicas are.
+func (f following) available(now time.Time) (n int) {
+	for _, rs := range f.sets {
+		for _, pod := range f.pods {
+			if revisions.Of(rs) != effective(f.deployment) || !object.IsControlledBy(pod, rs) || !object.PodActive(pod) {
+				continue
+			}
+			if ok, _ := object.PodAvailable(pod, f.deployment.GetSpec().GetMinReadySeconds(), now); ok {
+				n++
+			}
+		}
+	}
+	return n
+}
+
 const barWidth = 20
 
 // view is a rollout on a screen of a width.
@@ -146,7 +161,7 @@ func (f following) view(width int, now time.Time) []string {
 	d, st := f.deployment, f.deployment.GetStatus()
 	replicas := int(d.GetSpec().GetReplicas())
 	lines := []string{
-		fmt.Sprintf("deployment/%s   revision %d   %s", d.GetMetadata().GetName(), effective(d), bar(int(st.GetUpdatedReplicas()), int(st.GetAvailableReplicas()), replicas)),
+		fmt.Sprintf("deployment/%s   revision %d   %s", d.GetMetadata().GetName(), effective(d), bar(int(st.GetUpdatedReplicas()), f.available(now), replicas)),
 		fmt.Sprintf("  %d wanted, %d of this revision, %d available in all, %d of earlier ones", replicas, st.GetUpdatedReplicas(), st.GetAvailableReplicas(), st.GetReplicas()-st.GetUpdatedReplicas()),
 		"  " + progressOf(d).text,
 	}
@@ -170,7 +185,7 @@ func (f following) view(width int, now time.Time) []string {
 		lines = append(lines, fmt.Sprintf("  and %d more pods", more))
 	}
 	if old > 0 {
-		lines = append(lines, fmt.Sprintf("  and %d ready pods of earlier revisions", old))
+		lines = append(lines, fmt.Sprintf("  and %d of earlier revisions that are ready", old))
 	}
 	for i := range lines {
 		lines[i] = cutTo(lines[i], width)

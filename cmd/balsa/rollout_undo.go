@@ -68,17 +68,19 @@ func (a *app) undo(ctx context.Context, c *client.Client, name string, u *undoin
 	if err != nil {
 		return err
 	}
-	if !undone.Changed {
-		fmt.Fprintf(a.out, "deployment/%s is at revision %d already%s\n", name, revisions.Of(to), dryRunMark(u.dryRun))
-		return nil
-	}
-	if u.dryRun {
+	if u.dryRun && undone.Changed {
 		if err := a.showUndo(ctx, c, r, to, undone); err != nil {
 			return err
 		}
 	}
-	if err := a.writeUndone(ctx, c, undone.Deployment, u.dryRun); err != nil {
-		return err
+	if undone.Changed {
+		if err := a.writeUndone(ctx, c, undone.Deployment, u.dryRun); err != nil {
+			return err
+		}
+	}
+	if undone.Already || !undone.Changed {
+		fmt.Fprintf(a.out, "deployment/%s is at revision %d already%s\n", name, revisions.Of(to), dryRunMark(u.dryRun))
+		return nil
 	}
 	fmt.Fprintf(a.out, "deployment/%s rolled back to revision %d%s\n", name, revisions.Of(to), dryRunMark(u.dryRun))
 	for _, ref := range undone.Pinned {

@@ -232,6 +232,7 @@ func normalRules() []normalRule {
 		{`\b[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\b`, "UID"},
 		{`(uid: )"UID"`, "${1}UID"},
 		{`(pod-template-hash: )[a-z0-9]+`, "${1}HASH"},
+		{`(kept as \S+)-[0-9a-f]{10}\b`, "${1}-CONTENT"},
 		{`/tmp/balsa-cli-test-\d+`, "DIR"},
 		{`\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d+)?(Z| UTC)?`, "TIME"},
 		{`until \d{4}-\d\d-\d\d`, "until DATE"},

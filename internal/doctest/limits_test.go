@@ -52,7 +52,7 @@ func rooms() [][2]string {
 		{"API server", "apiserver"}, {"Store", "store"}, {"Objects", "object"}, {"Raft group", "cluster"}, {"Raft group's disk", "cluster/raftlog"},
 		{"Identities and tokens", "pki"}, {"Server", "daemon/core"}, {"Process", "daemon"}, {"Client", "client"}, {"Reconcilers' loops", "internal/loop"},
 		{"Reconcilers' writes", "reconciler/control"}, {"Nodes and leases", "reconciler/nodes"}, {"Rollouts", "reconciler/rollout"},
-		{"Replicas", "reconciler/workload"}, {"Endpoints", "reconciler/endpoints"}, {"Placement", "reconciler/placement"}, {"Garbage collection", "reconciler/gc"},
+		{"Replicas", "reconciler/workload"}, {"Endpoints", "reconciler/endpoints"}, {"Policies", "reconciler/policies"}, {"Load balancers' addresses", "reconciler/addresses"}, {"Disruption budgets", "reconciler/disruption"}, {"Draining", "reconciler/draining"}, {"Placement", "reconciler/placement"}, {"Garbage collection", "reconciler/gc"},
 		{"Namespaces", "reconciler/namespaces"}, {"Storage", "reconciler/storage"}, {"Taints", "reconciler/taints"}, {"Compaction", "reconciler/compaction"}, {"Events", "reconciler/events"}, {"Scheduler", "scheduler"},
 		{"Agent", "node"}, {"Pods", "node/pod"}, {"Images on a node", "node/image"}, {"Image archives", "internal/ociarchive"}, {"Registries", "node/image/registry"}, {"Pressure", "node/pressure"}, {"Container runtime", "node/runtime/runc"}, {"Volumes", "node/volume"},
 		{"Pods' network", "node/podnet"}, {"Service proxy", "netproxy"}, {"Service rules", "netproxy/apply"}, {"DNS", "dns"}, {"Wire", "internal/codec"}, {"Announcements", "internal/announce"},

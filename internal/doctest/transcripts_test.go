@@ -23,7 +23,7 @@ func TestTranscripts(t *testing.T) {
 			w.build(t, b)
 		}
 	}
-	for _, name := range []string{"docs/quick-start.md", "docs/reference/api.md", "docs/reference/metrics.md"} {
+	for _, name := range []string{"docs/quick-start.md", "docs/rollouts.md", "docs/reference/api.md", "docs/reference/metrics.md"} {
 		t.Run(name, func(t *testing.T) { w.play(t, named(t, name), serveOf(t, start)) })
 	}
 }
@@ -80,7 +80,7 @@ func (s *shell) expect(t *testing.T, d document, want step) {
 
 // changes tells whether a command may run only once.
 func changes(command string) bool {
-	return regexp.MustCompile(`\b(apply|create|delete|scale|import|remove|revoke|Create|Update|Apply|Delete)\b`).MatchString(command)
+	return regexp.MustCompile(`\b(apply|create|delete|scale|import|undo|retry|pause|resume|restart|remove|revoke|Create|Update|Apply|Delete)\b`).MatchString(command)
 }
 
 // sameOutput compares line by line; a line "…" stands for any number of them.

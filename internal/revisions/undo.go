@@ -31,8 +31,9 @@ type Undone struct {
 	// Missing are objects that were not there when the revision was made, though it
 	// needs them: what is there now is used.
 	Missing []Ref
-	// Changed tells whether anything differs from before.
-	Changed bool
+	// Changed tells whether there is anything to write. Already: the Deployment was
+	// at that revision before.
+	Changed, Already bool
 }
 
 // Undo gives a Deployment the template of a revision, with the names that the
@@ -66,7 +67,15 @@ func Undo(d *balsav1.Deployment, rs *balsav1.ReplicaSet, live map[Ref]Live) (Und
 	annotate(u.Deployment, AnnotationPinned, FormatPinned(overrides))
 	annotate(u.Deployment, AnnotationChangeCause, rs.GetMetadata().GetAnnotations()[AnnotationChangeCause])
 	u.Changed = !proto.Equal(d, u.Deployment)
+	u.Already = Of(rs) == Of(d) && proto.Equal(d.GetSpec(), u.Deployment.GetSpec()) && sameUse(d, overrides)
 	return u, nil
+}
+
+// sameUse tells whether a Deployment uses these copies already. A live object may
+// have been changed a moment ago all the same, which the undo passes over.
+func sameUse(d *balsav1.Deployment, overrides map[Ref]Override) bool {
+	before, err := ParsePinned(d.GetMetadata().GetAnnotations()[AnnotationPinned])
+	return err == nil && maps.EqualFunc(before, overrides, func(x, y Override) bool { return x.Use == y.Use })
 }
 
 // UserTemplate is a ReplicaSet's template as the Deployment had it.

@@ -52,6 +52,8 @@ type Applier struct {
 	ns    *os.File // nil for the caller's namespace
 	link  *netlink.Handle
 	flows *netlink.Handle
+	// features are what the kernel is asked for when it has refused something.
+	features []feature
 
 	mu   sync.Mutex
 	conn *nftables.Conn // guarded by mu; nil until needed and after an error
@@ -62,7 +64,7 @@ type Applier struct {
 	// begun is set once the kernel's state was looked at; guarded by mu.
 	begun bool
 	// refused are units that the kernel has refused, with its reasons; they are
-	// left out until they change or a Scrub is due; guarded by mu.
+	// left out as long as they stay the same; guarded by mu.
 	refused map[string]refusal
 	// routed is what the service route was made for; guarded by mu.
 	routed netproxy.Params
@@ -76,7 +78,7 @@ var _ netproxy.Kernel = (*Applier)(nil)
 
 // New opens the namespace; it changes nothing there.
 func New(o Options) (*Applier, error) {
-	a := &Applier{table: o.Table, log: o.Logger}
+	a := &Applier{table: o.Table, log: o.Logger, features: features()}
 	if a.table == "" {
 		a.table = DefaultTable
 	}
@@ -202,16 +204,12 @@ func (a *Applier) commitLocked(c netproxy.Change, effective func()) error {
 	if c.Empty() {
 		return nil
 	}
-	if len(c.AddChains) > 0 && !c.Replace {
-		// A packet keeps the generation of rules that its hook began with, and a
-		// new chain is empty in the generation before, while sets answer with
-		// what is newest. So nothing names a chain in the transaction that makes
-		// it: the commit after it gives the chain its rules in both generations.
-		if err := a.transactLocked(c, (*builder).chains); err != nil {
+	if c.Prepares() {
+		if err := a.transactLocked(c, (*builder).first); err != nil {
 			return err
 		}
 	}
-	if err := a.transactLocked(c, (*builder).first); err != nil {
+	if err := a.transactLocked(c, (*builder).second); err != nil {
 		return err
 	}
 	effective()
@@ -224,7 +222,7 @@ func (a *Applier) commitLocked(c netproxy.Change, effective func()) error {
 	if c.DropElements() == 0 {
 		return nil
 	}
-	return a.transactLocked(c, (*builder).second)
+	return a.transactLocked(c, (*builder).third)
 }
 
 func (a *Applier) transactLocked(c netproxy.Change, build func(*builder, netproxy.Change) error) error {
@@ -295,7 +293,7 @@ func (a *Applier) learnedLocked(c netproxy.Change) (map[string][]nftables.SetEle
 			return nil, fmt.Errorf("list elements of set %s: %w", s.Name, err)
 		}
 		for _, e := range elements {
-			if e.Expires > 0 && len(out[s.Name]) < maxElementsPerMessage {
+			if e.Expires > 0 {
 				out[s.Name] = append(out[s.Name], nftables.SetElement{Key: e.Key, Timeout: e.Expires})
 			}
 		}

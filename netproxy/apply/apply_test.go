@@ -15,7 +15,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/google/nftables"
 	"github.com/vishvananda/netlink"
@@ -492,39 +491,6 @@ func many(services, endpoints int) []netproxy.ServicePort {
 		}
 	}
 	return out
-}
-
-// How long until the kernel knows, from a view: everything at once, and one
-// changed endpoint among many services. "plan" is the part before the kernel.
-func BenchmarkSync(b *testing.B) {
-	for _, n := range []int{1000, 10_000} {
-		k := newApplier(b, netlab.New(b, "n1"))
-		services := many(n, 3)
-		b.Run(fmt.Sprintf("full/%d", n), func(b *testing.B) {
-			for range b.N {
-				fresh := newApplier(b, netlab.New(b, "bench"))
-				b.StartTimer()
-				sync(b, fresh, view(services...))
-				b.StopTimer()
-			}
-		})
-		sync(b, k, view(services...))
-		b.Run(fmt.Sprintf("one-endpoint/%d", n), func(b *testing.B) {
-			var planning time.Duration
-			for i := range b.N {
-				s := &services[(i*37)%n]
-				s.Endpoints = append([]netproxy.Endpoint(nil), s.Endpoints...)
-				s.Endpoints[0].Port ^= 1
-				start := time.Now()
-				r := netproxy.Plan(view(services...))
-				planning += time.Since(start)
-				if _, err := k.Sync(context.Background(), r); err != nil {
-					b.Fatal(err)
-				}
-			}
-			b.ReportMetric(float64(planning.Microseconds())/float64(b.N), "plan-µs/op")
-		})
-	}
 }
 
 // An agent runs inside its node's namespace and names none.

@@ -21,16 +21,22 @@ type builder struct {
 	learned map[string][]nftables.SetElement
 }
 
-// chains writes the change's chains and their sets, which nothing names yet.
-func (b *builder) chains(c netproxy.Change) error { return b.addChains(c.AddChains, c.Params) }
-
-// first writes the change's first transaction.
+// first writes what the change prepares.
 func (b *builder) first(c netproxy.Change) error {
+	if err := b.addChains(c.AddChains, c.Params); err != nil {
+		return err
+	}
+	return b.write(c.Prepare, true)
+}
+
+// second writes what packets go by, and first everything if the table is
+// replaced.
+func (b *builder) second(c netproxy.Change) error {
 	if c.Replace {
 		if err := b.empty(c.Params); err != nil {
 			return err
 		}
-		if err := b.addChains(c.AddChains, c.Params); err != nil {
+		if err := b.first(c); err != nil {
 			return err
 		}
 	}
@@ -46,8 +52,8 @@ func (b *builder) first(c netproxy.Change) error {
 	return b.write(c.Add, true)
 }
 
-// second writes what the change drops.
-func (b *builder) second(c netproxy.Change) error {
+// third writes what the change drops.
+func (b *builder) third(c netproxy.Change) error {
 	if err := b.write(c.Drop, false); err != nil {
 		return err
 	}
@@ -91,7 +97,10 @@ func (b *builder) fixed(p netproxy.Params) error {
 func (b *builder) addSet(s netproxy.Set) error {
 	set, err := kernelSet(b.table, s)
 	if err == nil {
-		err = b.conn.AddSet(set, b.learned[s.Name])
+		err = b.conn.AddSet(set, nil)
+	}
+	if err == nil {
+		err = b.writeSet(set, b.learned[s.Name], true)
 	}
 	if err != nil {
 		return fmt.Errorf("set %s: %w", s.Name, err)

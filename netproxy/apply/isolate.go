@@ -71,7 +71,15 @@ func (a *Applier) isolateLocked(ctx context.Context, r netproxy.Ruleset, cause e
 		return r, fmt.Errorf("%w%s", err, a.missingLocked())
 	}
 	var units []*netproxy.Unit
-	r.Each(func(u *netproxy.Unit) { units = append(units, u) })
+	affinity := a.affinityLocked()
+	r.Each(func(u *netproxy.Unit) {
+		if affinity != nil && remembers(u) {
+			s.bad[u.ID] = refusal{u, affinity}
+			return
+		}
+		units = append(units, u)
+	})
+	s.limit = len(s.bad) + maxRefused
 	// A chain must be known before the elements, or the chains, that name it.
 	slices.SortStableFunc(units, func(x, y *netproxy.Unit) int { return order(x) - order(y) })
 	if err := s.add(units); err != nil {
@@ -109,6 +117,29 @@ type search struct {
 	params netproxy.Params
 	good   []*netproxy.Unit
 	bad    map[string]refusal
+	limit  int
+}
+
+// affinityLocked is why the kernel cannot do session affinity; nil if it can. All
+// services with affinity would be refused one by one.
+func (a *Applier) affinityLocked() error {
+	for _, f := range a.features {
+		if f.name != featureAffinity {
+			continue
+		}
+		if err := a.probeLocked(f); err != nil {
+			return fmt.Errorf("session affinity needs %s: %w", f.name, err)
+		}
+	}
+	return nil
+}
+
+// remembers reports a part of a service with affinity.
+func remembers(u *netproxy.Unit) bool {
+	if u.Chain != nil {
+		return u.Chain.Kind == netproxy.ChainAffinity || u.Chain.Kind == netproxy.ChainAffinityEndpoint
+	}
+	return slices.ContainsFunc(u.Elements, func(e netproxy.Element) bool { return e.Affinity() })
 }
 
 // add sorts candidates into good and bad, by halves: units that the kernel takes
@@ -128,7 +159,7 @@ func (s *search) add(units []*netproxy.Unit) error {
 	case !refusedByKernel(err):
 		return err
 	case len(units) == 1:
-		if len(s.bad) == maxRefused {
+		if len(s.bad) == s.limit {
 			return fmt.Errorf("more than %d parts are refused (limit maxRefused), %s among them: %w", maxRefused, units[0], err)
 		}
 		s.bad[units[0].ID] = refusal{units[0], err}
@@ -176,6 +207,9 @@ type feature struct {
 	sets         []netproxy.Set
 }
 
+// featureAffinity is what sets that learn clients need.
+const featureAffinity = "sets that rules fill (dynset)"
+
 // features are all that the rules use.
 func features() []feature {
 	nat := func(rule ...expr.Any) chain {
@@ -190,7 +224,7 @@ func features() []feature {
 		{"sets with concatenated keys", "NFT_SET_HASH or NF_TABLES_IPV4", filter(), []netproxy.Set{{Name: "s", Key: two}}},
 		{"sets of concatenated intervals", "NF_TABLES of Linux 5.6 or later", filter(), []netproxy.Set{{Name: "s", Key: two, Intervals: true}}},
 		{"counters of set elements", "NF_TABLES of Linux 5.7 or later", filter(), []netproxy.Set{{Name: "s", Key: one, Counted: true}}},
-		{"dynset (session affinity)", "NF_TABLES", filter(rule(load(0, sourceAddress), []expr.Any{&expr.Dynset{SrcRegKey: reg(0), SetName: "s", Operation: unix.NFT_DYNSET_OP_UPDATE}})...), []netproxy.Set{{Name: "s", Key: one, Timeout: 1e9}}},
+		{featureAffinity, "NF_TABLES", filter(rule(load(0, sourceAddress), []expr.Any{&expr.Dynset{SrcRegKey: reg(0), SetName: "s", Operation: unix.NFT_DYNSET_OP_UPDATE}})...), []netproxy.Set{{Name: "s", Key: one, Timeout: 1e9}}},
 		{"connection tracking (ct)", "NFT_CT", filter(state(expr.CtStateBitNEW)...), nil},
 		{"address kinds (fib)", "NFT_FIB_IPV4", filter(local(destinationAddress, expr.CmpOpEq)...), nil},
 		{"random numbers (numgen)", "NFT_NUMGEN", filter(&expr.Numgen{Register: reg(0), Modulus: 2, Type: unix.NFT_NG_RANDOM}), nil},
@@ -203,7 +237,7 @@ func features() []feature {
 // missingLocked names the features that the kernel does not have, for the end of
 // an error; empty if it has all.
 func (a *Applier) missingLocked() (text string) {
-	for _, f := range features() {
+	for _, f := range a.features {
 		if err := a.probeLocked(f); err != nil {
 			text += fmt.Sprintf("; the kernel lacks %s (CONFIG_%s): %v", f.name, f.option, err)
 		}

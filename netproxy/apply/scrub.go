@@ -79,7 +79,6 @@ func (a *Applier) repairLocked(ctx context.Context, report *netproxy.ScrubReport
 	if report.ForgottenFlows, err = a.forgetFlowsLocked(); err != nil {
 		return err
 	}
-	a.refused = nil // what was refused may be tried again
 	report.Repaired = len(report.Findings) > 0
 	return nil
 }

@@ -154,9 +154,17 @@ func TestSourceRanges(t *testing.T) {
 			}
 		}
 	}
+	sync(t, s.kernel, siteView(nil, world.PodC))
+	flow := dial(t, s.ns[world.Node2], "udp4", balancer+":80")
+	if name, err := s.steady(flow); err != nil || name != "c" {
+		t.Fatalf("%q, %v", name, err)
+	}
 	sync(t, s.kernel, siteView(ranges(world.Outside+"/32", "10.244.1.10/31", "10.244.1.0/24"), world.PodC))
 	s.expect(t, world.Outside, balancer+":80", "c", world.Node1)
 	s.expect(t, world.PodB, balancer+":80", "c", world.Node1)
+	if name, err := s.steady(flow); err == nil {
+		t.Errorf("an old flow of a client that is shut out now: answer by %q", name)
+	}
 	for _, from := range []string{world.Node2, world.PodC, world.Node1} {
 		s.expectSilence(t, from, balancer+":80")
 	}
@@ -351,6 +359,9 @@ func TestUDPFlowsOfEveryFront(t *testing.T) {
 		}
 		return v
 	}
+	nothing := siteView(nil)
+	nothing.Services = nil
+	sync(t, s.kernel, nothing) // for the route to the service CIDR
 	all := append(fronts(), world.Node1+":9090")
 	clients := map[string]func() (string, error){}
 	for _, from := range []string{world.Outside, world.PodB, world.Node1} {
@@ -404,9 +415,7 @@ func TestUDPFlowsOfEveryFront(t *testing.T) {
 	expect("restarted without endpoints", "")
 	sync(t, third, hostPort(siteView(nil, world.PodA), world.PodA))
 	expect("back", "a")
-	v := siteView(nil)
-	v.Services = nil
-	sync(t, third, v)
+	sync(t, third, nothing)
 	expect("deleted", "")
 }
 

@@ -34,7 +34,8 @@ func (m *monitor) deafen() (listen func()) {
 	}
 }
 
-// Watch implements netproxy.Kernel by the kernel's own notices.
+// Watch implements netproxy.Kernel by the kernel's own notices. One Watch runs at a
+// time.
 func (a *Applier) Watch(ctx context.Context, changed func()) error {
 	config := &mdnetlink.Config{}
 	if a.ns != nil {
@@ -53,7 +54,7 @@ func (a *Applier) Watch(ctx context.Context, changed func()) error {
 	if err := a.listen(&monitor{conn}); err != nil {
 		return fmt.Errorf("watch table %s: %w", a.table, err)
 	}
-	defer a.listen(nil)
+	defer a.stopListening()
 	for {
 		messages, err := conn.Receive()
 		switch {
@@ -69,15 +70,18 @@ func (a *Applier) Watch(ctx context.Context, changed func()) error {
 	}
 }
 
-// listen makes m the monitor, or ends it if m is nil.
+// listen makes m the monitor that our own writes are kept from.
 func (a *Applier) listen(m *monitor) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.monitor = m
-	if m == nil {
-		return nil
-	}
 	return m.conn.JoinGroup(unix.NFNLGRP_NFTABLES)
+}
+
+func (a *Applier) stopListening() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.monitor = nil
 }
 
 // concerned reports that a message is about our table. What rules themselves put

@@ -119,14 +119,17 @@ type want struct {
 	allowed, forbidden map[string]bool // addresses of targets
 }
 
+// wanted asks Explain about policies, which a property test holds against the
+// objects, so that what it tells users is what packets meet.
 func wanted(w *world.World, p netproxy.Packet) want {
 	out := want{Expectation: w.Expect(p), allowed: map[string]bool{}, forbidden: map[string]bool{}}
 	if out.Outcome == netproxy.Passes {
 		out.Targets, out.SourceKept = map[netproxy.Target]bool{{IP: p.To, Port: p.Port}: true}, true
 	}
+	local := w.Objects()
 	for t := range out.Targets {
-		egress, ingress := w.Allowed(netproxy.Connection{From: p.From, To: t.IP, Protocol: p.Protocol, Port: t.Port}, false)
-		if p.FromNode || egress && ingress {
+		c := netproxy.Connection{From: p.From, To: t.IP, Protocol: p.Protocol, Port: t.Port}
+		if v := netproxy.Explain(local, c); p.FromNode || v.Allowed {
 			out.allowed[t.IP.String()] = true
 		} else {
 			out.forbidden[t.IP.String()] = true

@@ -62,6 +62,19 @@ func clusterResolver(dns netip.Addr, namespace, domain string) resolver {
 		options: []option{{"ndots", &five}}}
 }
 
+// Searches are the domains that a pod's resolver tries, if it asks the node's; nil:
+// it does not, or has other servers too, which may be asked instead.
+func Searches(p *balsav1.Pod, domain string) []string {
+	spec := p.GetSpec()
+	switch policy := spec.GetDnsPolicy(); {
+	case policy == object.DNSNone, policy == object.DNSDefault, spec.GetHostNetwork(), len(spec.GetDnsConfig().GetNameservers()) > 0:
+		return nil
+	}
+	r := clusterResolver(netip.Addr{}, p.GetMetadata().GetNamespace(), domain)
+	r.add(spec.GetDnsConfig())
+	return r.searches[:min(len(r.searches), maxSearches)]
+}
+
 func parseResolvConf(text string) resolver {
 	var r resolver
 	for line := range strings.Lines(text) {

@@ -234,6 +234,7 @@ func (p *podLink) configureOutside(outside, inside netlink.Link) error {
 	return nil
 }
 
+// filter comes before the device is up.
 func (p *podLink) filter() error {
 	m := &mending{}
 	p.node.mendSettings(m, podSettings(p.device))

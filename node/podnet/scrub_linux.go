@@ -40,9 +40,14 @@ func (l *Linux) scrub(ctx context.Context, m *mending) (problems []error, err er
 		problems = l.mendRoutes(k, m)
 	}
 	pods := l.pool.Addresses()
+	var settings []setting
 	for _, uid := range slices.Sorted(maps.Keys(pods)) {
 		l.mendPodUnlessGone(k, m, uid, pods[uid])
+		if name := DeviceName(uid); k.byName[name] != nil {
+			settings = append(settings, podSettings(name)...)
+		}
 	}
+	l.mendSettings(m, settings)
 	return problems, nil
 }
 
@@ -143,7 +148,6 @@ func (l *Linux) mendPod(k *kernel, m *mending, uid string, addr netip.Addr) {
 		return
 	}
 	index, ip := d.Attrs().Index, net.IP(addr.AsSlice())
-	l.mendSettings(m, podSettings(name))
 	// Where this process has not connected the pod yet, Setup will see to it.
 	if mtu, _ := PodMTU(l.up.mtu); d.Attrs().MTU != mtu && l.paths[uid] != "" {
 		m.did(l.setPodMTU(uid, addr, d, mtu), "the pod at %s had an MTU of %d, not %d", addr, d.Attrs().MTU, mtu)
@@ -188,10 +192,11 @@ func (l *Linux) setPodMTU(uid string, addr netip.Addr, device netlink.Link, mtu 
 }
 
 // podSettings let the pod send with no address but its own, and nothing by IPv6,
-// which would bypass every rule until it is supported.
+// which would bypass every rule until it is supported. They are where the device
+// is.
 func podSettings(device string) []setting {
 	return []setting{
-		{key: "net/ipv4/conf/" + device + "/rp_filter", value: "1"},
+		{key: "net/ipv4/conf/" + device + "/rp_filter", value: "1", optional: true},
 		{key: "net/ipv6/conf/" + device + "/disable_ipv6", value: "1", optional: true},
 	}
 }

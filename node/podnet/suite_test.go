@@ -32,8 +32,14 @@ func suite(t *testing.T, restart func(t *testing.T) podnet.Network, newNS func(t
 		t.Errorf("second setup gave %s, first %s", again, b)
 	}
 	n = restart(t)
+	if have := n.Addresses(); len(have) != 2 || have["uid-a"] != a || have["uid-b"] != b {
+		t.Errorf("after a restart pods have %v, before %s and %s", have, a, b)
+	}
 	if again := setup(t, n, "uid-b", nsB); again != b {
 		t.Errorf("setup after a restart gave %s, before %s", again, b)
+	}
+	if found, err := n.Scrub(ctx); err != nil || len(found) != 0 {
+		t.Errorf("scrub of what is right: %q, %v", found, err)
 	}
 	for range 2 {
 		if err := n.Teardown(ctx, "uid-a"); err != nil {
@@ -75,6 +81,12 @@ func refusals(t *testing.T, n podnet.Network, ns string) {
 		t.Error("one pod CIDR by two nodes accepted")
 	}
 	cancel()
+	if err := n.NextDisturbance(ctx); err != nil && !errors.Is(err, context.Canceled) {
+		t.Errorf("cancelled wait: %v", err)
+	}
+	if _, err := n.Scrub(ctx); !errors.Is(err, context.Canceled) {
+		t.Errorf("cancelled scrub: %v", err)
+	}
 	if _, err := n.Setup(ctx, "uid-e", ns); !errors.Is(err, context.Canceled) {
 		t.Errorf("cancelled setup: %v", err)
 	}

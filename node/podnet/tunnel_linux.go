@@ -16,10 +16,16 @@ func (l *Linux) mendTunnel(k *kernel, m *mending) {
 	if l.noTunnel != nil {
 		return
 	}
+	_, there := k.byName[TunnelDevice]
 	have, err := l.tunnelDevice(k, m)
 	if err != nil {
 		l.noTunnel = err
 		return
+	}
+	if !there { // that it was not there says it all
+		rest := &mending{}
+		defer func(m *mending) { m.errs = append(m.errs, rest.errs...) }(m)
+		m = rest
 	}
 	a, index := have.Attrs(), have.Attrs().Index
 	mtu, _ := PodMTU(l.up.mtu)

@@ -24,12 +24,35 @@ type concern struct {
 	contents *reader
 	events   *store.Space
 	began    time.Time
+	// wanted is the ReplicaSet that a Deployment, by key, wants and has not yet, and
+	// since when.
+	wanted map[string]sighting
+}
+
+type sighting struct {
+	name  string
+	since time.Time
+}
+
+// maxSightings bounds them; beyond it all are forgotten, and begin anew.
+const maxSightings = 16_384
+
+// firstSeen is when a ReplicaSet was wanted first.
+func (r *concern) firstSeen(key, name string) time.Time {
+	if seen, ok := r.wanted[key]; ok && seen.name == name {
+		return seen.since
+	}
+	if len(r.wanted) >= maxSightings {
+		clear(r.wanted)
+	}
+	r.wanted[key] = sighting{name, r.Clock.Now()}
+	return r.wanted[key].since
 }
 
 // New makes the concern. Its keys are those of Deployments. events is where
 // agents' reports are read when a rollout fails; nil: nowhere.
 func New(k *control.Kit, secrets Secrets, events *store.Space) control.Concern {
-	r := &concern{Kit: k, contents: &reader{secrets: secrets, known: map[string]fingerprint{}}, events: events, began: k.Clock.Now()}
+	r := &concern{Kit: k, contents: &reader{secrets: secrets, known: map[string]fingerprint{}}, events: events, began: k.Clock.Now(), wanted: map[string]sighting{}}
 	return control.Concern{Name: "rollout", Batch: batch, List: list, Keys: keys, Step: r.step}
 }
 
@@ -98,7 +121,8 @@ func (r *concern) viewOf(v store.View, d *balsav1.Deployment) (View, error) {
 	kind, _ := object.KindByName("ReplicaSet")
 	view := View{
 		Deployment: d, Sets: owned(v, d), Closing: control.NamespaceClosing(v, namespace), Said: r.said,
-		Patience: r.began.Add(min(patience, time.Duration(d.GetSpec().GetProgressDeadlineSeconds())*time.Second)),
+		FirstSeen: func(name string) time.Time { return r.firstSeen(object.KeyOf(d), name) },
+		Patience:  r.began.Add(min(patience, time.Duration(d.GetSpec().GetProgressDeadlineSeconds())*time.Second)),
 		Taken: func(name string) bool {
 			_, taken := v.Get(object.Key(kind, namespace, name))
 			return taken

@@ -37,6 +37,9 @@ type View struct {
 	Unreadable error
 	// Said gives the last warning that was told of a pod; nil: nothing is known.
 	Said func(*balsav1.Pod) string
+	// FirstSeen tells when a ReplicaSet of a name was wanted first, which may be now;
+	// nil: long ago.
+	FirstSeen func(name string) time.Time
 	// Patience is until when no rollout is given up: what stood still because nobody
 	// led has to move first.
 	Patience time.Time
@@ -220,6 +223,8 @@ func (p *planner) ensure() {
 		newest = max(newest, c.revision())
 	}
 	switch {
+	case p.wanted == nil && p.settling():
+		p.choose(p.sets[len(p.sets)-1])
 	case p.wanted == nil:
 		rs := newReplicaSet(p.Deployment, p.pinned, p.collisions)
 		if p.Taken(rs.GetMetadata().GetName()) {
@@ -239,6 +244,25 @@ func (p *planner) ensure() {
 	case p.wanted.revision() != revisions.Of(p.Deployment):
 		p.begin(p.wanted.revision(), ReasonFoundReplicaSet)
 	}
+}
+
+// contentsSettle is how long contents stay as they are before a revision is made
+// for them alone: what is applied together, ConfigMaps, Secrets and the Deployment
+// at the end, is one revision.
+const contentsSettle = time.Second
+
+// settling tells whether only contents have changed, and only just. Meanwhile the
+// newest revision is rolled out on.
+func (p *planner) settling() bool {
+	if p.FirstSeen == nil || len(p.changedContents()) == 0 {
+		return false
+	}
+	left := p.FirstSeen(p.wantedName()).Add(contentsSettle).Sub(p.now)
+	if left <= 0 {
+		return false
+	}
+	p.soon(left)
+	return true
 }
 
 // begin starts a rollout of a revision.

@@ -1,5 +1,7 @@
 package rollout
 
+import "slices"
+
 // recreate ends every old pod, waits until none runs, then makes the new ones.
 func (p *planner) recreate() {
 	for _, c := range p.old {
@@ -22,6 +24,7 @@ func (p *planner) roll() {
 	if p.fresh != nil {
 		p.growFresh()
 	}
+	p.reclaim()
 	p.shrinkUnhealthy()
 	p.shrinkOld()
 	p.shrinkExcess()
@@ -37,6 +40,19 @@ func (p *planner) growFresh() {
 	}
 	room := p.replicas + p.surge - sum(p.old, (*counts).total)
 	p.fresh.spec = max(p.fresh.spec, min(room, p.replicas))
+}
+
+// reclaim lets old ReplicaSets keep available pods that they were to end and that
+// the budget holds back: pods that were not available when that was decided, and
+// are now. As long as they are there uncounted, others, which never become
+// available, would count as needed in their place and take the room of new ones.
+func (p *planner) reclaim() {
+	missing := p.least() - sum(p.sets, (*counts).staying)
+	for _, c := range slices.Backward(p.old) {
+		n := max(0, min(missing, c.available-c.spec))
+		c.spec += n
+		missing -= n
+	}
 }
 
 // shrinkUnhealthy takes away what is not available among the old. It leaves as

@@ -55,7 +55,8 @@ func (p *planner) leave() {
 
 // evict ends pods that others have replaced: those that are not ready at once,
 // others while the ReplicaSet has all its replicas available without them. Budgets
-// are asked last, when there are more healthy pods than before.
+// are asked last, when there are more healthy pods than before. A rolling update
+// does not count these pods, so that its bounds hold without them.
 func (p *planner) evict() error {
 	p.Withdraw = slices.DeleteFunc(p.Withdraw, func(pod *balsav1.Pod) bool { return slices.Contains(p.End, pod) })
 	spare := -p.ReplicaSet.GetSpec().GetReplicas()
@@ -71,13 +72,8 @@ func (p *planner) evict() error {
 			return nil
 		}
 		available, _ := p.available(pod)
-		needed, _ := object.PodAvailable(pod, p.MinReadySeconds, p.now)
-		switch {
-		case available && spare <= 0 || object.PodReady(pod) && spare < 0:
+		if available && spare <= 0 || object.PodReady(pod) && spare < 0 {
 			p.explain(pod, p.missing())
-			continue
-		case needed && p.Spent == p.Budget:
-			p.explain(pod, "the rolling update of its Deployment cannot spare it now")
 			continue
 		}
 		read, spent, err := object.SpendBudgets(pod, budgets, p.now)
@@ -94,9 +90,6 @@ func (p *planner) evict() error {
 		p.Evict = append(p.Evict, pod)
 		if available {
 			spare--
-		}
-		if needed {
-			p.Spent++
 		}
 	}
 	p.active = slices.DeleteFunc(p.active, func(pod *balsav1.Pod) bool { return slices.Contains(p.Evict, pod) })

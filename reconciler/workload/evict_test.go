@@ -99,7 +99,8 @@ func checkEvictions(t *rapid.T, v View, a Actions) {
 		if paid > b.GetStatus().GetDisruptionsAllowed() {
 			t.Fatalf("%d ready pods end, and the budget allows %d", paid, b.GetStatus().GetDisruptionsAllowed())
 		}
-		if paid > 0 && (len(a.Pay) != 1 || a.Pay[0].GetStatus().GetDisruptionsAllowed() != b.GetStatus().GetDisruptionsAllowed()-paid) {
+		if paid > 0 && (len(a.Pay) != 1 || int32(len(a.Pay[0].GetStatus().GetDisruptedPods())) < paid ||
+			a.Pay[0].GetStatus().GetDisruptionsAllowed() != b.GetStatus().GetDisruptionsAllowed()-int32(len(a.Pay[0].GetStatus().GetDisruptedPods()))) {
 			t.Fatalf("%d ready pods end, and are paid with %v", paid, a.Pay)
 		}
 	}
