@@ -58,6 +58,9 @@ func NetworkSuite(ground *NetworkGround, quick bool) []Measure {
 // endpointsEach is how many endpoints each of the services has.
 const endpointsEach = 3
 
+// waysToKernel are those of the peer's rules.
+func waysToKernel() []string { return []string{"nft", "netlink"} }
+
 // ask plays the client on a host.
 func (g *NetworkGround) ask(ctx context.Context, h *host.Host, into any, args ...string) error {
 	return g.play(ctx, h, into, g.Client, args...)
@@ -92,7 +95,7 @@ func (g *NetworkGround) rules(services, rounds, changes int) []Measure {
 			peers := map[string]error{"nft": g.Peers.Missing, "netlink": g.Peers.Missing}
 			for round := range rounds {
 				turns := []func() error{func() error { return g.ourRules(ctx, ours, t, services, changes, name) }}
-				for _, by := range []string{"nft", "netlink"} {
+				for _, by := range waysToKernel() {
 					turns = append(turns, func() error {
 						if peers[by] == nil {
 							peers[by] = g.theirRules(ctx, theirs, t, by, services, changes, name)
@@ -104,16 +107,14 @@ func (g *NetworkGround) rules(services, rounds, changes int) []Measure {
 					return err
 				}
 			}
-			for by, err := range peers {
-				for _, what := range []string{"services", "endpoint-change"} {
+			for _, what := range []string{"services", "endpoint-change"} {
+				for _, by := range waysToKernel() {
 					peer := name("kubeproxy-" + by + "-" + what)
-					if err != nil {
+					if err := peers[by]; err != nil {
 						t.failed[peer] = err
 					}
 					t.compare(name(what), peer)
 				}
-			}
-			for _, what := range []string{"services", "endpoint-change"} {
 				t.faster(name(what), name("kubeproxy-nft-"+what), name("kubeproxy-netlink-"+what))
 			}
 			return nil
@@ -148,7 +149,7 @@ func (t *takings) faster(name, one, other string) {
 		return
 	}
 	if Median.Of(b) < Median.Of(a) {
-		one, other = other, one
+		one = other
 	}
 	t.note(name, "of the peer's two ways to the kernel, %s was the faster one", one)
 }
@@ -167,7 +168,7 @@ func ruleMeasures(t *trial, services int, name func(string) string) []Measure {
 		part{t, name("endpoint-change"), "With " + size + ": how long from an EndpointSlice of which one endpoint is another one, the plan included, until new connections go to it? Without the time in which the agent gathers changes.", fineMilliseconds(), change},
 		part{t, name("endpoint-change-settled"), "Of the same changes: how long until also no packet follows the rules before, and what was replaced is gone? It contains a grace period of the kernel, on which the agent's acknowledgement to those who drain a pod stands.", fineMilliseconds(), nil},
 	}
-	for _, by := range []string{"nft", "netlink"} {
+	for _, by := range waysToKernel() {
 		how := map[string]string{"nft": "by `nft -f -`", "netlink": "by the library google/nftables"}[by]
 		measures = append(measures,
 			part{t, name("kubeproxy-" + by + "-services"), "Rules as kube-proxy's, " + how + ": how long until the kernel has those of " + size + ", after the part that does not depend on services? In turns with " + name("services") + ".", milliseconds(), nil},

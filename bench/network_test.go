@@ -49,23 +49,23 @@ func TestTheFasterPeerIsNamed(t *testing.T) {
 	}
 }
 
-func TestSaidKeepsTheAgentsWords(t *testing.T) {
+func TestRepairsKeepTheAgentsWords(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "agent.log")
 	log := "time=1 level=INFO msg=\"started\"\ntime=2 level=WARN msg=\"" + repaired + "\" finding=\"table balsa: missing\" repaired=true\n"
 	if err := os.WriteFile(path, []byte(log), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	lines, err := said(path, repaired)
+	lines, err := repairs(path)
 	if err != nil || len(lines) != 1 || !strings.HasPrefix(lines[0], repaired) || !strings.HasSuffix(lines[0], "repaired=true") {
 		t.Errorf("%q: %v", lines, err)
 	}
 	if err := os.WriteFile(path, nil, 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := said(path, repaired); err == nil {
+	if _, err := repairs(path); err == nil {
 		t.Error("an empty log was read without an error")
 	}
-	if _, err := said(path+".gone", repaired); !errors.Is(err, os.ErrNotExist) {
+	if _, err := repairs(path + ".gone"); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("a log that is not there: %v", err)
 	}
 }

@@ -79,14 +79,14 @@ func (g *NetworkGround) deletions(ctx context.Context, s *stage.Stage, t *taking
 		Unanswered []int     `json:"unanswered"`
 	}
 	agent := s.Agents[0]
-	before, err := said(agent.Process.LogPath, repaired)
+	before, err := repairs(agent.Process.LogPath)
 	if err != nil {
 		return err
 	}
 	if err := g.ask(ctx, agent.Host, &report, "-address", marker, "-count", strconv.Itoa(count), "deletions"); err != nil {
 		return err
 	}
-	after, err := said(agent.Process.LogPath, repaired)
+	after, err := repairs(agent.Process.LogPath)
 	if err != nil {
 		return err
 	}
@@ -103,8 +103,8 @@ func (g *NetworkGround) deletions(ctx context.Context, s *stage.Stage, t *taking
 	return nil
 }
 
-// said are the lines of a log that contain a text, without what comes before it.
-func said(path, text string) (lines []string, err error) {
+// repairs are what an agent's log says of rules that it found changed.
+func repairs(path string) (lines []string, err error) {
 	log, err := os.ReadFile(path)
 	if err != nil {
 		return nil, err
@@ -113,7 +113,7 @@ func said(path, text string) (lines []string, err error) {
 		return nil, errors.New(path + " is empty")
 	}
 	for line := range strings.Lines(string(log)) {
-		if at := strings.Index(line, text); at >= 0 {
+		if at := strings.Index(line, repaired); at >= 0 {
 			lines = append(lines, strings.TrimSpace(line[at:]))
 		}
 	}

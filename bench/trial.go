@@ -46,7 +46,11 @@ func (t *takings) compare(name, other string) {
 		t.note(name, "there is nothing to compare with: %s was not measured", other)
 		return
 	}
-	t.note(name, "median of %s / median of %s = %.2f", name, other, Median.Of(mine)/Median.Of(theirs))
+	ratio, decimals := Median.Of(mine)/Median.Of(theirs), 2
+	if ratio < 0.1 {
+		decimals = 4
+	}
+	t.note(name, "median of %s / median of %s = %.*f", name, other, decimals, ratio)
 }
 
 // take runs the trial, the first time it is asked.

@@ -40,11 +40,12 @@ func resolve(ctx context.Context, o options) error {
 		return err
 	}
 	server.SetZone(zone)
-	udp, err := net.ListenPacket("udp4", o.address)
+	var listen net.ListenConfig
+	udp, err := listen.ListenPacket(ctx, "udp4", o.address)
 	if err != nil {
 		return err
 	}
-	tcp, err := net.Listen("tcp4", o.address)
+	tcp, err := listen.Listen(ctx, "tcp4", o.address)
 	if err != nil {
 		return errors.Join(err, udp.Close())
 	}
@@ -82,8 +83,9 @@ func queries(ctx context.Context, o options) (answers, error) {
 		ip := serviceIP(i).As4()
 		questions[i] = packed{wire: wire, ip: ip[:]}
 	}
-	return together(ctx, o, func(_ context.Context, number int) (func(int) error, func(), error) {
-		conn, err := net.Dial("udp4", o.address)
+	return together(ctx, o, func(ctx context.Context, number int) (func(int) error, func(), error) {
+		var dialer net.Dialer
+		conn, err := dialer.DialContext(ctx, "udp4", o.address)
 		if err != nil {
 			return nil, nil, err
 		}

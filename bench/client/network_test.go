@@ -239,10 +239,9 @@ func TestRequestWantsSuccess(t *testing.T) {
 			if err != nil {
 				return
 			}
-			if _, err := conn.Read(make([]byte, 512)); err == nil {
-				_, err = conn.Write([]byte(text))
-			}
-			if err := errors.Join(err, conn.Close()); err != nil {
+			_, failed := conn.Read(make([]byte, 512))
+			_, err = conn.Write([]byte(text))
+			if errors.Join(failed, err, conn.Close()) != nil {
 				return
 			}
 		}

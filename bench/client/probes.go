@@ -76,7 +76,8 @@ func (p *prober) keep(one probe) {
 // ask sends one datagram; that nobody answers is no error.
 func ask(ctx context.Context, address string) probe {
 	one := probe{sent: time.Now()}
-	conn, err := net.Dial("udp4", address)
+	var dialer net.Dialer
+	conn, err := dialer.DialContext(ctx, "udp4", address)
 	if err != nil {
 		return one // such as: no route to the service, yet
 	}

@@ -79,10 +79,7 @@ func together(ctx context.Context, o options, open func(ctx context.Context, num
 }
 
 func repeat(ctx context.Context, count int, once func(int) error) (took []float64, err error) {
-	for i := range count {
-		if ctx.Err() != nil {
-			return took, nil // somebody else says why
-		}
+	for i := 0; i < count && ctx.Err() == nil; i++ { // who ended ctx says why
 		began := time.Now()
 		if err := once(i); err != nil {
 			return took, err

@@ -84,15 +84,14 @@ func front(s *service) []byte {
 	return append(binary.BigEndian.AppendUint16(key, servicePort), 0, 0)
 }
 
-// Offsets in the headers.
+// Offsets in the IPv4 header.
 const (
 	sourceAddress      = 12
 	destinationAddress = 16
-	destinationPort    = 2
 )
 
-func header(base expr.PayloadBase, offset, length uint32) expr.Any {
-	return &expr.Payload{DestRegister: 1, Base: base, Offset: offset, Len: length}
+func header(offset uint32) expr.Any {
+	return &expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: 4}
 }
 
 func is(data []byte) expr.Any { return &expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: data} }
@@ -105,7 +104,7 @@ func mark() expr.Any { return &expr.Verdict{Kind: expr.VerdictJump, Chain: "mark
 
 func (k *binaryRules) endpoint(e endpoint) {
 	k.conn.AddChain(k.chain(e.chain))
-	k.rule(e.chain, header(expr.PayloadBaseNetworkHeader, sourceAddress, 4), is(e.address.AsSlice()), mark())
+	k.rule(e.chain, header(sourceAddress), is(e.address.AsSlice()), mark())
 	k.rule(e.chain, &expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1}, is([]byte{unix.IPPROTO_TCP}),
 		&expr.Immediate{Register: 1, Data: e.address.AsSlice()},
 		&expr.Immediate{Register: 2, Data: binary.BigEndian.AppendUint16(nil, endpointPort)},
@@ -114,10 +113,8 @@ func (k *binaryRules) endpoint(e endpoint) {
 
 func (k *binaryRules) service(s *service) error {
 	k.rule(s.chain,
-		header(expr.PayloadBaseNetworkHeader, destinationAddress, 4), is(s.address.AsSlice()),
-		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1}, is([]byte{unix.IPPROTO_TCP}),
-		header(expr.PayloadBaseTransportHeader, destinationPort, 2), is(binary.BigEndian.AppendUint16(nil, servicePort)),
-		header(expr.PayloadBaseNetworkHeader, sourceAddress, 4),
+		header(destinationAddress), is(s.address.AsSlice()),
+		header(sourceAddress),
 		&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 4, Mask: []byte{255, 254, 0, 0}, Xor: make([]byte, 4)},
 		&expr.Cmp{Op: expr.CmpOpNeq, Register: 1, Data: []byte{10, 244, 0, 0}}, mark())
 	set := &nftables.Set{Table: k.table, Anonymous: true, Constant: true, IsMap: true, KeyType: nftables.TypeInteger, DataType: nftables.TypeVerdict}

@@ -47,7 +47,7 @@ func writeEndpoint(b *strings.Builder, e endpoint) {
 }
 
 func writeService(b *strings.Builder, s *service) {
-	fmt.Fprintf(b, "add rule ip kube-proxy %s ip daddr %v tcp dport %d ip saddr != 10.244.0.0/15 jump mark-for-masquerade\n", s.chain, s.address, servicePort)
+	fmt.Fprintf(b, "add rule ip kube-proxy %s ip daddr %v ip saddr != 10.244.0.0/15 jump mark-for-masquerade\n", s.chain, s.address)
 	fmt.Fprintf(b, "add rule ip kube-proxy %s numgen random mod %d vmap {", s.chain, len(s.endpoints))
 	for i, e := range s.endpoints {
 		if i > 0 {
