@@ -130,6 +130,8 @@ func sameTwice(request connect.AnyRequest) bool {
 		return true
 	case *balsav1.DeleteRequest:
 		return message.GetUid() != ""
+	case *balsav1.EvictRequest:
+		return message.GetUid() != "" // a pod that is on its way out is asked for nothing more
 	case *balsav1.RevokeTokenRequest, *balsav1.RemoveIdentityRequest, *balsav1.RemoveMemberRequest:
 		return true
 	}

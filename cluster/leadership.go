@@ -73,7 +73,7 @@ func (l *leadership) run() {
 		case leads := <-l.c.raft.Load().LeaderCh():
 			l.reconsider(leads)
 		case <-l.wake:
-			l.reconsider(l.c.raft.Load().State() == raft.Leader)
+			l.look()
 		case <-l.c.failed:
 			return
 		case <-l.c.ctx.Done():
@@ -88,6 +88,17 @@ func (l *leadership) nudge() {
 	case l.wake <- struct{}{}:
 	default:
 	}
+}
+
+// look is after a nudge, which is no new term: a leader that leads and may go on
+// stays as it is, so that whoever follows it is not cut off.
+func (l *leadership) look() {
+	leads := l.c.raft.Load().State() == raft.Leader
+	now, _ := l.now()
+	if leads && now.Leader && l.c.leadsIn(now.Epoch) && !l.c.stalled() {
+		return
+	}
+	l.reconsider(leads)
 }
 
 func (l *leadership) reconsider(leads bool) {
