@@ -329,7 +329,7 @@ func (w *world) assign(name string, ip netip.Addr) {
 func TestLoadBalancerAddresses(t *testing.T) {
 	run(t, func(t *testing.T, w *world) {
 		c, ip := w.admin(), netip.MustParseAddr("192.0.2.7")
-		svc := create(t, c, serviceOf("lb", object.ServiceLoadBalancer, 80))
+		create(t, c, serviceOf("lb", object.ServiceLoadBalancer, 80))
 		w.assign("lb", ip)
 		w.checkClaims(t)
 		wants := serviceOf("wants", object.ServiceLoadBalancer, 80)
@@ -338,7 +338,7 @@ func TestLoadBalancerAddresses(t *testing.T) {
 		if d := refused(t, err, connect.CodeInvalidArgument, "Invalid"); !strings.Contains(d.GetViolations()[0].GetMessage(), "belongs to services/default/lb") {
 			t.Errorf("%v", d)
 		}
-		svc = get[*balsav1.Service](t, c, "", "lb")
+		svc := get[*balsav1.Service](t, c, "", "lb")
 		svc.Spec.LoadBalancerIp = ip.String() // what it has already
 		svc = updated(t, c, svc)
 		svc.Spec.Type = object.ServiceNodePort

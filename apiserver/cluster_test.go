@@ -217,7 +217,7 @@ func TestRemoveAndReadmit(t *testing.T) {
 			return found
 		}
 		removedAt := told()["agent/n1"]
-		if removedAt == 0 || time.Now().Sub(time.Unix(0, removedAt)) > time.Second {
+		if removedAt == 0 || time.Since(time.Unix(0, removedAt)) > time.Second {
 			t.Fatalf("agents are told %v", told())
 		}
 		_, err = w.joiner().Join(t.Context(), prepareJoin(t, before, pki.RoleAgent, "n1").req)

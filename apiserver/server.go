@@ -11,8 +11,8 @@ import (
 	"connectrpc.com/grpchealth"
 	"connectrpc.com/grpcreflect"
 
-	balsav1 "github.com/balsa-run/balsa/gen/balsa/v1"
 	"github.com/balsa-run/balsa/apiserver/why"
+	balsav1 "github.com/balsa-run/balsa/gen/balsa/v1"
 	"github.com/balsa-run/balsa/gen/balsa/v1/balsav1connect"
 	"github.com/balsa-run/balsa/gen/balsainternal/v1/internalv1connect"
 	"github.com/balsa-run/balsa/internal/clock"

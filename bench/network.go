@@ -31,11 +31,12 @@ func (p Peers) NetworkVersions() string {
 
 // NetworkPreface says in the document what is compared with what.
 func NetworkPreface(peers string) string {
-	return "Measures that begin with `kubeproxy-` are of rules built the way kube-proxy's nftables mode builds them, a chain a service and a chain an\n" +
-		"endpoint, by a program of ours without kube-proxy's bookkeeping: its time is that of writing the rules down and of the kernel. They go to the\n" +
-		"kernel by `nft -f -` as kube-proxy's do, and by the library that Balsa uses; which is faster is told. Measures that begin with `coredns-`\n" +
-		"are of CoreDNS (" + peers + "), built through the Go module proxy, with the same names in its plugins `file` and `hosts`: the plugin\n" +
-		"`kubernetes` needs the API server of Kubernetes. Rounds alternate."
+	return "Rules and names are made by the agent's own packages, in a program of the benchmark that is put into a network namespace; the other figures are of\n" +
+		"whole clusters. Measures that begin with `kubeproxy-` are of rules built the way kube-proxy's nftables mode builds them, a chain a service and\n" +
+		"a chain an endpoint, by a program of ours without kube-proxy's bookkeeping: its time is that of writing the rules down and of the kernel. They\n" +
+		"go to the kernel by `nft -f -` as kube-proxy's do, and by the library that Balsa uses; which is faster is told. Measures that begin with\n" +
+		"`coredns-` are of CoreDNS, built through the Go module proxy, with the same names in its plugins `file` and `hosts`: the plugin `kubernetes`\n" +
+		"needs the API server of Kubernetes. Rounds alternate. Peers: " + peers + "."
 }
 
 // NetworkSuite is every measure of the network, in the order of the document. A

@@ -7,6 +7,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/balsa-run/balsa/chaos/stage"
 )
@@ -18,7 +19,6 @@ type manySizes struct{ services, flips, readings, deletions int }
 type created struct {
 	CreatedMS   float64 `json:"createdMS"`
 	EndpointsMS float64 `json:"endpointsMS"`
-	Marker      string  `json:"marker"`
 }
 
 // many measures a cluster with many services: its agents' memory, a change's way,
@@ -27,46 +27,86 @@ func (g *NetworkGround) many(sizes manySizes) []Measure {
 	name := func(what string) string { return fmt.Sprintf("%s-%d", what, sizes.services) }
 	t := newTrial(func(ctx context.Context, t *takings) error {
 		return g.wayCluster(ctx, func(s *stage.Stage, _ string) error {
-			marker, err := g.fill(ctx, s, t, name("agent-rss"), sizes.services)
+			if err := g.fill(ctx, s, t, name("agent-rss"), sizes.services); err != nil {
+				return err
+			}
+			marker, err := g.mark(ctx, s, "marker")
 			if err != nil {
 				return err
 			}
-			memory, err := readIdle(ctx, s.Agents, sizes.readings)
-			if err != nil {
+			if err := g.memory(ctx, s, t, name("agent-rss"), sizes.readings); err != nil {
 				return err
-			}
-			t.add(name("agent-rss"), memory.Values...)
-			for _, note := range memory.Notes {
-				t.note(name("agent-rss"), "%s", note)
 			}
 			if err := g.flips(ctx, s, t, name("api-to-packet"), sizes.flips); err != nil {
 				return err
 			}
-			return g.deletions(ctx, s, t, name("scrub"), marker, sizes.deletions)
+			if err := g.deletions(ctx, s, t, name("scrub"), marker, sizes.deletions); err != nil {
+				return err
+			}
+			if err := g.restart(ctx, s); err != nil {
+				return err
+			}
+			return g.memory(ctx, s, t, name("agent-rss-restarted"), sizes.readings)
 		})
 	})
 	where := fmt.Sprintf("three servers and two nodes with %d services of %d endpoints", sizes.services, endpointsEach)
 	return []Measure{
 		part{t, name("agent-rss"), fmt.Sprintf("On %s: how much resident memory (RSS) has each agent, %v after both had the last service? All services select the same three pods, so each has an EndpointSlice of three endpoints. A value is one reading of one agent.", where, idleFor), megabytes(), nil},
+		part{t, name("agent-rss-restarted"), "The same, after the agents were stopped and started again, so that they learned all services at once.", megabytes(), nil},
 		part{t, name("api-to-packet"), flipQuestion(where), milliseconds(), nil},
 		part{t, name("scrub"), "On " + where + ": somebody runs `nft delete table ip balsa` on a node; how long lie between the last datagram to a service before that was answered and the first one after? They are sent every 2 ms, each from a new socket.", milliseconds(), nil},
 	}
 }
 
-// fill makes the services and returns when both agents have them all.
-func (g *NetworkGround) fill(ctx context.Context, s *stage.Stage, t *takings, measure string, services int) (marker string, err error) {
+// fill makes the services.
+func (g *NetworkGround) fill(ctx context.Context, s *stage.Stage, t *takings, measure string, services int) error {
 	var report created
-	err = g.ask(ctx, s.Operator, &report, "-config", s.Admin(), "-services", strconv.Itoa(services), "-endpoints", strconv.Itoa(endpointsEach), "create")
+	err := g.ask(ctx, s.Operator, &report, "-config", s.Admin(), "-services", strconv.Itoa(services), "-endpoints", strconv.Itoa(endpointsEach), "create")
 	if err != nil {
-		return "", err
+		return err
 	}
 	t.note(measure, "32 clients made the services in %.1f s; %.1f s after the first was sent, each had its EndpointSlice", report.CreatedMS/1000, report.EndpointsMS/1000)
+	return nil
+}
+
+// mark makes one more service and returns its address when both agents have it,
+// and so all that were made before.
+func (g *NetworkGround) mark(ctx context.Context, s *stage.Stage, name string) (string, error) {
+	var marker struct {
+		Address string `json:"address"`
+	}
+	if err := g.ask(ctx, s.Operator, &marker, "-config", s.Admin(), "-service", name, "mark"); err != nil {
+		return "", err
+	}
 	for _, agent := range s.Agents {
-		if err := g.ask(ctx, agent.Host, &struct{}{}, "-address", report.Marker, "await"); err != nil {
+		if err := g.ask(ctx, agent.Host, &struct{}{}, "-address", marker.Address, "await"); err != nil {
 			return "", fmt.Errorf("agent %s has not all services: %w", agent.Host.Name, err)
 		}
 	}
-	return report.Marker, nil
+	return marker.Address, nil
+}
+
+func (g *NetworkGround) memory(ctx context.Context, s *stage.Stage, t *takings, name string, readings int) error {
+	memory, err := readIdle(ctx, s.Agents, readings)
+	t.add(name, memory.Values...)
+	for _, note := range memory.Notes {
+		t.note(name, "%s", note)
+	}
+	return err
+}
+
+// agentStop is what an agent has to end; its pods go on.
+const agentStop = 20 * time.Second
+
+// restart returns when the agents, started again, have all services.
+func (g *NetworkGround) restart(ctx context.Context, s *stage.Stage) error {
+	for _, agent := range s.Agents {
+		if err := errors.Join(agent.Process.Stop(agentStop), agent.Restart()); err != nil {
+			return err
+		}
+	}
+	_, err := g.mark(ctx, s, "marker2")
+	return err
 }
 
 // repaired is what an agent says of rules that it found changed.

@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"context"
+	"errors"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -62,7 +63,7 @@ func TestTheLibraryHasTheField(t *testing.T) {
 		}
 		close(ended)
 		for name, future := range futures {
-			if err := endsWith(future, ended).Error(); err != nil && err != raft.ErrRaftShutdown {
+			if err := endsWith(future, ended).Error(); err != nil && !errors.Is(err, raft.ErrRaftShutdown) {
 				t.Errorf("%s: %v", name, err)
 			}
 		}

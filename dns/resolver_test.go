@@ -56,12 +56,12 @@ func TestARealResolver(t *testing.T) {
 				"a pod by its address":      {hosts(ctx, r, "10-244-9-1.shop.pod.cluster.local."), []string{"10.244.9.1"}},
 				"another name, followed":    {hosts(ctx, r, "outside.shop.svc.cluster.local."), []string{"198.51.100.7"}},
 				"a completed name":          {hosts(ctx, r, "www.example.com.shop.svc.cluster.local."), []string{"198.51.100.7"}},
-				"another name":              {one(r.LookupCNAME, ctx, "outside.shop.svc.cluster.local."), []string{"www.example.com."}},
+				"another name":              {one(ctx, r.LookupCNAME, "outside.shop.svc.cluster.local."), []string{"www.example.com."}},
 				"servers":                   {servers(ctx, r, "http", "web"), []string{"web.shop.svc.cluster.local. 80"}},
 				"servers without a service": {servers(ctx, r, "sql", "db"), []string{"10-244-2-6.db.shop.svc.cluster.local. 5432", "10-244-3-7.db.shop.svc.cluster.local. 5432", "db-0.db.shop.svc.cluster.local. 5432"}},
-				"a service by its address":  {many(r.LookupAddr, ctx, "10.96.0.10"), []string{"web.shop.svc.cluster.local."}},
-				"the pod of a service":      {many(r.LookupAddr, ctx, "10.244.1.5"), []string{"db-0.db.shop.svc.cluster.local."}},
-				"the version":               {many(r.LookupTXT, ctx, "dns-version.cluster.local."), []string{"1.1.0"}},
+				"a service by its address":  {many(ctx, r.LookupAddr, "10.96.0.10"), []string{"web.shop.svc.cluster.local."}},
+				"the pod of a service":      {many(ctx, r.LookupAddr, "10.244.1.5"), []string{"db-0.db.shop.svc.cluster.local."}},
+				"the version":               {many(ctx, r.LookupTXT, "dns-version.cluster.local."), []string{"1.1.0"}},
 			} {
 				got, err := test.ask()
 				if slices.Sort(got); err != nil || !cmp.Equal(test.want, got) {
@@ -77,14 +77,14 @@ func TestARealResolver(t *testing.T) {
 }
 
 func hosts(ctx context.Context, r *net.Resolver, name string) func() ([]string, error) {
-	return many(r.LookupHost, ctx, name)
+	return many(ctx, r.LookupHost, name)
 }
 
-func many(ask func(context.Context, string) ([]string, error), ctx context.Context, name string) func() ([]string, error) {
+func many(ctx context.Context, ask func(context.Context, string) ([]string, error), name string) func() ([]string, error) {
 	return func() ([]string, error) { return ask(ctx, name) }
 }
 
-func one(ask func(context.Context, string) (string, error), ctx context.Context, name string) func() ([]string, error) {
+func one(ctx context.Context, ask func(context.Context, string) (string, error), name string) func() ([]string, error) {
 	return func() ([]string, error) {
 		got, err := ask(ctx, name)
 		return []string{got}, err

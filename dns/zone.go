@@ -209,8 +209,8 @@ func (z *Zone) hasNamespace(name string) bool {
 	}
 	services := z.services.Root().Iterator()
 	services.SeekPrefix(key)
-	_, _, any := services.Next()
-	return any
+	_, _, found := services.Next()
+	return found
 }
 
 func (z *Zone) lookupName(name, canonical string, qtype uint16) Answer {

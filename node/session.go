@@ -406,7 +406,7 @@ func (a *Agent) saveLoop(ctx context.Context) error {
 	pause := a.newRetry()
 	services := int64(-1) // how often they had changed when they were last saved
 	all := func() bool {
-		_, changes, _ := a.set.position()
+		changes, _ := a.set.position()
 		ok := a.save(func() error {
 			err := a.savePods()
 			if changes != services {

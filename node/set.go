@@ -296,11 +296,11 @@ func (s *set) limits(p *balsav1.Pod) bool {
 	return false
 }
 
-// position is the revision and how often services changed, without the lists.
-func (s *set) position() (revision, changes int64, synced bool) {
+// position is how often services changed, without the lists.
+func (s *set) position() (changes int64, synced bool) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	return s.revision, s.services, s.synced
+	return s.services, s.synced
 }
 
 // part lists objects for the disk: those whose key the filter takes.

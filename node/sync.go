@@ -82,7 +82,7 @@ func (a *Agent) syncLoop(ctx context.Context) error {
 }
 
 func (s *syncer) sync(ctx context.Context) error {
-	if _, _, synced := s.a.set.position(); !synced || s.a.held() {
+	if _, synced := s.a.set.position(); !synced || s.a.held() {
 		return nil
 	}
 	n := s.a.set.takeNews()

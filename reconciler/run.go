@@ -2,11 +2,14 @@ package reconciler
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"math/rand/v2"
+	"slices"
 
 	"github.com/balsa-run/balsa/internal/clock"
 	"github.com/balsa-run/balsa/internal/loop"
@@ -69,6 +72,10 @@ func Run(ctx context.Context, d Deps) error {
 	if err != nil {
 		return err
 	}
+	return r.run(ctx)
+}
+
+func (r *runner) run(ctx context.Context) error {
 	watch, err := r.watch(ctx) // before the loops look for the first time
 	if err != nil {
 		return err
@@ -98,12 +105,12 @@ type runner struct {
 }
 
 func newRunner(d Deps) (*runner, error) {
-	var seed [32]byte
-	if _, err := io.ReadFull(d.Rand, seed[:]); err != nil {
-		return nil, fmt.Errorf("reconciler: draw a seed: %w", err)
+	seeds, err := seedsOf(d)
+	if err != nil {
+		return nil, err
 	}
 	r := &runner{
-		Deps: d, space: d.Store.Space(store.SpaceObjects), seeds: rand.NewChaCha8(seed),
+		Deps: d, space: d.Store.Space(store.SpaceObjects), seeds: seeds,
 		recorder: events.NewRecorder(d.Clock, d.Logger), queues: map[string]*loop.Queue{},
 	}
 	if r.space == nil || d.Store.Space(store.SpaceEvents) == nil {
@@ -138,6 +145,18 @@ func newRunner(d Deps) (*runner, error) {
 	return r, nil
 }
 
+// seedsOf draws the term's source of randomness. The epoch goes into it, so that no
+// two terms give out the same uids even if a source of Rand begins anew with each:
+// two ReplicaSets of one uid would take the same pods from each other for ever.
+func seedsOf(d Deps) (*rand.ChaCha8, error) {
+	var drawn [32 + 8]byte
+	if _, err := io.ReadFull(d.Rand, drawn[:32]); err != nil {
+		return nil, fmt.Errorf("reconciler: draw a seed: %w", err)
+	}
+	binary.BigEndian.PutUint64(drawn[32:], d.Epoch)
+	return rand.NewChaCha8(sha256.Sum256(drawn[:])), nil
+}
+
 func (r *runner) writer(space string) *control.Writer {
 	return control.NewWriter(r.Proposer, r.Store.Space(space), r.Clock, r.Epoch)
 }
@@ -160,12 +179,26 @@ func (r *runner) kit(name string) *control.Kit {
 func (r *runner) options(c control.Concern) loop.Options {
 	o := loop.Options{
 		Name: c.Name, Queue: r.queues[c.Name], Clock: r.Clock, Rand: rand.New(r.random()),
-		Logger: r.Logger, Step: c.Step, Settle: c.Settle, Batch: c.Batch,
+		Logger: r.Logger, Step: backedOff(c.Step), Settle: c.Settle, Batch: c.Batch,
 	}
 	if c.List != nil {
 		o.List = func() []string { return c.List(r.space.View()) }
 	}
 	return o
+}
+
+// backedOff makes what failed wait for its back-off, whatever else its step asked
+// for: a plan that is to go on at once, and whose first part the store refuses,
+// would be tried again without a pause.
+func backedOff(step func(context.Context, []string) []loop.Again) func(context.Context, []string) []loop.Again {
+	return func(ctx context.Context, keys []string) []loop.Again {
+		again := step(ctx, keys)
+		failed := map[string]bool{}
+		for _, a := range again {
+			failed[a.Key] = failed[a.Key] || a.Err != nil
+		}
+		return slices.DeleteFunc(again, func(a loop.Again) bool { return a.Err == nil && failed[a.Key] })
+	}
 }
 
 func (r *runner) wake(ctx context.Context, c control.Concern) error {

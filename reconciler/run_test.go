@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"math/rand/v2"
 	"sync"
 	"testing"
@@ -36,6 +37,9 @@ type cluster struct {
 	mu      sync.Mutex
 	down    map[string]bool // guarded by mu
 	ips     int             // guarded by mu
+	steps   map[string]int  // guarded by mu; of all leaders, by concern
+	stuck   map[string]bool // guarded by mu; pods, by name, whose agent cannot end them
+	broken  string          // guarded by mu; the image whose containers are never ready
 	hosts   hostStates
 }
 
@@ -55,7 +59,7 @@ func (h *hostStates) Host(name string) nodes.Host {
 func inCluster(t *testing.T, names []string, test func(c *cluster)) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
-		c := &cluster{World: rt.NewInBubble(t), t: t, down: map[string]bool{}, explain: &placement.Explanations{}}
+		c := &cluster{World: rt.NewInBubble(t), t: t, down: map[string]bool{}, steps: map[string]int{}, stuck: map[string]bool{}, explain: &placement.Explanations{}}
 		c.hosts.dead = map[string]bool{}
 		c.leases = nodes.NewLeases(clock.Real{}, 0, 0)
 		c.Put(&balsav1.Namespace{Metadata: &balsav1.ObjectMeta{Name: "default"}})
@@ -64,7 +68,7 @@ func inCluster(t *testing.T, names []string, test func(c *cluster)) {
 			c.Put(newNode(name))
 			tasks = append(tasks, loop.Go(func() error { return c.agent(ctx, name) }))
 		}
-		c.leader = loop.Go(func() error { return reconciler.Run(ctx, c.deps()) })
+		c.leader = loop.Go(func() error { return reconciler.RunCounted(ctx, c.deps(), c.count) })
 		tasks = append(tasks, c.leader)
 		test(c)
 		cancel()
@@ -81,6 +85,24 @@ func (c *cluster) deps() reconciler.Deps {
 		Store: c.Store, Proposer: c.World, Clock: clock.Real{}, Rand: rand.NewChaCha8([32]byte{7}),
 		Logger: slog.New(slog.DiscardHandler), Epoch: c.Term, Leases: c.leases, Hosts: &c.hosts, Secrets: rt.Secrets{}, Explanations: c.explain,
 	}
+}
+
+// busy is more steps of one concern in one test than any has a reason for.
+const busy = 200_000
+
+func (c *cluster) count(concern string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.steps[concern]++; c.steps[concern] > busy {
+		panic(fmt.Sprintf("%s is busy: %d steps until %v", concern, c.steps[concern], time.Now()))
+	}
+}
+
+// taken are the steps of each concern so far.
+func (c *cluster) taken() map[string]int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return maps.Clone(c.steps)
 }
 
 func newNode(name string) *balsav1.Node {
@@ -120,7 +142,12 @@ func (c *cluster) agent(ctx context.Context, name string) error {
 
 func (c *cluster) act(ctx context.Context, pod *balsav1.Pod) error {
 	change := control.NewChange("agent")
+	c.mu.Lock()
+	stuck, broken := c.stuck[pod.GetMetadata().GetName()], c.broken != "" && pod.GetSpec().GetContainers()[0].GetImage() == c.broken
+	c.mu.Unlock()
 	switch {
+	case stuck && object.IsTerminating(pod), broken && !object.IsTerminating(pod):
+		return nil
 	case object.IsTerminating(pod):
 		change.Delete(pod)
 	case pod.GetStatus().GetPhase() == object.PodPending:
@@ -238,14 +265,30 @@ func TestFromDeploymentToEndpointsAndBackToNothing(t *testing.T) {
 	})
 }
 
-// quiet checks that nobody writes objects while nothing happens.
+// quietSteps bounds the steps of a concern in an hour in which nothing happens: a
+// look at everything every five minutes, and a few looks at what is waited for. Of
+// nodes it bounds those that wait for the next heartbeat.
+func quietSteps(concern string) int {
+	if concern == "nodes" {
+		return 60 * 60
+	}
+	return 60 * 3
+}
+
+// quiet checks that nobody writes objects, and no concern looks all the time, while
+// nothing happens.
 func (c *cluster) quiet(after string) {
 	c.t.Helper()
 	time.Sleep(5 * time.Second)
 	synctest.Wait()
-	before := c.View().Revision()
+	before, steps := c.View().Revision(), c.taken()
 	time.Sleep(time.Hour)
 	synctest.Wait()
+	for concern, n := range c.taken() {
+		if n -= steps[concern]; n > quietSteps(concern) {
+			c.t.Errorf("after %s concern %s takes %d steps in an hour, want at most %d", after, concern, n, quietSteps(concern))
+		}
+	}
 	if now := c.View().Revision(); now != before {
 		c.t.Errorf("after %s the revision goes on from %d to %d", after, before, now)
 	}

@@ -135,7 +135,7 @@ func (e *explainer) ask(q *balsav1.ExplainConnectionRequest) (err error) {
 	if e.to, err = e.end("to", q.GetTo()); err != nil {
 		return err
 	}
-	if e.stopped(e.from, "from") {
+	if e.stopped(e.from) {
 		return nil
 	}
 	if e.to.svc != nil {
@@ -149,7 +149,7 @@ func (e *explainer) ask(q *balsav1.ExplainConnectionRequest) (err error) {
 	if err != nil {
 		return err
 	}
-	if e.to.pod != nil && e.stopped(e.to, "to") {
+	if e.to.pod != nil && e.stopped(e.to) {
 		return nil
 	}
 	return e.finish(e.direct(e.to, port))
@@ -191,7 +191,7 @@ func (e *explainer) address(field, text string) (end, error) {
 }
 
 // stopped answers for a pod that cannot be an end of anything.
-func (e *explainer) stopped(x end, field string) bool {
+func (e *explainer) stopped(x end) bool {
 	why := ""
 	switch pod := x.pod; {
 	case pod == nil:
@@ -348,11 +348,12 @@ func (e *explainer) route(to end) {
 	e.step(at, Passes, "both are Ready", "")
 }
 
-func get[M object.Message](v store.View, field, kindName, namespace, name string) (m M, err error) {
+func get[M object.Message](v store.View, field, kindName, namespace, name string) (M, error) {
 	kind, _ := object.KindByName(kindName)
 	key := object.Key(kind, namespace, name)
-	kv, ok := v.Get(key)
-	if m, ok = kv.Object.(M); !ok {
+	kv, _ := v.Get(key)
+	m, ok := kv.Object.(M)
+	if !ok {
 		return m, &Error{Field: field, Hint: "balsa get " + kind.Plural + " lists what there is", Missing: key,
 			Err: fmt.Errorf("%s does not exist", object.DescribeKey(kind, namespace, name))}
 	}

@@ -17,19 +17,16 @@ const (
 	// createWorkers make services at once.
 	createWorkers = 32
 	createFor     = 10 * time.Minute
-	markerService = "marker"
 )
 
 // created is how long it took.
 type created struct {
 	CreatedMS   float64 `json:"createdMS"`   // all were acknowledged
 	EndpointsMS float64 `json:"endpointsMS"` // each had its endpoints
-	Marker      string  `json:"marker"`      // address of one more service, made after all that
 }
 
 // create makes services that all select the same pods, and waits until each has
-// so many endpoints. What an agent knows is in the order of revisions, so one that
-// has the marker has all of them.
+// so many endpoints.
 func create(ctx context.Context, o options) (report created, err error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, createFor, fmt.Errorf("%d services were not there within %v", o.services, createFor))
 	defer cancel()
@@ -43,13 +40,26 @@ func create(ctx context.Context, o options) (report created, err error) {
 		return report, err
 	}
 	report.CreatedMS = milliseconds(time.Since(began))
-	if err := complete(ctx, c, o.services, o.endpoints); err != nil {
-		return report, err
-	}
+	err = complete(ctx, c, o.services, o.endpoints)
 	report.EndpointsMS = milliseconds(time.Since(began))
-	marker, err := client.Create(ctx, c, manyService(markerService, "UDP"), client.WriteOptions{})
-	report.Marker = marker.GetSpec().GetClusterIp()
 	return report, err
+}
+
+// marker is one more service of the same pods.
+type marker struct {
+	Address string `json:"address"`
+}
+
+// mark makes a service whose datagrams are answered. What an agent knows is in the
+// order of revisions, so one that has the marker has all that came before.
+func mark(ctx context.Context, o options) (marker, error) {
+	c, err := client.FromFile(o.config)
+	if err != nil {
+		return marker{}, err
+	}
+	defer c.Close()
+	made, err := client.Create(ctx, c, manyService(o.service, "UDP"), client.WriteOptions{})
+	return marker{Address: made.GetSpec().GetClusterIp()}, err
 }
 
 func manyService(name, protocol string) *balsav1.Service {

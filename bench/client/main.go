@@ -13,6 +13,7 @@
 //	client -out FILE -address IP -services N -endpoints N -count N -changes N rules
 //	client -out FILE -config FILE -service NAME -count N flips
 //	client -out FILE -config FILE -services N -endpoints N create
+//	client -out FILE -config FILE -service NAME mark
 //	client -out FILE -address IP await
 //	client -out FILE -address IP -count N deletions
 //	client -out FILE -address IP:PORT -count N -size N requests
@@ -112,6 +113,7 @@ func works() map[string]func(context.Context, options) (any, error) {
 		"rules":        reported(rules),
 		"flips":        reported(flips),
 		"create":       reported(create),
+		"mark":         reported(mark),
 		"await":        await,
 		"deletions":    reported(deletions),
 		"requests":     reported(requests),

@@ -67,11 +67,11 @@ func Flows(ctx context.Context, o FlowOptions) FlowReport {
 	report := FlowReport{}
 	var mu sync.Mutex
 	var clients sync.WaitGroup
-	start := func(kind *FlowKind, count int, make func() asker) {
+	start := func(kind *FlowKind, count int, newAsker func() asker) {
 		kind.Answered = map[string]int{}
 		for i := range count {
 			clients.Go(func() {
-				ask := make()
+				ask := newAsker()
 				defer ask.close()
 				// Clients that begin together would go on together.
 				pause(ctx, o.Interval*time.Duration(i)/time.Duration(count))

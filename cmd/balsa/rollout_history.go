@@ -97,7 +97,7 @@ func (a *app) printRevision(ctx context.Context, c *client.Client, r rollout, re
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(a.out, "deployment/%s revision %d\ntemplate:\n%s\n", r.deployment.GetMetadata().GetName(), revision, indent(strings.TrimSpace(string(text)), "  "))
+	fmt.Fprintf(a.out, "deployment/%s revision %d\ntemplate:\n%s\n", r.deployment.GetMetadata().GetName(), revision, indent(strings.TrimSpace(string(text))))
 	if len(pins) == 0 {
 		return nil
 	}
@@ -140,7 +140,7 @@ func (a *app) printContentsDiff(ctx context.Context, c *client.Client, from, to 
 		fmt.Fprintf(a.out, "contents are those of revision %d\n", revisions.Of(from))
 		return nil
 	}
-	fmt.Fprintf(a.out, "contents changed from revision %d:\n%s\n", revisions.Of(from), indent(strings.Join(lines, "\n"), "  "))
+	fmt.Fprintf(a.out, "contents changed from revision %d:\n%s\n", revisions.Of(from), indent(strings.Join(lines, "\n")))
 	return nil
 }
 
@@ -268,4 +268,4 @@ func valueText(ref revisions.Ref, value []byte) string {
 	return fmt.Sprintf(": %q", value)
 }
 
-func indent(text, by string) string { return by + strings.ReplaceAll(text, "\n", "\n"+by) }
+func indent(text string) string { return "  " + strings.ReplaceAll(text, "\n", "\n  ") }

@@ -161,15 +161,15 @@ func (a *app) showUndo(ctx context.Context, c *client.Client, r rollout, to *bal
 	}
 	lines := diffLines(strings.Split(strings.TrimSpace(string(before)), "\n"), strings.Split(strings.TrimSpace(string(after)), "\n"))
 	if len(lines) > 0 {
-		fmt.Fprintf(a.out, "template:\n%s\n", indent(strings.Join(lines, "\n"), "  "))
+		fmt.Fprintf(a.out, "template:\n%s\n", indent(strings.Join(lines, "\n")))
 	}
 	current, err := r.find(revisions.Of(r.deployment))
 	if err != nil {
-		return nil // nothing of the current template was rolled out yet
+		return nil //nolint:nilerr // nothing of the current template was rolled out yet: there is nothing to compare with
 	}
 	changes, err := a.contentsDiff(ctx, c, current, to)
 	if err == nil && len(changes) > 0 {
-		fmt.Fprintf(a.out, "contents:\n%s\n", indent(strings.Join(changes, "\n"), "  "))
+		fmt.Fprintf(a.out, "contents:\n%s\n", indent(strings.Join(changes, "\n")))
 	}
 	return err
 }

@@ -50,7 +50,7 @@ func address() string {
 
 func run(ctx context.Context, addr string) error {
 	server := &http.Server{Addr: addr, Handler: named(routes()), ReadHeaderTimeout: fetchFor}
-	datagrams, err := net.ListenPacket("udp", addr)
+	datagrams, err := new(net.ListenConfig).ListenPacket(ctx, "udp", addr)
 	if err != nil {
 		return fmt.Errorf("listen on %s: %w", addr, err)
 	}

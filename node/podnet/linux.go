@@ -326,12 +326,6 @@ func (l *Linux) inside(f func() error) error {
 
 const sysctls = "/proc/sys/"
 
-// sysctl writes a value under /proc/sys, which shows the network namespace of
-// the thread that opens it.
-func (l *Linux) sysctl(key, value string) error {
-	return l.inside(func() error { return os.WriteFile(sysctls+key, []byte(value), 0o644) })
-}
-
 // setting is a sysctl and what it has to be.
 type setting struct {
 	key, value string

@@ -83,14 +83,14 @@ func (c *concern) step(ctx context.Context, _ []string) []loop.Again {
 	return nil
 }
 
-func (c *concern) commit(ctx context.Context, count int, make func(int) (*control.Change, error)) error {
+func (c *concern) commit(ctx context.Context, count int, change func(int) (*control.Change, error)) error {
 	var changes []*control.Change
 	for i := range count {
-		change, err := make(i)
+		next, err := change(i)
 		if err != nil {
 			return err
 		}
-		changes = append(changes, change)
+		changes = append(changes, next)
 	}
 	return errors.Join(c.CommitAll(ctx, changes)...)
 }

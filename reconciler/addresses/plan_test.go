@@ -105,7 +105,7 @@ func expect(t *testing.T, want, got string) {
 func TestAddresses(t *testing.T) {
 	w := newWorld()
 	w.node("n1")
-	web := w.service("web")
+	w.service("web")
 	expect(t, "service web NoPool claim=[] release=[]: there is no AddressPool that assigns by itself: make one, or name an address of another with spec.loadBalancerIP\n", w.plan(t))
 
 	w.pool("small", "192.0.2.1-192.0.2.2")
@@ -120,7 +120,7 @@ func TestAddresses(t *testing.T) {
 		"pool small 2 of 2\n  192.0.2.1 shop/web on \"n1\" \n  192.0.2.2 shop/second on \"n1\" \n", w.plan(t))
 
 	// What a Service asks for and cannot have does not cost it what it has.
-	web = object.Clone(w.Services[0])
+	web := object.Clone(w.Services[0])
 	web.Spec.LoadBalancerIp = "192.0.2.9"
 	w.Services[0] = web
 	expect(t, "service web NotInPool claim=[] release=[]: spec.loadBalancerIP 192.0.2.9 is of no AddressPool; it keeps 192.0.2.1\n", w.plan(t))

@@ -100,9 +100,6 @@ func (d *concern) step(ctx context.Context, keys []string) (again []loop.Again) 
 			d.waiting[key].out = out
 		}
 	}
-	if a.Again > 0 {
-		again = append(again, loop.Again{Key: "", After: a.Again})
-	}
 	changes := make([]*control.Change, len(a.Drained))
 	for i, decision := range a.Drained {
 		if changes[i], err = d.change(decision, now); err != nil {
@@ -113,6 +110,11 @@ func (d *concern) step(ctx context.Context, keys []string) (again []loop.Again) 
 		if err != nil {
 			again = append(again, loop.Again{Key: object.KeyOf(a.Drained[i].Pod), Err: err})
 		}
+	}
+	switch {
+	case len(again) == len(changes) && len(changes) > 0: // at once it would go the same way
+	case a.Again > 0:
+		again = append(again, loop.Again{Key: "", After: a.Again})
 	}
 	return again
 }

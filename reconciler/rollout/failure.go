@@ -108,7 +108,8 @@ func (p *planner) tellFailure(s *balsav1.DeploymentStatus) {
 	s.FailedRollout = f
 	old := object.FindCondition(p.Deployment.GetStatus().GetConditions(), object.ConditionProgressing).GetReason()
 	was := p.Deployment.GetStatus().GetFailedRollout()
-	reason, then := ReasonDeadlineExceeded, ""
+	var then string
+	reason := ReasonDeadlineExceeded
 	switch {
 	case f.GetRunningRevision() > 0 && (old == ReasonRolledBack && was.GetRunningRevision() == f.GetRunningRevision() || p.back()):
 		reason, then = ReasonRolledBack, fmt.Sprintf("revision %d runs instead", f.GetRunningRevision())

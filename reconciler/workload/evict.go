@@ -20,6 +20,13 @@ const budgetRetry = time.Second
 // waitMark stands between what an eviction was asked for and what it waits for.
 const waitMark = "; waits: "
 
+// maxBudgets is how many budgets may select a pod that is evicted: all that it
+// reads and writes fits one plan.
+const maxBudgets = (maxPerStep - 1) / 2
+
+// evictionSize is how much room an eviction takes at most.
+func evictionSize(read, spent []*balsav1.PodDisruptionBudget) int { return 1 + len(read) + len(spent) }
+
 // withdraw takes back evictions that were asked for when the pod's node took no
 // pods, and it takes pods again.
 func (p *planner) withdraw() {
@@ -56,7 +63,8 @@ func (p *planner) leave() {
 // evict ends pods that others have replaced: those that are not ready at once,
 // others while the ReplicaSet has all its replicas available without them. Budgets
 // are asked last, when there are more healthy pods than before. A rolling update
-// does not count these pods, so that its bounds hold without them.
+// does not count these pods, so that its bounds hold without them. More is to do at
+// once only after a plan that writes something: else the next would be the same.
 func (p *planner) evict() error {
 	p.Withdraw = slices.DeleteFunc(p.Withdraw, func(pod *balsav1.Pod) bool { return slices.Contains(p.End, pod) })
 	spare := -p.ReplicaSet.GetSpec().GetReplicas()
@@ -67,7 +75,7 @@ func (p *planner) evict() error {
 	}
 	budgets := slices.Clone(p.Budgets)
 	for _, pod := range p.leaving {
-		if p.room() <= len(budgets) {
+		if p.room() <= 0 {
 			p.Again = moreToDo
 			return nil
 		}
@@ -85,6 +93,12 @@ func (p *planner) evict() error {
 			continue
 		case err != nil:
 			return err
+		case p.room() < evictionSize(read, spent) && p.room() < maxPerStep:
+			p.Again = moreToDo
+			return nil
+		case p.room() < evictionSize(read, spent): // there never is more room
+			p.explain(pod, fmt.Sprintf("it is selected by %d poddisruptionbudgets, at most %d may select an evicted pod: remove some, or delete the pod", len(read), maxBudgets))
+			continue
 		}
 		p.pay(budgets, read, spent)
 		p.Evict = append(p.Evict, pod)

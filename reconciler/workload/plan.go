@@ -205,7 +205,9 @@ func (p *planner) count() {
 			break
 		}
 		surplus--
-		if available, _ := object.PodAvailable(pod, p.MinReadySeconds, p.now); available {
+		// The budget is what may go of the pods that a rolling update counts. Those whose
+		// eviction was asked for are none of them.
+		if available, _ := object.PodAvailable(pod, p.MinReadySeconds, p.now); available && !object.EvictionRequested(pod) {
 			if p.Spent == p.Budget {
 				p.Held++
 				continue
