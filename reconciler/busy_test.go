@@ -56,6 +56,7 @@ func TestOverlappingLeadersDoNotKeepEachOtherBusy(t *testing.T) {
 					}
 				}
 				c.SetBefore(nil)
+				c.distinctUIDs()
 				c.setting("last")
 				c.within(20*time.Minute, "the last contents", func() bool { return c.rolledOut("last") })
 				c.distinctUIDs()
@@ -129,7 +130,7 @@ func TestAnHourOverTroublesThatNobodyMends(t *testing.T) {
 
 		c.budget("web", map[string]string{"app": "web"}, 0)
 		for _, pod := range c.podsOf("web")[:2] {
-			c.evict(pod) // the budget never allows it
+			c.evict(pod) // goes once others are available in its place
 		}
 		for i := range 120 { // more than a plan holds, of which none selects the pod
 			c.budget(fmt.Sprint("other-", i), map[string]string{"app": fmt.Sprint(i)}, 0)
@@ -213,6 +214,54 @@ func (c *cluster) restlessPolicy() {
 	c.Put(&balsav1.NetworkPolicy{Metadata: &balsav1.ObjectMeta{Name: "wide", Namespace: "default"}, Spec: &balsav1.NetworkPolicySpec{
 		PodSelector: &balsav1.LabelSelector{}, Ingress: []*balsav1.NetworkPolicyIngressRule{{From: peers}},
 	}})
+}
+
+// TestPodsThatComeToANodeThatEvictsDoNotStorm: the scheduler sends the replacements
+// where their predecessors were evicted.
+func TestPodsThatComeToANodeThatEvictsDoNotStorm(t *testing.T) {
+	inCluster(t, []string{"n1"}, func(c *cluster) {
+		rt.Edit(c.World, "nodes/n1", func(n *balsav1.Node) {
+			n.Spec = &balsav1.NodeSpec{Taints: []*balsav1.Taint{{Key: "repair", Effect: object.TaintNoExecute, TimeAdded: timestamppb.Now()}}}
+		})
+		time.Sleep(10 * time.Minute)
+		c.web(2, "web:1")
+		rt.Edit(c.World, "deployments/default/web", func(d *balsav1.Deployment) {
+			d.Spec.Template.Spec.Tolerations = []*balsav1.Toleration{{Key: "repair", Operator: object.TolerateExists, Effect: object.TaintNoExecute, TolerationSeconds: proto.Int64(0)}}
+		})
+		c.app("bound", 2)
+		rt.Edit(c.World, "deployments/default/bound", func(d *balsav1.Deployment) { d.Spec.Template.Spec.NodeName = "n1" })
+		synctest.Wait()
+		before := c.taken()
+		time.Sleep(5 * time.Minute)
+		synctest.Wait()
+		if n := c.taken()["workload"] - before["workload"]; n > 5*6*40 { // forty for each time that four pods are replaced
+			t.Errorf("workload took %d steps in five minutes, want at most %d", n, 5*6*40)
+		}
+		if n := len(c.pods()); n > 8 {
+			t.Errorf("%d pods are there, want at most 8: four, and those that end", n)
+		}
+	})
+}
+
+// TestPodsBoundToALostNodeDoNotStorm: the template names the node, so replacements
+// come to the lost node as well.
+func TestPodsBoundToALostNodeDoNotStorm(t *testing.T) {
+	inCluster(t, []string{"n1", "n2", "n3"}, func(c *cluster) {
+		c.app("bound", 2)
+		rt.Edit(c.World, "deployments/default/bound", func(d *balsav1.Deployment) { d.Spec.Template.Spec.NodeName = "n1" })
+		c.within(time.Minute, "the pods", func() bool { return c.readyOn("n1") == 2 })
+		c.setDown("n1", true)
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		before := c.taken()
+		time.Sleep(5 * time.Minute)
+		synctest.Wait()
+		if n := c.taken()["workload"] - before["workload"]; n > 400 {
+			t.Errorf("workload took %d steps in five minutes, want at most 400", n)
+		}
+		c.setDown("n1", false)
+		c.within(2*time.Minute, "the pods on the node that came back", func() bool { return c.readyOn("n1") == 2 })
+	})
 }
 
 // TestWhatFailsWaitsAlsoWhenMoreIsToDo: the first part of a long plan is refused.

@@ -50,7 +50,7 @@ const (
 	// missedBeats that stay away count as refused.
 	missedBeats = 3
 	// missingNodeGrace is how long a pod that a user bound to a node by name may
-	// wait for that node to join.
+	// wait for that node to join, or to come back.
 	missingNodeGrace = time.Minute
 )
 
@@ -208,6 +208,10 @@ func (p *planner) givenUp(h Health) bool {
 // how long it puts up with a node that is away.
 func (p *planner) giveUp(h Health) {
 	for _, pod := range h.Pods {
+		if left := p.grace(h, pod); left > 0 {
+			p.lookIn(left)
+			continue
+		}
 		patience, bounded := awayFor(pod)
 		left := patience - p.lostSince(h.Node)
 		switch {
@@ -221,6 +225,17 @@ func (p *planner) giveUp(h Health) {
 			p.Unknown = append(p.Unknown, pod)
 		}
 	}
+}
+
+// grace is how much longer a pod is left alone that came to a node after that was
+// lost: its template names the node, and so the one in its place would come there
+// too, without end.
+func (p *planner) grace(h Health, pod *balsav1.Pod) time.Duration {
+	age := p.now.Sub(pod.GetMetadata().GetCreationTimestamp().AsTime())
+	if object.ControllerOf(pod) == nil || object.IsTerminating(pod) || pod.GetStatus().GetPhase() != object.PodPending || age > p.lostSince(h.Node) {
+		return 0
+	}
+	return missingNodeGrace - age
 }
 
 // TaintUnreachable is Kubernetes' taint of a node that is lost. It is not put on

@@ -141,8 +141,26 @@ func (p pressure) is(t *balsav1.Taint) bool {
 	return t.GetKey() == p.taint && t.GetEffect() == object.TaintNoSchedule
 }
 
-// judge evicts a pod if any taint's time is up. A time in the future, from a
-// clock that was put back since, is taken for now.
+// shortStay is how long a pod at least stays on a node that evicted already when it
+// came, because its template names the node or tolerates the taint for a time only:
+// the one in its place comes there too, and they would follow each other unbounded.
+const shortStay = 10 * time.Second
+
+// leave is how much longer a pod may stay, on a node that got the taint at added.
+// A pod that came later has all the time that it tolerates, as in Kubernetes. A
+// time in the future, from a clock that was put back since, is taken for now.
+func leave(pod *balsav1.Pod, tolerated time.Duration, added, now time.Time) time.Duration {
+	came := pod.GetMetadata().GetCreationTimestamp().AsTime()
+	if c := object.FindCondition(pod.GetStatus().GetConditions(), object.ConditionPodScheduled); c.GetStatus() == object.ConditionTrue && c.GetLastTransitionTime() != nil {
+		came = c.GetLastTransitionTime().AsTime()
+	}
+	if came.After(added) {
+		added, tolerated = came, max(tolerated, shortStay)
+	}
+	return tolerated - max(0, now.Sub(added))
+}
+
+// judge evicts a pod if any taint's time is up.
 func (a *Actions) judge(pod *balsav1.Pod, node *balsav1.Node, now time.Time) {
 	for _, t := range node.GetSpec().GetTaints() {
 		if t.GetEffect() != object.TaintNoExecute {
@@ -152,8 +170,7 @@ func (a *Actions) judge(pod *balsav1.Pod, node *balsav1.Node, now time.Time) {
 		if forEver {
 			continue
 		}
-		since := max(0, now.Sub(t.GetTimeAdded().AsTime()))
-		if left := tolerated - since; left > 0 {
+		if left := leave(pod, tolerated, t.GetTimeAdded().AsTime(), now); left > 0 {
 			if a.Again == 0 || left < a.Again {
 				a.Again = left
 			}

@@ -141,3 +141,36 @@ func TestExplanationsDoNotGrow(t *testing.T) {
 		t.Errorf("it is said again: %v", a.Explain)
 	}
 }
+
+// TestBudgetsThatFitNoPlanAreExplained: a pod that too many budgets select is not
+// evicted, and nothing is to be gone on with at once.
+func TestBudgetsThatFitNoPlanAreExplained(t *testing.T) {
+	labels := map[string]string{"app": "web"}
+	rs := &balsav1.ReplicaSet{Metadata: &balsav1.ObjectMeta{Name: "web", Namespace: "default", Uid: "rs"}, Spec: &balsav1.ReplicaSetSpec{
+		Replicas: proto.Int32(1), Selector: &balsav1.LabelSelector{MatchLabels: labels}, Template: &balsav1.PodTemplateSpec{Metadata: &balsav1.ObjectMeta{Labels: labels}},
+	}}
+	v := View{ReplicaSet: rs, Budget: Unlimited}
+	for _, name := range []string{"a", "b"} {
+		v.Pods = append(v.Pods, &balsav1.Pod{
+			Metadata: &balsav1.ObjectMeta{Name: name, Namespace: "default", Uid: name, Labels: labels, OwnerReferences: []*balsav1.OwnerReference{object.NewControllerRef(rs)}},
+			Spec:     &balsav1.PodSpec{NodeName: "n1"},
+			Status:   &balsav1.PodStatus{Phase: object.PodRunning, Conditions: []*balsav1.Condition{{Type: object.ConditionReady, Status: object.ConditionTrue}}},
+		})
+	}
+	asked(v.Pods[0], object.EvictionAsked)
+	for i := range maxBudgets + 1 {
+		name := fmt.Sprint("b", i)
+		v.Budgets = append(v.Budgets, &balsav1.PodDisruptionBudget{
+			Metadata: &balsav1.ObjectMeta{Name: name, Namespace: "default", Uid: name}, Spec: &balsav1.PodDisruptionBudgetSpec{Selector: &balsav1.LabelSelector{}},
+			Status: &balsav1.PodDisruptionBudgetStatus{DisruptionsAllowed: 1},
+		})
+	}
+	a, err := Plan(v, rt.Now())
+	if err != nil || len(a.Evict) != 0 || len(a.Explain) != 1 || a.Again != 0 {
+		t.Fatalf("plan %s error %v, want one explanation and no other look", a.String(), err)
+	}
+	v.Budgets = v.Budgets[1:]
+	if a, err = Plan(v, rt.Now()); err != nil || len(a.Evict) != 1 || len(a.Pay) != maxBudgets {
+		t.Errorf("plan %s error %v, want the eviction", a.String(), err)
+	}
+}
