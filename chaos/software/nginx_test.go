@@ -3,6 +3,7 @@ package software
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -36,8 +37,7 @@ func nginx(t *testing.T, c *cluster) {
 			must(t, err)
 		}
 	}
-	c.newPage(t, pods)
-	c.replaceNginx(t, pods)
+	c.replaceNginx(t, c.newPage(t, pods))
 	for _, count := range []string{"5", "2"} {
 		c.balsa(t, "scale", "deployment/nginx", "-n", "web", "--replicas", count)
 		c.until(t, count+" pods to be ready", func(ctx context.Context) error {
@@ -61,16 +61,29 @@ func nginx(t *testing.T, c *cluster) {
 	c.balsa(t, "delete", "namespace", "web")
 }
 
-// newPage changes the ConfigMap and waits until every pod serves the new page,
-// with nothing done to it, and goes by the new configuration, which its sidecar
-// told it to read.
-func (c *cluster) newPage(t *testing.T, pods []stage.Pod) {
+// newPage changes the ConfigMap, which is a rollout: what the pods of a revision
+// see stays as it is. It waits until all pods are others, with the new page and the
+// new configuration.
+func (c *cluster) newPage(t *testing.T, before []stage.Pod) (pods []stage.Pod) {
 	t.Helper()
 	started := time.Now()
 	c.apply(t, "nginx.yaml", "page 1", "page 2", `Configuration "1"`, `Configuration "2"`)
+	c.until(t, "every pod to be of the new revision", func(ctx context.Context) error {
+		var err error
+		if pods, err = c.Pods(ctx, "web"); err != nil || len(pods) != len(before) {
+			return fmt.Errorf("%d pods are there: %w", len(pods), err)
+		}
+		for _, p := range pods {
+			if !p.Ready() || slices.ContainsFunc(before, func(o stage.Pod) bool { return o.Metadata.UID == p.Metadata.UID }) {
+				return fmt.Errorf("pod %s is of the old one, or not ready", p.Metadata.Name)
+			}
+		}
+		return nil
+	})
 	c.eachServes(t, pods, "page 2")
 	t.Logf("a change of the ConfigMap was served by all pods after %v", time.Since(started).Round(time.Millisecond))
 	c.eachServes(t, pods, "Configuration: 2")
+	return pods
 }
 
 func (c *cluster) eachServes(t *testing.T, pods []stage.Pod, want string) {

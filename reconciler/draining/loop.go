@@ -26,7 +26,7 @@ type Leases interface {
 }
 
 // Told, if not nil, is called for each pod that was said to be drained, for the
-// metrics: with the reason and how long that took.
+// metrics: with the reason and how long that took. Calls may overlap.
 type Told func(reason string, took time.Duration)
 
 type concern struct {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -36,7 +37,7 @@ type sim struct {
 	// the Service and uid of the pod.
 	history map[int64]map[string]map[string]bool
 	made    int
-	drained int
+	drained atomic.Int64
 	// hold keeps the next command of a reconciler from being applied, before the
 	// next one is; held is that command. So it is planned before what happens
 	// meanwhile, and written after.
@@ -66,7 +67,7 @@ func newSim(t *rapid.T) *sim {
 func (s *sim) lead() {
 	s.leases = nodes.NewLeases(s.Clock, 0, time.Hour)
 	s.endpoints = endpoints.New(s.Kit())
-	s.draining = draining.New(s.Kit(), s.leases, func(string, time.Duration) { s.drained++ })
+	s.draining = draining.New(s.Kit(), s.leases, func(string, time.Duration) { s.drained.Add(1) })
 }
 
 // join is a node that is new: it begins with all that there is.
@@ -271,7 +272,7 @@ func (s *sim) step() {
 // TestNobodySendsToWhatIsDrained plays endpoints, proxies, heartbeats, deletions,
 // new leaders and new nodes in any order.
 func TestNobodySendsToWhatIsDrained(t *testing.T) {
-	drained := 0
+	drained := int64(0)
 	rapid.Check(t, func(t *rapid.T) {
 		s := newSim(t)
 		for range rapid.IntRange(1, 80).Draw(t, "length") {
@@ -279,7 +280,7 @@ func TestNobodySendsToWhatIsDrained(t *testing.T) {
 			s.check()
 		}
 		s.finish()
-		drained += s.drained
+		drained += s.drained.Load()
 	})
 	if drained == 0 {
 		t.Error("no pod was ever drained")
