@@ -11,10 +11,12 @@ import (
 	"github.com/balsa-run/balsa/chaos/zerodrop"
 )
 
-// The play in full, as it is promised, and what two minutes hold.
+// The play in full, as it is promised; what about two minutes hold; and what is
+// enough for a build that must fail.
 var (
 	fullPlay  = zerodrop.Counts{Rollouts: 200, Drains: 50, Upgrades: 50, Kills: 20}
-	shortPlay = zerodrop.Counts{Rollouts: 10, Drains: 4, Upgrades: 6, Kills: 2}
+	shortPlay = zerodrop.Counts{Rollouts: 40, Drains: 14, Upgrades: 14, Kills: 6}
+	failPlay  = zerodrop.Counts{Rollouts: 10, Drains: 4, Upgrades: 6, Kills: 2}
 )
 
 func zeroDropCommand() *cobra.Command {
@@ -28,7 +30,10 @@ func zeroDropCommand() *cobra.Command {
 				return fmt.Errorf("find this program: %w", err)
 			}
 			options.Chaos, options.Out, options.Counts = program, command.OutOrStdout(), fullPlay
-			if short {
+			switch {
+			case mustFail:
+				options.Counts = failPlay
+			case short:
 				options.Counts = shortPlay
 			}
 			if options.Seed == 0 {
@@ -57,7 +62,7 @@ func zeroDropCommand() *cobra.Command {
 	flags.StringVar(&options.Archive, "image", "bin/echo.tar", "archive of the echo image")
 	flags.StringVar(&options.Dir, "dir", "/tmp/balsa-zero-drop", "folder for everything that the play writes")
 	flags.BoolVar(&short, "short", false, "play for about two minutes")
-	flags.BoolVar(&mustFail, "must-fail", false, "for a build that does not wait for the nodes: requests must fail")
+	flags.BoolVar(&mustFail, "must-fail", false, "a few rounds of a build that does not wait for the nodes: requests must fail")
 	flags.Uint64Var(&options.Seed, "seed", 0, "chooses whom it hits; 0: another each time")
 	return command
 }
