@@ -34,6 +34,8 @@ const (
 	patience  = 120 * time.Second
 	// command bounds one run of the command line, within the stage's own limit.
 	command = 55 * time.Second
+	// maxLogLines of each member are kept when a request failed.
+	maxLogLines = 20_000
 	// calm is the load before the first fault and after the last.
 	calm = 2 * time.Second
 	// The longest pause is shorter than the wait for acknowledgements (5 s): a node
@@ -113,8 +115,11 @@ func Run(ctx context.Context, options Options) (report *Report, err error) {
 		return nil, err
 	}
 	defer func() {
-		if err != nil {
+		switch {
+		case err != nil:
 			fmt.Fprintln(p.Out, p.stage.Logs(20))
+		case report.Failed() > 0: // what the nodes did then is in the logs, and they go with the lab
+			err = p.keepLogs()
 		}
 		err = errors.Join(err, p.stage.Down(), os.RemoveAll(options.Dir))
 	}()
@@ -125,6 +130,13 @@ func Run(ctx context.Context, options Options) (report *Report, err error) {
 		return nil, err
 	}
 	return p.underLoad(ctx)
+}
+
+// keepLogs puts everybody's log beside the lab's folder, which is removed.
+func (p *play) keepLogs() error {
+	path := p.Dir + ".log"
+	fmt.Fprintf(p.Out, "everybody's log is in %s\n", path)
+	return os.WriteFile(path, []byte(p.stage.Logs(maxLogLines)), 0o644)
 }
 
 func (p *play) app(ctx context.Context) error {
@@ -229,8 +241,11 @@ func (p *play) rollout(ctx context.Context, _ *rand.Rand) error {
 	if _, err := p.stage.Balsa(ctx, "rollout", "restart", "deployment/"+rolled, "-n", namespace); err != nil {
 		return err
 	}
-	_, err := p.stage.Balsa(ctx, "rollout", "status", "deployment/"+rolled, "-n", namespace, "--timeout", command.String())
-	return err
+	// The server that is asked may be the one that is killed.
+	return p.stage.Until(ctx, patience, "the rollout to be complete", func(ctx context.Context) error {
+		_, err := p.stage.Balsa(ctx, "rollout", "status", "deployment/"+rolled, "-n", namespace, "--timeout", command.String())
+		return err
+	})
 }
 
 // drain empties the node of the only pod of a Deployment, and lets pods in again.
