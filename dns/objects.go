@@ -10,15 +10,8 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	balsav1 "github.com/balsa-run/balsa/gen/balsa/v1"
+	"github.com/balsa-run/balsa/object"
 )
-
-// serviceNameLabel ties an EndpointSlice to its Service, as in Kubernetes.
-const serviceNameLabel = "kubernetes.io/service-name"
-
-// clusterIPNone is the address of a headless service.
-const clusterIPNone = "None"
-
-const typeExternalName = "ExternalName"
 
 // Tracker makes zones of the API's objects, each of the one before and what has
 // changed since: a service costs as much among ten thousand as among ten. Objects
@@ -106,7 +99,7 @@ func (t *Tracker) setSlice(slice serviceName, m *balsav1.EndpointSlice) {
 		t.drop(owner)
 		delete(t.owners, slice)
 	}
-	name := owningService(m)
+	name := object.OwningService(m)
 	if name == "" {
 		return
 	}
@@ -118,7 +111,7 @@ func (t *Tracker) setSlice(slice serviceName, m *balsav1.EndpointSlice) {
 
 // touch: the endpoints of a service with an address are the proxy's business.
 func (t *Tracker) touch(n serviceName, s *tracked) {
-	if s.service.GetSpec().GetClusterIp() == clusterIPNone {
+	if s.service.GetSpec().GetClusterIp() == object.ClusterIPNone {
 		t.changed[n] = true
 	}
 }
@@ -186,7 +179,7 @@ func FromObjects(revision int64, p ZoneParams, services []*balsav1.Service, endp
 	v = View{Revision: revision, ZoneParams: p, Services: make([]Service, 0, len(services))}
 	byService := map[serviceName][]*balsav1.EndpointSlice{}
 	for _, s := range endpoints {
-		n := serviceName{s.GetMetadata().GetNamespace(), owningService(s)}
+		n := serviceName{s.GetMetadata().GetNamespace(), object.OwningService(s)}
 		byService[n] = append(byService[n], s)
 	}
 	for _, svc := range services {
@@ -204,12 +197,12 @@ func serviceOf(svc *balsav1.Service, endpoints []*balsav1.EndpointSlice) (s Serv
 	s = Service{Namespace: svc.GetMetadata().GetNamespace(), Name: svc.GetMetadata().GetName()}
 	spec := svc.GetSpec()
 	switch ip := spec.GetClusterIp(); {
-	case spec.GetType() == typeExternalName:
+	case spec.GetType() == object.ServiceExternalName:
 		s.External = spec.GetExternalName()
 		return s, s.External != "", nil
 	case ip == "":
 		return s, false, nil
-	case ip == clusterIPNone:
+	case ip == object.ClusterIPNone:
 		for _, slice := range endpoints {
 			problems = append(problems, addEndpoints(&s, slice)...)
 		}
@@ -225,18 +218,6 @@ func serviceOf(svc *balsav1.Service, endpoints []*balsav1.EndpointSlice) (s Serv
 		}
 		return s, true, nil
 	}
-}
-
-func owningService(s *balsav1.EndpointSlice) string {
-	if name := s.GetMetadata().GetLabels()[serviceNameLabel]; name != "" {
-		return name
-	}
-	for _, o := range s.GetMetadata().GetOwnerReferences() {
-		if o.GetKind() == "Service" {
-			return o.GetName()
-		}
-	}
-	return ""
 }
 
 func addEndpoints(s *Service, slice *balsav1.EndpointSlice) (problems []string) {

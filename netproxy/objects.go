@@ -7,14 +7,8 @@ import (
 	"time"
 
 	balsav1 "github.com/balsa-run/balsa/gen/balsa/v1"
+	"github.com/balsa-run/balsa/object"
 )
-
-// ServiceNameLabel ties an EndpointSlice to its Service, as in Kubernetes.
-const ServiceNameLabel = "kubernetes.io/service-name"
-
-// clusterIPNone is the address of a headless service, which has no VIP and is
-// DNS's business alone.
-const clusterIPNone = "None"
 
 // NodeParams are the parts of a view that are not about services.
 type NodeParams struct {
@@ -66,7 +60,7 @@ func FromObjects(revision int64, node NodeParams, o Objects) View {
 	v := View{Revision: revision, NodeName: node.Name, PodCIDR: node.PodCIDR, ClusterCIDR: node.ClusterCIDR, ServiceCIDR: node.ServiceCIDR, NodeIP: node.NodeIP, Pods: o.Pods}
 	byService := make(map[objectName][]*balsav1.EndpointSlice, len(o.Services))
 	for _, s := range o.Slices {
-		if name := OwningService(s); name != "" {
+		if name := object.OwningService(s); name != "" {
 			n := objectName{s.GetMetadata().GetNamespace(), name}
 			byService[n] = append(byService[n], s)
 		}
@@ -86,20 +80,6 @@ func FromObjects(revision int64, node NodeParams, o Objects) View {
 type objectName struct{ namespace, name string }
 
 func nameOf(m *balsav1.ObjectMeta) objectName { return objectName{m.GetNamespace(), m.GetName()} }
-
-// OwningService is the name of the service, in the slice's namespace, that a
-// slice belongs to; empty if there is none.
-func OwningService(s *balsav1.EndpointSlice) string {
-	if name := s.GetMetadata().GetLabels()[ServiceNameLabel]; name != "" {
-		return name
-	}
-	for _, o := range s.GetMetadata().GetOwnerReferences() {
-		if o.GetKind() == "Service" {
-			return o.GetName()
-		}
-	}
-	return ""
-}
 
 // ParseProtocol reads a protocol of the API; empty means TCP.
 func ParseProtocol(s string) (Protocol, error) {
@@ -126,7 +106,7 @@ func (b *serviceReader) problem(format string, args ...any) {
 func servicePorts(s *balsav1.Service, slices []*balsav1.EndpointSlice) ([]ServicePort, []Problem) {
 	b := serviceReader{object: "services/" + s.GetMetadata().GetNamespace() + "/" + s.GetMetadata().GetName()}
 	clusterIP := s.GetSpec().GetClusterIp()
-	if clusterIP == clusterIPNone || clusterIP == "" || s.GetSpec().GetType() == "ExternalName" {
+	if clusterIP == object.ClusterIPNone || clusterIP == "" || s.GetSpec().GetType() == object.ServiceExternalName {
 		return nil, nil
 	}
 	vip, err := netip.ParseAddr(clusterIP)
@@ -258,3 +238,43 @@ func (b *serviceReader) endpoint(out []Endpoint, slice *balsav1.EndpointSlice, e
 	return append(out, Endpoint{IP: ip, Port: port, Ready: ready, Node: e.GetNodeName(),
 		Serving: c.GetServing() && c.GetTerminating()})
 }
+
+// LocalPodOf is a pod as its node's proxy knows it, at an address.
+func LocalPodOf(p *balsav1.Pod, ip netip.Addr) LocalPod {
+	meta := p.GetMetadata()
+	out := LocalPod{IP: ip, Namespace: meta.GetNamespace(), Name: meta.GetName(), Labels: meta.GetLabels(), HostPorts: HostPortsOf(p)}
+	for _, c := range object.AllContainers(p.GetSpec()) {
+		for _, port := range c.GetPorts() {
+			protocol, err := ParseProtocol(port.GetProtocol())
+			if err != nil || port.GetName() == "" || !isPort(port.GetContainerPort()) {
+				continue
+			}
+			out.Ports = append(out.Ports, NamedPort{Name: port.GetName(), Protocol: protocol, Port: uint16(port.GetContainerPort())})
+		}
+	}
+	return out
+}
+
+// HostPortsOf are the ports of the node that lead to the pod. Validation has refused
+// what is left out here.
+func HostPortsOf(p *balsav1.Pod) (out []HostPort) {
+	if p.GetSpec().GetHostNetwork() {
+		return nil
+	}
+	for _, c := range object.AllContainers(p.GetSpec()) {
+		for _, port := range c.GetPorts() {
+			protocol, err := ParseProtocol(port.GetProtocol())
+			if err != nil || !isPort(port.GetHostPort()) || !isPort(port.GetContainerPort()) {
+				continue
+			}
+			h := HostPort{HostPort: uint16(port.GetHostPort()), Protocol: protocol, Port: uint16(port.GetContainerPort())}
+			if ip, err := netip.ParseAddr(port.GetHostIp()); err == nil && !ip.IsUnspecified() {
+				h.HostIP = ip
+			}
+			out = append(out, h)
+		}
+	}
+	return out
+}
+
+func isPort(n int32) bool { return n >= 1 && n <= 65535 }

@@ -9,6 +9,7 @@ import (
 
 	balsav1 "github.com/balsa-run/balsa/gen/balsa/v1"
 	"github.com/balsa-run/balsa/netproxy"
+	"github.com/balsa-run/balsa/object"
 )
 
 func TestFromObjects(t *testing.T) {
@@ -20,7 +21,7 @@ func TestFromObjects(t *testing.T) {
 		{Metadata: &balsav1.ObjectMeta{Namespace: "shop", Name: "broken"}, Spec: &balsav1.ServiceSpec{ClusterIp: "ten"}},
 	}
 	slices := []*balsav1.EndpointSlice{
-		{Metadata: &balsav1.ObjectMeta{Namespace: "shop", Name: "web-1", Labels: map[string]string{netproxy.ServiceNameLabel: "web"}},
+		{Metadata: &balsav1.ObjectMeta{Namespace: "shop", Name: "web-1", Labels: map[string]string{object.LabelServiceName: "web"}},
 			Ports: []*balsav1.EndpointPort{{Name: "http", Port: 8080}, {Name: "quic", Protocol: "UDP", Port: 8443}, {Name: "http", Port: 70000}},
 			Endpoints: []*balsav1.Endpoint{
 				{Addresses: []string{"10.244.1.5", "10.244.9.9"}, NodeName: "n1"},
@@ -31,7 +32,7 @@ func TestFromObjects(t *testing.T) {
 		{Metadata: &balsav1.ObjectMeta{Namespace: "shop", Name: "web-2", OwnerReferences: []*balsav1.OwnerReference{{Kind: "Service", Name: "web"}}},
 			Ports:     []*balsav1.EndpointPort{{Name: "quic", Protocol: "UDP", Port: 8444}},
 			Endpoints: []*balsav1.Endpoint{{Addresses: []string{"10.244.2.5"}}, {Addresses: []string{"nonsense"}}}},
-		{Metadata: &balsav1.ObjectMeta{Namespace: "other", Name: "web-1", Labels: map[string]string{netproxy.ServiceNameLabel: "web"}},
+		{Metadata: &balsav1.ObjectMeta{Namespace: "other", Name: "web-1", Labels: map[string]string{object.LabelServiceName: "web"}},
 			Ports: []*balsav1.EndpointPort{{Name: "http", Port: 8080}}, Endpoints: []*balsav1.Endpoint{{Addresses: []string{"10.244.7.7"}}}},
 	}
 	params := netproxy.NodeParams{PodCIDR: netip.MustParsePrefix("10.244.1.0/24"), ServiceCIDR: netip.MustParsePrefix("10.96.0.0/12"), NodeIP: netip.MustParseAddr("192.168.77.1")}

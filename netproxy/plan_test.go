@@ -18,6 +18,7 @@ import (
 
 	balsav1 "github.com/balsa-run/balsa/gen/balsa/v1"
 	"github.com/balsa-run/balsa/netproxy"
+	"github.com/balsa-run/balsa/object"
 )
 
 var update = flag.Bool("update", false, "rewrite the golden files")
@@ -259,7 +260,7 @@ func manyObjects(services, endpoints int) ([]*balsav1.Service, []*balsav1.Endpoi
 		name := fmt.Sprint("s", i)
 		out = append(out, &balsav1.Service{Metadata: &balsav1.ObjectMeta{Namespace: "default", Name: name},
 			Spec: &balsav1.ServiceSpec{ClusterIp: netip.AddrFrom4([4]byte{10, 96, byte(i >> 8), byte(i)}).String(), Ports: []*balsav1.ServicePort{{Port: 80}}}})
-		slice := &balsav1.EndpointSlice{Metadata: &balsav1.ObjectMeta{Namespace: "default", Name: name, Labels: map[string]string{netproxy.ServiceNameLabel: name}},
+		slice := &balsav1.EndpointSlice{Metadata: &balsav1.ObjectMeta{Namespace: "default", Name: name, Labels: map[string]string{object.LabelServiceName: name}},
 			Ports: []*balsav1.EndpointPort{{Port: 8080}}}
 		for j := range endpoints {
 			k := i*endpoints + j

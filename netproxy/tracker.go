@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	balsav1 "github.com/balsa-run/balsa/gen/balsa/v1"
+	"github.com/balsa-run/balsa/object"
 )
 
 // Tracker keeps the ruleset of a node while its objects change one by one. What
@@ -100,7 +101,7 @@ func (t *Tracker) DeleteService(namespace, name string) {
 // SetSlice adds or changes an EndpointSlice. The object is kept, and only read.
 func (t *Tracker) SetSlice(s *balsav1.EndpointSlice) {
 	name := nameOf(s.GetMetadata())
-	owner := objectName{name.namespace, OwningService(s)}
+	owner := objectName{name.namespace, object.OwningService(s)}
 	if before, found := t.owners[name]; found && before != owner {
 		t.DeleteSlice(name.namespace, name.name)
 	}

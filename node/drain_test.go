@@ -158,7 +158,7 @@ func TestKilledAgentDoesNotGoBack(t *testing.T) {
 		l.server.put(&balsav1.Service{Metadata: &balsav1.ObjectMeta{Name: "web", Namespace: "default"}, Spec: &balsav1.ServiceSpec{
 			Type: "ClusterIP", ClusterIp: "10.96.0.10", Ports: []*balsav1.ServicePort{{Port: 80, Protocol: "TCP"}}}})
 		slice := func(ips ...string) *balsav1.EndpointSlice {
-			s := &balsav1.EndpointSlice{Metadata: &balsav1.ObjectMeta{Name: "web", Namespace: "default", Labels: map[string]string{netproxy.ServiceNameLabel: "web"}},
+			s := &balsav1.EndpointSlice{Metadata: &balsav1.ObjectMeta{Name: "web", Namespace: "default", Labels: map[string]string{object.LabelServiceName: "web"}},
 				AddressType: "IPv4", Ports: []*balsav1.EndpointPort{{Port: 8080, Protocol: "TCP"}}}
 			for _, ip := range ips {
 				s.Endpoints = append(s.Endpoints, &balsav1.Endpoint{Addresses: []string{ip}})

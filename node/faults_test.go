@@ -382,7 +382,7 @@ func TestServices(t *testing.T) {
 		svc := &balsav1.Service{Metadata: &balsav1.ObjectMeta{Name: "web", Namespace: "default"}, Spec: &balsav1.ServiceSpec{ClusterIp: "10.96.0.10", Ports: []*balsav1.ServicePort{{Port: 80}}}}
 		object.Default(svc)
 		l.server.put(svc)
-		slice := &balsav1.EndpointSlice{Metadata: &balsav1.ObjectMeta{Name: "web-1", Namespace: "default", Labels: map[string]string{netproxy.ServiceNameLabel: "web"}},
+		slice := &balsav1.EndpointSlice{Metadata: &balsav1.ObjectMeta{Name: "web-1", Namespace: "default", Labels: map[string]string{object.LabelServiceName: "web"}},
 			AddressType: "IPv4", Ports: []*balsav1.EndpointPort{{Port: 8080, Protocol: "TCP"}}, Endpoints: []*balsav1.Endpoint{{Addresses: []string{"10.244.2.7"}}}}
 		l.server.put(slice)
 		key := netproxy.Key{VIP: netip.MustParseAddr("10.96.0.10"), Protocol: netproxy.TCP, Port: 80}

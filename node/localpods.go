@@ -10,7 +10,6 @@ import (
 	"sync"
 	"time"
 
-	balsav1 "github.com/balsa-run/balsa/gen/balsa/v1"
 	"github.com/balsa-run/balsa/internal/clock"
 	"github.com/balsa-run/balsa/netproxy"
 	"github.com/balsa-run/balsa/node/pod"
@@ -86,7 +85,7 @@ func (w *worker) rulesFirst(ctx context.Context, view pod.View, ip netip.Addr) e
 		return nil
 	}
 	w.a.toSync.raise()
-	if !w.a.set.limits(view.Pod) && len(hostPorts(view.Pod)) == 0 {
+	if !w.a.set.limits(view.Pod) && len(netproxy.HostPortsOf(view.Pod)) == 0 {
 		return nil
 	}
 	return w.a.rules.await(ctx, w.a.cfg.Clock, w.uid, ip)
@@ -106,7 +105,7 @@ func (a *Agent) localPods(before map[string]netproxy.LocalPod) map[string]netpro
 				now[uid] = old
 			}
 		case !p.GetSpec().GetHostNetwork() && !object.PodFinished(p):
-			now[uid] = localPod(p, ip)
+			now[uid] = netproxy.LocalPodOf(p, ip)
 		}
 	}
 	return now
@@ -122,45 +121,6 @@ func (a *Agent) searches(pods map[string]netproxy.LocalPod) map[netip.Addr][]str
 	}
 	return out
 }
-
-func localPod(p *balsav1.Pod, ip netip.Addr) netproxy.LocalPod {
-	meta := p.GetMetadata()
-	out := netproxy.LocalPod{IP: ip, Namespace: meta.GetNamespace(), Name: meta.GetName(), Labels: meta.GetLabels(), HostPorts: hostPorts(p)}
-	for _, c := range object.AllContainers(p.GetSpec()) {
-		for _, port := range c.GetPorts() {
-			protocol, err := netproxy.ParseProtocol(port.GetProtocol())
-			if err != nil || port.GetName() == "" || !isPort(port.GetContainerPort()) {
-				continue
-			}
-			out.Ports = append(out.Ports, netproxy.NamedPort{Name: port.GetName(), Protocol: protocol, Port: uint16(port.GetContainerPort())})
-		}
-	}
-	return out
-}
-
-// hostPorts are the ports of the node that lead to the pod. Validation has refused
-// what is left out here.
-func hostPorts(p *balsav1.Pod) (out []netproxy.HostPort) {
-	if p.GetSpec().GetHostNetwork() {
-		return nil
-	}
-	for _, c := range object.AllContainers(p.GetSpec()) {
-		for _, port := range c.GetPorts() {
-			protocol, err := netproxy.ParseProtocol(port.GetProtocol())
-			if err != nil || !isPort(port.GetHostPort()) || !isPort(port.GetContainerPort()) {
-				continue
-			}
-			h := netproxy.HostPort{HostPort: uint16(port.GetHostPort()), Protocol: protocol, Port: uint16(port.GetContainerPort())}
-			if ip, err := netip.ParseAddr(port.GetHostIp()); err == nil && !ip.IsUnspecified() {
-				h.HostIP = ip
-			}
-			out = append(out, h)
-		}
-	}
-	return out
-}
-
-func isPort(n int32) bool { return n >= 1 && n <= 65535 }
 
 // sameLocalPod compares what the rules depend on.
 func sameLocalPod(a, b netproxy.LocalPod) bool {

@@ -56,7 +56,7 @@ func syncLab(t testing.TB) (*Agent, *syncer, *sink) {
 
 func endpoints(i, version int) *balsav1.EndpointSlice {
 	slice := &balsav1.EndpointSlice{Metadata: &balsav1.ObjectMeta{Name: fmt.Sprintf("s%d-1", i), Namespace: "default", ResourceVersion: fmt.Sprint(version),
-		Labels: map[string]string{netproxy.ServiceNameLabel: fmt.Sprintf("s%d", i)}}, AddressType: "IPv4", Ports: []*balsav1.EndpointPort{{Port: 8080, Protocol: "TCP"}}}
+		Labels: map[string]string{object.LabelServiceName: fmt.Sprintf("s%d", i)}}, AddressType: "IPv4", Ports: []*balsav1.EndpointPort{{Port: 8080, Protocol: "TCP"}}}
 	for e := range 3 {
 		slice.Endpoints = append(slice.Endpoints, &balsav1.Endpoint{Addresses: []string{netip.AddrFrom4([4]byte{10, 244, byte(2 + (i+version)%200), byte(2 + e)}).String()}})
 	}

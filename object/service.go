@@ -199,3 +199,20 @@ func dropBalancer(svc *balsav1.Service) {
 		svc.Status.LoadBalancer = nil
 	}
 }
+
+// LabelServiceName ties an EndpointSlice to its Service, as in Kubernetes.
+const LabelServiceName = "kubernetes.io/service-name"
+
+// OwningService is the name of the Service, in the slice's namespace, that a slice
+// belongs to; empty if there is none.
+func OwningService(s *balsav1.EndpointSlice) string {
+	if name := s.GetMetadata().GetLabels()[LabelServiceName]; name != "" {
+		return name
+	}
+	for _, o := range s.GetMetadata().GetOwnerReferences() {
+		if o.GetKind() == "Service" {
+			return o.GetName()
+		}
+	}
+	return ""
+}

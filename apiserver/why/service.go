@@ -66,7 +66,7 @@ func (e *explainer) targets(port *balsav1.ServicePort) (out []target, not string
 	meta := e.to.svc.GetMetadata()
 	unready := 0
 	for _, slice := range all[*balsav1.EndpointSlice](e.view, "EndpointSlice", meta.GetNamespace()) {
-		if slice.GetMetadata().GetLabels()[labelService] != meta.GetName() {
+		if slice.GetMetadata().GetLabels()[object.LabelServiceName] != meta.GetName() {
 			continue
 		}
 		for _, p := range slice.GetPorts() {

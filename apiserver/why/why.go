@@ -35,8 +35,6 @@ const (
 // maxEndpoints bounds the endpoints of a Service that are judged one by one.
 const maxEndpoints = 64
 
-const labelService = "kubernetes.io/service-name"
-
 // Policies judges connections; the code that plans the kernel's rules does.
 type Policies interface {
 	Judge(c Connection) Judgement

@@ -10,7 +10,7 @@ import (
 
 	"github.com/balsa-run/balsa/client"
 	balsav1 "github.com/balsa-run/balsa/gen/balsa/v1"
-	"github.com/balsa-run/balsa/netproxy"
+	"github.com/balsa-run/balsa/object"
 )
 
 const (
@@ -94,7 +94,7 @@ func complete(ctx context.Context, c *client.Client, services, endpoints int) er
 		if err != nil {
 			return err
 		}
-		if name := netproxy.OwningService(event.Object); len(event.Object.GetEndpoints()) == endpoints && len(name) == len(serviceName(0)) {
+		if name := object.OwningService(event.Object); len(event.Object.GetEndpoints()) == endpoints && len(name) == len(serviceName(0)) {
 			have[name] = endpoints
 		}
 		if len(have) >= services {

@@ -7,6 +7,7 @@ import (
 
 	balsav1 "github.com/balsa-run/balsa/gen/balsa/v1"
 	"github.com/balsa-run/balsa/netproxy"
+	"github.com/balsa-run/balsa/object"
 )
 
 // The services that rules and names are made of have one port and endpoints on a
@@ -58,7 +59,7 @@ func slice(service int, addresses []netip.Addr) *balsav1.EndpointSlice {
 	ready := true
 	s := &balsav1.EndpointSlice{
 		Metadata: &balsav1.ObjectMeta{Namespace: serviceNamespace, Name: serviceName(service) + "-1",
-			Labels: map[string]string{netproxy.ServiceNameLabel: serviceName(service)}},
+			Labels: map[string]string{object.LabelServiceName: serviceName(service)}},
 		AddressType: "IPv4", Ports: []*balsav1.EndpointPort{{Name: "http", Protocol: "TCP", Port: endpointPort}},
 	}
 	for j, ip := range addresses {

@@ -86,7 +86,7 @@ func (a *app) describeObject(ctx context.Context, c *client.Client, message obje
 	case *balsav1.PersistentVolume:
 		s.volume(m)
 	case *balsav1.Service:
-		list, err := client.List[*balsav1.EndpointSlice](ctx, c, m.GetMetadata().GetNamespace(), client.ListOptions{LabelSelector: serviceNameLabel + "=" + m.GetMetadata().GetName()})
+		list, err := client.List[*balsav1.EndpointSlice](ctx, c, m.GetMetadata().GetNamespace(), client.ListOptions{LabelSelector: object.LabelServiceName + "=" + m.GetMetadata().GetName()})
 		if err != nil {
 			return err
 		}

@@ -9,9 +9,6 @@ import (
 	"github.com/balsa-run/balsa/object"
 )
 
-// serviceNameLabel ties EndpointSlices to their Service.
-const serviceNameLabel = "kubernetes.io/service-name"
-
 // service prints a Service with the endpoints of its slices.
 func (s *sheet) service(m *balsav1.Service, slices []*balsav1.EndpointSlice) {
 	spec := m.GetSpec()

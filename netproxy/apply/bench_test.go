@@ -18,6 +18,7 @@ import (
 	"github.com/balsa-run/balsa/netproxy"
 	"github.com/balsa-run/balsa/netproxy/apply"
 	"github.com/balsa-run/balsa/netproxy/apply/netlab"
+	"github.com/balsa-run/balsa/object"
 )
 
 // How long until the kernel knows, from objects: everything from nothing, and one
@@ -97,7 +98,7 @@ func manyObjects(services, endpoints int) (o netproxy.Objects) {
 		name := fmt.Sprint("s", i)
 		o.Services = append(o.Services, &balsav1.Service{Metadata: &balsav1.ObjectMeta{Namespace: "default", Name: name},
 			Spec: &balsav1.ServiceSpec{ClusterIp: netip.AddrFrom4([4]byte{10, 96, byte(i >> 8), byte(i)}).String(), Ports: []*balsav1.ServicePort{{Port: 80}}}})
-		slice := &balsav1.EndpointSlice{Metadata: &balsav1.ObjectMeta{Namespace: "default", Name: name, Labels: map[string]string{netproxy.ServiceNameLabel: name}},
+		slice := &balsav1.EndpointSlice{Metadata: &balsav1.ObjectMeta{Namespace: "default", Name: name, Labels: map[string]string{object.LabelServiceName: name}},
 			Ports: []*balsav1.EndpointPort{{Port: 8080}}}
 		for j := range endpoints {
 			k := i*endpoints + j

@@ -14,6 +14,7 @@ import (
 	balsav1 "github.com/balsa-run/balsa/gen/balsa/v1"
 	"github.com/balsa-run/balsa/netproxy"
 	world "github.com/balsa-run/balsa/netproxy/netproxytest"
+	"github.com/balsa-run/balsa/object"
 )
 
 // No connection is lost while endpoints, affinity and policies change under
@@ -29,7 +30,7 @@ func TestChangesUnderLoadDropNoConnection(t *testing.T) {
 		endpoints := [][]string{{world.PodA}, {world.PodA, world.PodB}, {world.PodB}, {world.PodA, world.PodB, world.PodC}}[i%4]
 		for n, spec := range loadServices(i) {
 			name := fmt.Sprint("s", n)
-			meta := &balsav1.ObjectMeta{Namespace: "default", Name: name, Labels: map[string]string{netproxy.ServiceNameLabel: name}}
+			meta := &balsav1.ObjectMeta{Namespace: "default", Name: name, Labels: map[string]string{object.LabelServiceName: name}}
 			spec.Ports = []*balsav1.ServicePort{{Port: 80, NodePort: spec.Ports[0].NodePort}}
 			tracker.SetService(&balsav1.Service{Metadata: meta, Spec: spec, Status: &balsav1.ServiceStatus{LoadBalancer: &balsav1.LoadBalancerStatus{
 				Ingress: []*balsav1.LoadBalancerIngress{{Ip: world.Balancers[0]}}}}})

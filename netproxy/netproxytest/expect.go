@@ -7,6 +7,7 @@ import (
 
 	balsav1 "github.com/balsa-run/balsa/gen/balsa/v1"
 	"github.com/balsa-run/balsa/netproxy"
+	"github.com/balsa-run/balsa/object"
 )
 
 // Expectation is what must become of a packet.
@@ -86,7 +87,7 @@ func inAny(ranges []string, a netip.Addr) bool {
 func (w *World) endpoints(c *claimed, localOnly bool) map[netproxy.Target]bool {
 	ready, serving := map[netproxy.Target]bool{}, map[netproxy.Target]bool{}
 	for _, s := range w.Slices {
-		if s.GetMetadata().GetLabels()[netproxy.ServiceNameLabel] != c.service.GetMetadata().GetName() {
+		if s.GetMetadata().GetLabels()[object.LabelServiceName] != c.service.GetMetadata().GetName() {
 			continue
 		}
 		for _, port := range s.GetPorts() {

@@ -15,6 +15,7 @@ import (
 
 	balsav1 "github.com/balsa-run/balsa/gen/balsa/v1"
 	"github.com/balsa-run/balsa/netproxy"
+	"github.com/balsa-run/balsa/object"
 )
 
 // Pod is a pod of the world.
@@ -194,7 +195,7 @@ func (w *World) slice(rt *rapid.T, t *netproxy.Tracker) {
 		}
 		return
 	}
-	s := &balsav1.EndpointSlice{Metadata: &balsav1.ObjectMeta{Namespace: "default", Name: name, Labels: map[string]string{netproxy.ServiceNameLabel: service}}}
+	s := &balsav1.EndpointSlice{Metadata: &balsav1.ObjectMeta{Namespace: "default", Name: name, Labels: map[string]string{object.LabelServiceName: service}}}
 	for i, p := range []string{"TCP", "UDP"} {
 		s.Ports = append(s.Ports, &balsav1.EndpointPort{Name: p, Protocol: p, Port: int32(TargetPorts[(i+rapid.IntRange(0, 1).Draw(rt, "target"))%2])})
 	}

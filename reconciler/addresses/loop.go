@@ -11,7 +11,6 @@ import (
 	"github.com/balsa-run/balsa/internal/loop"
 	"github.com/balsa-run/balsa/object"
 	"github.com/balsa-run/balsa/reconciler/control"
-	"github.com/balsa-run/balsa/reconciler/endpoints"
 	"github.com/balsa-run/balsa/store"
 )
 
@@ -55,7 +54,7 @@ func concerns(v store.View, m any) bool {
 		return object.WantsPoolAddress(m)
 	case *balsav1.EndpointSlice:
 		kind, _ := object.KindByName("Service")
-		svc, ok := control.Get[*balsav1.Service](v, object.Key(kind, m.GetMetadata().GetNamespace(), m.GetMetadata().GetLabels()[endpoints.LabelService]))
+		svc, ok := control.Get[*balsav1.Service](v, object.Key(kind, m.GetMetadata().GetNamespace(), m.GetMetadata().GetLabels()[object.LabelServiceName]))
 		return ok && object.WantsPoolAddress(svc) && svc.GetSpec().GetExternalTrafficPolicy() == object.TrafficLocal
 	}
 	return false
@@ -145,7 +144,7 @@ func all[M object.Message](v store.View, kind string) []M {
 
 func serves(v store.View, svc *balsav1.Service, node string) bool {
 	kind, _ := object.KindByName("EndpointSlice")
-	entry := object.LabelIndex(kind, svc.GetMetadata().GetNamespace(), endpoints.LabelService, svc.GetMetadata().GetName())
+	entry := object.LabelIndex(kind, svc.GetMetadata().GetNamespace(), object.LabelServiceName, svc.GetMetadata().GetName())
 	for _, s := range control.Collect[*balsav1.EndpointSlice](v.ByIndex(entry.Index, entry.Value)) {
 		for _, e := range s.GetEndpoints() {
 			if e.GetNodeName() == node && e.GetConditions().GetReady() {

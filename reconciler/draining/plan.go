@@ -250,7 +250,7 @@ func (n Namespace) use(pod Pod) (u use) {
 	of := map[string][]*balsav1.EndpointSlice{}
 	for _, s := range n.Slices {
 		u.revision = max(u.revision, control.ModRevision(s))
-		name := s.GetMetadata().GetLabels()[endpoints.LabelService]
+		name := s.GetMetadata().GetLabels()[object.LabelServiceName]
 		of[name] = append(of[name], s)
 	}
 	if n.Closing || pod.GetStatus().GetPodIp() == "" {

@@ -9,7 +9,6 @@ import (
 
 	balsav1 "github.com/balsa-run/balsa/gen/balsa/v1"
 	"github.com/balsa-run/balsa/object"
-	"github.com/balsa-run/balsa/reconciler/endpoints"
 	rt "github.com/balsa-run/balsa/reconciler/reconcilertest"
 )
 
@@ -60,7 +59,7 @@ func parseService(t *testing.T, l rt.Line) *balsav1.Service {
 func parseSlice(t *testing.T, l rt.Line) *balsav1.EndpointSlice {
 	s := &balsav1.EndpointSlice{Metadata: l.Meta(t)}
 	s.Metadata.ResourceVersion = l.Words["rev"]
-	s.Metadata.Labels[endpoints.LabelService] = l.Words["of"]
+	s.Metadata.Labels[object.LabelServiceName] = l.Words["of"]
 	for name, state := range l.Words {
 		if name == "rev" || name == "of" {
 			continue

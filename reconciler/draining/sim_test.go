@@ -107,7 +107,7 @@ func (s *sim) pod(app string, ready bool) {
 func (s *sim) note() {
 	now := map[string]map[string]bool{}
 	for _, slice := range rt.All[*balsav1.EndpointSlice](s.World, "EndpointSlice") {
-		name := slice.GetMetadata().GetLabels()[endpoints.LabelService]
+		name := slice.GetMetadata().GetLabels()[object.LabelServiceName]
 		if now[name] == nil {
 			now[name] = map[string]bool{}
 		}

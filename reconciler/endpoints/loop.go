@@ -43,7 +43,7 @@ func keys(v store.View, ev store.Event) (out []string) {
 		case *balsav1.Service:
 			out = append(out, kv.Key)
 		case *balsav1.EndpointSlice:
-			out = append(out, serviceKey(m.GetMetadata().GetNamespace(), m.GetMetadata().GetLabels()[LabelService]))
+			out = append(out, serviceKey(m.GetMetadata().GetNamespace(), m.GetMetadata().GetLabels()[object.LabelServiceName]))
 		case *balsav1.Pod:
 			out = append(out, servicesOf(v, m)...)
 		}
@@ -158,14 +158,14 @@ func (e *concern) plan(v store.View, svc *balsav1.Service) (*control.Change, err
 func viewOf(v store.View, svc *balsav1.Service) View {
 	namespace, name := svc.GetMetadata().GetNamespace(), svc.GetMetadata().GetName()
 	kind, _ := object.KindByName("EndpointSlice")
-	byLabel := object.LabelIndex(kind, namespace, LabelService, name)
+	byLabel := object.LabelIndex(kind, namespace, object.LabelServiceName, name)
 	view := View{
 		Service:     svc,
 		Pods:        control.Matching[*balsav1.Pod](v, "Pod", namespace, object.ServiceSelector(svc)),
 		Slices:      control.Collect[*balsav1.EndpointSlice](v.ByIndex(byLabel.Index, byLabel.Value)),
 		Unreachable: func(node string) bool { return nodes.HostUnreachable(nodes.Get(v, node)) },
 	}
-	if s, ok := control.Get[*balsav1.EndpointSlice](v, object.Key(kind, namespace, name)); ok && s.GetMetadata().GetLabels()[LabelService] != name {
+	if s, ok := control.Get[*balsav1.EndpointSlice](v, object.Key(kind, namespace, name)); ok && s.GetMetadata().GetLabels()[object.LabelServiceName] != name {
 		view.Slices = append(view.Slices, s)
 	}
 	return view

@@ -18,9 +18,6 @@ import (
 	"github.com/balsa-run/balsa/object"
 )
 
-// LabelService ties an EndpointSlice to its Service, as in Kubernetes.
-const LabelService = "kubernetes.io/service-name"
-
 const (
 	// MaxEndpoints bounds the endpoints of a Service. Of more, those that are not
 	// ready are left out first.
@@ -228,7 +225,7 @@ func newSlice(svc *balsav1.Service, name string, g *group) *balsav1.EndpointSlic
 	return &balsav1.EndpointSlice{
 		Metadata: &balsav1.ObjectMeta{
 			Name: name, Namespace: svc.GetMetadata().GetNamespace(),
-			Labels:          map[string]string{LabelService: svc.GetMetadata().GetName()},
+			Labels:          map[string]string{object.LabelServiceName: svc.GetMetadata().GetName()},
 			OwnerReferences: []*balsav1.OwnerReference{object.NewControllerRef(svc)},
 		},
 		AddressType: object.AddressIPv4, Endpoints: g.endpoints, Ports: g.ports,

@@ -229,7 +229,7 @@ func TestTheConcernFollowsPodsAndMarks(t *testing.T) {
 		return rt.Get[*balsav1.EndpointSlice](w, "endpointslices/default/web")
 	}
 	if got := slice(); len(got.GetEndpoints()) != 1 || got.GetPorts()[0].GetPort() != 80 || got.GetAddressType() != object.AddressIPv4 ||
-		object.ControllerOf(got).GetName() != "web" || got.GetMetadata().GetLabels()[LabelService] != "web" {
+		object.ControllerOf(got).GetName() != "web" || got.GetMetadata().GetLabels()[object.LabelServiceName] != "web" {
 		t.Fatalf("slice %v", got)
 	}
 	rt.Edit(w, "nodes/n1", func(n *balsav1.Node) {

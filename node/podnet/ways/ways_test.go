@@ -24,6 +24,7 @@ import (
 	"github.com/balsa-run/balsa/netproxy/apply"
 	"github.com/balsa-run/balsa/netproxy/apply/netlab"
 	"github.com/balsa-run/balsa/node/podnet"
+	"github.com/balsa-run/balsa/object"
 )
 
 // On one link the way is the node itself, over a router the tunnel, and all pods
@@ -396,7 +397,7 @@ func TestServicesThroughTheTunnel(t *testing.T) {
 	must(t, err)
 	t.Cleanup(func() { must(t, proxy.Close()) })
 	service := &balsav1.Service{Metadata: &balsav1.ObjectMeta{Name: "s", Namespace: "d"}, Spec: &balsav1.ServiceSpec{Type: "NodePort", ClusterIp: "10.96.0.10", ClusterIps: []string{"10.96.0.10"}}}
-	slice := &balsav1.EndpointSlice{Metadata: &balsav1.ObjectMeta{Name: "s-1", Namespace: "d", Labels: map[string]string{netproxy.ServiceNameLabel: "s"}}, AddressType: "IPv4",
+	slice := &balsav1.EndpointSlice{Metadata: &balsav1.ObjectMeta{Name: "s-1", Namespace: "d", Labels: map[string]string{object.LabelServiceName: "s"}}, AddressType: "IPv4",
 		Endpoints: []*balsav1.Endpoint{{Addresses: []string{b.ip.String()}}}}
 	for _, protocol := range []string{"TCP", "UDP"} {
 		service.Spec.Ports = append(service.Spec.Ports, &balsav1.ServicePort{Name: protocol, Port: 8080, Protocol: protocol, NodePort: proto.Int32(30080)})
