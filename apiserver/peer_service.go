@@ -54,6 +54,10 @@ func (p peerService) Heartbeat(ctx context.Context, req *internalv1.HeartbeatReq
 	return &internalv1.HeartbeatResponse{Heartbeat: res}, nil
 }
 
+func (p peerService) LeaseTime(ctx context.Context, req *internalv1.LeaseTimeRequest) (*internalv1.LeaseTimeResponse, error) {
+	return p.lessor.LeaseTime(ctx, req)
+}
+
 func (p peerService) HasBlob(_ context.Context, req *internalv1.HasBlobRequest) (*internalv1.HasBlobResponse, error) {
 	size, found, err := p.blobs.Stat(req.GetDigest())
 	if err != nil {

@@ -22,6 +22,12 @@ type Backend interface {
 	ReadBarrier(ctx context.Context) error
 }
 
+// Lessor keeps the leases of this server alone, while it leads: how long the leases
+// of the etcd space have still to live.
+type Lessor interface {
+	LeaseTime(ctx context.Context, req *internalv1.LeaseTimeRequest) (*internalv1.LeaseTimeResponse, error)
+}
+
 // Heartbeats renews a node's lease, on this server or through the leader. Its
 // errors are those of Backend.
 type Heartbeats interface {

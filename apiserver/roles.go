@@ -131,6 +131,7 @@ func serviceMatrix() []rule {
 		{internalv1connect.PeerServiceReadIndexProcedure, machineReads, []grant{server}},
 		{internalv1connect.PeerServiceConfirmProcedure, machineReads, []grant{server}},
 		{internalv1connect.PeerServiceHeartbeatProcedure, machineReads, []grant{server}},
+		{internalv1connect.PeerServiceLeaseTimeProcedure, machineReads, []grant{server}},
 		{internalv1connect.PeerServiceStateProcedure, machineReads, []grant{server}},
 		{internalv1connect.PeerServiceHasBlobProcedure, machineReads, []grant{server}},
 		{internalv1connect.PeerServicePutBlobProcedure, machineWrites, []grant{server}},

@@ -36,8 +36,10 @@ type Config struct {
 	Heartbeats Heartbeats
 	// LocalHeartbeats are those of this server alone, for PeerService.
 	LocalHeartbeats Heartbeats
-	Nodes           Nodes
-	Members         Members
+	// LocalLessor is for PeerService as well.
+	LocalLessor Lessor
+	Nodes       Nodes
+	Members     Members
 	// Leader is the address at which the leader is reached, empty when nobody is
 	// known to lead. nil: callers are told nothing of other servers.
 	Leader func() (address string)
@@ -71,6 +73,7 @@ type Server struct {
 	bundle     func() *pki.Bundle
 	heartbeats Heartbeats
 	localBeats Heartbeats
+	lessor     Lessor
 	nodes      Nodes
 	members    Members
 	peer       Peer
@@ -107,7 +110,7 @@ func New(c Config) (*Server, error) {
 	c = c.withDefaults()
 	return &Server{
 		store: c.Store, backend: c.Backend, guard: c.Guard, bundle: c.Bundle,
-		heartbeats: c.Heartbeats, localBeats: c.LocalHeartbeats, nodes: c.Nodes, members: c.Members,
+		heartbeats: c.Heartbeats, localBeats: c.LocalHeartbeats, lessor: c.LocalLessor, nodes: c.Nodes, members: c.Members,
 		peer: c.Peer, peers: c.Peers, blobs: c.Blobs, archives: c.Archives, policies: c.Policies, lease: c.Lease,
 		clock: c.Clock, log: c.Log, auditLog: c.Audit, metrics: c.Metrics, limits: c.Limits,
 		announcer: &announcer{leader: c.Leader, members: c.Members, clock: c.Clock},
@@ -131,7 +134,7 @@ func (c Config) check() error {
 	}{
 		{"Store", c.Store != nil}, {"Backend", c.Backend != nil}, {"Guard", c.Guard != nil},
 		{"Bundle", c.Bundle != nil}, {"Heartbeats", c.Heartbeats != nil},
-		{"LocalHeartbeats", c.LocalHeartbeats != nil}, {"Nodes", c.Nodes != nil}, {"Members", c.Members != nil},
+		{"LocalHeartbeats", c.LocalHeartbeats != nil}, {"LocalLessor", c.LocalLessor != nil}, {"Nodes", c.Nodes != nil}, {"Members", c.Members != nil},
 		{"Peer", c.Peer != nil}, {"Peers", c.Peers != nil}, {"Blobs", c.Blobs != nil}, {"Archives", c.Archives != nil}, {"Policies", c.Policies != nil},
 		{"Lease", c.Lease.valid()},
 	} {

@@ -79,7 +79,7 @@ func newWorld(t *testing.T, change ...func(*Config)) *world {
 	log := slog.New(slog.NewTextHandler(w.logs, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	config := Config{
 		Store: w.store, Backend: w.backend, Guard: w.guard, Bundle: func() *pki.Bundle { return w.bundle },
-		Heartbeats: w.beats, LocalHeartbeats: w.beats, Nodes: w.nodes, Members: w.members, Peer: w.backend,
+		Heartbeats: w.beats, LocalHeartbeats: w.beats, LocalLessor: w.beats, Nodes: w.nodes, Members: w.members, Peer: w.backend,
 		Peers: w.peers, Blobs: w.blobs, Archives: archiveFake{}, Policies: policiesFake{},
 		Lease: LeaseTimes{Interval: time.Second, Duration: 10 * time.Second},
 		Log:   log, Metrics: w.metrics,
@@ -254,6 +254,11 @@ func (c classed) NotApplied() bool { return c.notApplied }
 type beatRecorder struct {
 	mu    sync.Mutex
 	beats []*balsav1.HeartbeatRequest // guarded by mu
+}
+
+// LeaseTime knows one lease.
+func (b *beatRecorder) LeaseTime(_ context.Context, req *internalv1.LeaseTimeRequest) (*internalv1.LeaseTimeResponse, error) {
+	return &internalv1.LeaseTimeResponse{Found: req.GetId() == 7, GrantedSeconds: 10}, nil
 }
 
 func (b *beatRecorder) Beat(_ context.Context, beat *balsav1.HeartbeatRequest) (*balsav1.HeartbeatResponse, error) {

@@ -25,7 +25,7 @@ import (
 const (
 	specNamespace = "spec"
 	// specPatience is for all rows together, specLast for what is asked after it.
-	specPatience = 150 * time.Second
+	specPatience = 300 * time.Second
 	specLast     = time.Second
 	absent       = "<none>"
 )

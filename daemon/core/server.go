@@ -80,6 +80,7 @@ type Server struct {
 	members *members
 	peers   *peers
 	local   *localBeats
+	lessor  *localLessor
 	api     *apiserver.Server
 	logger  *slog.Logger
 }
@@ -90,7 +91,7 @@ func NewServer(cfg Config) (*Server, error) {
 	if cfg.Metrics == nil {
 		cfg.Metrics = unmeasured{}
 	}
-	s := &Server{cfg: cfg, logger: cfg.Logger, local: &localBeats{}, peers: newPeers(cfg.Network, cfg.ID)}
+	s := &Server{cfg: cfg, logger: cfg.Logger, local: &localBeats{}, lessor: &localLessor{}, peers: newPeers(cfg.Network, cfg.ID)}
 	s.store = store.New(store.Options{Decode: object.Decode, Index: indexes, FeatureLevel: cfg.FeatureLevel})
 	var err error
 	s.cluster, err = cluster.New(s.clusterConfig())
@@ -133,7 +134,7 @@ func (s *Server) apiConfig() apiserver.Config {
 	c := s.cfg
 	return apiserver.Config{
 		Store: s.store, Backend: edge{s.cluster}, Guard: c.Guard, Bundle: func() *pki.Bundle { return c.Bundle },
-		Heartbeats: &beats{local: s.local, cluster: s.cluster, peers: s.peers}, LocalHeartbeats: s.local,
+		Heartbeats: &beats{local: s.local, cluster: s.cluster, peers: s.peers}, LocalHeartbeats: s.local, LocalLessor: s.lessor,
 		Nodes: agents{c.Network}, Members: s.members, Leader: func() string { return s.cluster.Status().LeaderAddress }, InContact: s.cluster.InContact, Peer: edge{s.cluster}, Peers: s.members, Blobs: c.Blobs, Archives: c.Archives, Policies: judge{},
 		Lease: apiserver.LeaseTimes{Interval: nodes.DefaultInterval, Duration: nodes.DefaultDuration}, Clock: c.Clock, Log: c.Logger, Audit: c.Logger.With("log", "audit"), Metrics: c.APIMetrics,
 	}

@@ -462,7 +462,13 @@ type NetworkPolicySlice struct {
 	// One for each peer with selectors.
 	Peers []*ResolvedPeer `protobuf:"bytes,5,rep,name=peers,proto3" json:"peers,omitempty"`
 	// Addresses that a limit kept out; their connections are refused.
-	LeftOut       int32 `protobuf:"varint,6,opt,name=left_out,json=leftOut,proto3" json:"left_out,omitempty"`
+	LeftOut int32 `protobuf:"varint,6,opt,name=left_out,json=leftOut,proto3" json:"left_out,omitempty"`
+	// The policy's spec of that generation. Nodes enforce this copy, so that a new
+	// or edited policy takes effect in one step, together with the addresses that
+	// its selectors stand for. Absent in slices of servers before this field: then
+	// nodes take the policy itself, and refuse what its selectors would allow until
+	// they are resolved.
+	Policy        *NetworkPolicySpec `protobuf:"bytes,7,opt,name=policy,proto3" json:"policy,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -537,6 +543,13 @@ func (x *NetworkPolicySlice) GetLeftOut() int32 {
 		return x.LeftOut
 	}
 	return 0
+}
+
+func (x *NetworkPolicySlice) GetPolicy() *NetworkPolicySpec {
+	if x != nil {
+		return x.Policy
+	}
+	return nil
 }
 
 type ResolvedPeer struct {
@@ -1314,7 +1327,7 @@ const file_balsa_v1_networking_proto_rawDesc = "" +
 	"\bip_block\x18\x03 \x01(\v2\x11.balsa.v1.IPBlockR\aipBlock\"5\n" +
 	"\aIPBlock\x12\x12\n" +
 	"\x04cidr\x18\x01 \x01(\tR\x04cidr\x12\x16\n" +
-	"\x06except\x18\x02 \x03(\tR\x06except\"\xf5\x01\n" +
+	"\x06except\x18\x02 \x03(\tR\x06except\"\xaa\x02\n" +
 	"\x12NetworkPolicySlice\x12\x1f\n" +
 	"\vapi_version\x18\x01 \x01(\tR\n" +
 	"apiVersion\x12\x12\n" +
@@ -1322,7 +1335,8 @@ const file_balsa_v1_networking_proto_rawDesc = "" +
 	"\bmetadata\x18\x03 \x01(\v2\x14.balsa.v1.ObjectMetaR\bmetadata\x12/\n" +
 	"\x13observed_generation\x18\x04 \x01(\x03R\x12observedGeneration\x12,\n" +
 	"\x05peers\x18\x05 \x03(\v2\x16.balsa.v1.ResolvedPeerR\x05peers\x12\x19\n" +
-	"\bleft_out\x18\x06 \x01(\x05R\aleftOut\"\x7f\n" +
+	"\bleft_out\x18\x06 \x01(\x05R\aleftOut\x123\n" +
+	"\x06policy\x18\a \x01(\v2\x1b.balsa.v1.NetworkPolicySpecR\x06policy\"\x7f\n" +
 	"\fResolvedPeer\x12\x1c\n" +
 	"\tdirection\x18\x01 \x01(\tR\tdirection\x12\x12\n" +
 	"\x04rule\x18\x02 \x01(\x05R\x04rule\x12\x12\n" +
@@ -1451,28 +1465,29 @@ var file_balsa_v1_networking_proto_depIdxs = []int32{
 	6,  // 12: balsa.v1.NetworkPolicyPeer.ip_block:type_name -> balsa.v1.IPBlock
 	20, // 13: balsa.v1.NetworkPolicySlice.metadata:type_name -> balsa.v1.ObjectMeta
 	8,  // 14: balsa.v1.NetworkPolicySlice.peers:type_name -> balsa.v1.ResolvedPeer
-	9,  // 15: balsa.v1.ResolvedPeer.pods:type_name -> balsa.v1.ResolvedPod
-	10, // 16: balsa.v1.ResolvedPod.ports:type_name -> balsa.v1.ResolvedPort
-	20, // 17: balsa.v1.PodDisruptionBudget.metadata:type_name -> balsa.v1.ObjectMeta
-	12, // 18: balsa.v1.PodDisruptionBudget.spec:type_name -> balsa.v1.PodDisruptionBudgetSpec
-	13, // 19: balsa.v1.PodDisruptionBudget.status:type_name -> balsa.v1.PodDisruptionBudgetStatus
-	22, // 20: balsa.v1.PodDisruptionBudgetSpec.min_available:type_name -> balsa.v1.IntOrString
-	21, // 21: balsa.v1.PodDisruptionBudgetSpec.selector:type_name -> balsa.v1.LabelSelector
-	22, // 22: balsa.v1.PodDisruptionBudgetSpec.max_unavailable:type_name -> balsa.v1.IntOrString
-	18, // 23: balsa.v1.PodDisruptionBudgetStatus.disrupted_pods:type_name -> balsa.v1.PodDisruptionBudgetStatus.DisruptedPodsEntry
-	23, // 24: balsa.v1.PodDisruptionBudgetStatus.conditions:type_name -> balsa.v1.Condition
-	20, // 25: balsa.v1.AddressPool.metadata:type_name -> balsa.v1.ObjectMeta
-	15, // 26: balsa.v1.AddressPool.spec:type_name -> balsa.v1.AddressPoolSpec
-	16, // 27: balsa.v1.AddressPool.status:type_name -> balsa.v1.AddressPoolStatus
-	19, // 28: balsa.v1.AddressPoolSpec.node_selector:type_name -> balsa.v1.AddressPoolSpec.NodeSelectorEntry
-	17, // 29: balsa.v1.AddressPoolStatus.announced:type_name -> balsa.v1.AnnouncedAddress
-	23, // 30: balsa.v1.AddressPoolStatus.conditions:type_name -> balsa.v1.Condition
-	24, // 31: balsa.v1.PodDisruptionBudgetStatus.DisruptedPodsEntry.value:type_name -> google.protobuf.Timestamp
-	32, // [32:32] is the sub-list for method output_type
-	32, // [32:32] is the sub-list for method input_type
-	32, // [32:32] is the sub-list for extension type_name
-	32, // [32:32] is the sub-list for extension extendee
-	0,  // [0:32] is the sub-list for field type_name
+	1,  // 15: balsa.v1.NetworkPolicySlice.policy:type_name -> balsa.v1.NetworkPolicySpec
+	9,  // 16: balsa.v1.ResolvedPeer.pods:type_name -> balsa.v1.ResolvedPod
+	10, // 17: balsa.v1.ResolvedPod.ports:type_name -> balsa.v1.ResolvedPort
+	20, // 18: balsa.v1.PodDisruptionBudget.metadata:type_name -> balsa.v1.ObjectMeta
+	12, // 19: balsa.v1.PodDisruptionBudget.spec:type_name -> balsa.v1.PodDisruptionBudgetSpec
+	13, // 20: balsa.v1.PodDisruptionBudget.status:type_name -> balsa.v1.PodDisruptionBudgetStatus
+	22, // 21: balsa.v1.PodDisruptionBudgetSpec.min_available:type_name -> balsa.v1.IntOrString
+	21, // 22: balsa.v1.PodDisruptionBudgetSpec.selector:type_name -> balsa.v1.LabelSelector
+	22, // 23: balsa.v1.PodDisruptionBudgetSpec.max_unavailable:type_name -> balsa.v1.IntOrString
+	18, // 24: balsa.v1.PodDisruptionBudgetStatus.disrupted_pods:type_name -> balsa.v1.PodDisruptionBudgetStatus.DisruptedPodsEntry
+	23, // 25: balsa.v1.PodDisruptionBudgetStatus.conditions:type_name -> balsa.v1.Condition
+	20, // 26: balsa.v1.AddressPool.metadata:type_name -> balsa.v1.ObjectMeta
+	15, // 27: balsa.v1.AddressPool.spec:type_name -> balsa.v1.AddressPoolSpec
+	16, // 28: balsa.v1.AddressPool.status:type_name -> balsa.v1.AddressPoolStatus
+	19, // 29: balsa.v1.AddressPoolSpec.node_selector:type_name -> balsa.v1.AddressPoolSpec.NodeSelectorEntry
+	17, // 30: balsa.v1.AddressPoolStatus.announced:type_name -> balsa.v1.AnnouncedAddress
+	23, // 31: balsa.v1.AddressPoolStatus.conditions:type_name -> balsa.v1.Condition
+	24, // 32: balsa.v1.PodDisruptionBudgetStatus.DisruptedPodsEntry.value:type_name -> google.protobuf.Timestamp
+	33, // [33:33] is the sub-list for method output_type
+	33, // [33:33] is the sub-list for method input_type
+	33, // [33:33] is the sub-list for extension type_name
+	33, // [33:33] is the sub-list for extension extendee
+	0,  // [0:33] is the sub-list for field type_name
 }
 
 func init() { file_balsa_v1_networking_proto_init() }

@@ -413,6 +413,122 @@ func (x *HeartbeatResponse) GetHeartbeat() *v1.HeartbeatResponse {
 	return nil
 }
 
+type LeaseTimeRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Id    int64                  `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	// Give it its full time again.
+	Renew         bool `protobuf:"varint,2,opt,name=renew,proto3" json:"renew,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LeaseTimeRequest) Reset() {
+	*x = LeaseTimeRequest{}
+	mi := &file_balsa_internal_v1_peer_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LeaseTimeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LeaseTimeRequest) ProtoMessage() {}
+
+func (x *LeaseTimeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_balsa_internal_v1_peer_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LeaseTimeRequest.ProtoReflect.Descriptor instead.
+func (*LeaseTimeRequest) Descriptor() ([]byte, []int) {
+	return file_balsa_internal_v1_peer_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *LeaseTimeRequest) GetId() int64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *LeaseTimeRequest) GetRenew() bool {
+	if x != nil {
+		return x.Renew
+	}
+	return false
+}
+
+type LeaseTimeResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// False: there is no such lease, or it has expired and only its revocation is
+	// still on its way. Nothing was renewed.
+	Found          bool  `protobuf:"varint,1,opt,name=found,proto3" json:"found,omitempty"`
+	GrantedSeconds int64 `protobuf:"varint,2,opt,name=granted_seconds,json=grantedSeconds,proto3" json:"granted_seconds,omitempty"`
+	// What is left, after the renewal.
+	RemainingMs   int64 `protobuf:"varint,3,opt,name=remaining_ms,json=remainingMs,proto3" json:"remaining_ms,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LeaseTimeResponse) Reset() {
+	*x = LeaseTimeResponse{}
+	mi := &file_balsa_internal_v1_peer_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LeaseTimeResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LeaseTimeResponse) ProtoMessage() {}
+
+func (x *LeaseTimeResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_balsa_internal_v1_peer_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LeaseTimeResponse.ProtoReflect.Descriptor instead.
+func (*LeaseTimeResponse) Descriptor() ([]byte, []int) {
+	return file_balsa_internal_v1_peer_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *LeaseTimeResponse) GetFound() bool {
+	if x != nil {
+		return x.Found
+	}
+	return false
+}
+
+func (x *LeaseTimeResponse) GetGrantedSeconds() int64 {
+	if x != nil {
+		return x.GrantedSeconds
+	}
+	return 0
+}
+
+func (x *LeaseTimeResponse) GetRemainingMs() int64 {
+	if x != nil {
+		return x.RemainingMs
+	}
+	return 0
+}
+
 type StateRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -421,7 +537,7 @@ type StateRequest struct {
 
 func (x *StateRequest) Reset() {
 	*x = StateRequest{}
-	mi := &file_balsa_internal_v1_peer_proto_msgTypes[8]
+	mi := &file_balsa_internal_v1_peer_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -433,7 +549,7 @@ func (x *StateRequest) String() string {
 func (*StateRequest) ProtoMessage() {}
 
 func (x *StateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_balsa_internal_v1_peer_proto_msgTypes[8]
+	mi := &file_balsa_internal_v1_peer_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -446,7 +562,7 @@ func (x *StateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StateRequest.ProtoReflect.Descriptor instead.
 func (*StateRequest) Descriptor() ([]byte, []int) {
-	return file_balsa_internal_v1_peer_proto_rawDescGZIP(), []int{8}
+	return file_balsa_internal_v1_peer_proto_rawDescGZIP(), []int{10}
 }
 
 type StateResponse struct {
@@ -462,7 +578,7 @@ type StateResponse struct {
 
 func (x *StateResponse) Reset() {
 	*x = StateResponse{}
-	mi := &file_balsa_internal_v1_peer_proto_msgTypes[9]
+	mi := &file_balsa_internal_v1_peer_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -474,7 +590,7 @@ func (x *StateResponse) String() string {
 func (*StateResponse) ProtoMessage() {}
 
 func (x *StateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_balsa_internal_v1_peer_proto_msgTypes[9]
+	mi := &file_balsa_internal_v1_peer_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -487,7 +603,7 @@ func (x *StateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StateResponse.ProtoReflect.Descriptor instead.
 func (*StateResponse) Descriptor() ([]byte, []int) {
-	return file_balsa_internal_v1_peer_proto_rawDescGZIP(), []int{9}
+	return file_balsa_internal_v1_peer_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *StateResponse) GetMemberId() string {
@@ -538,7 +654,7 @@ type SpaceState struct {
 
 func (x *SpaceState) Reset() {
 	*x = SpaceState{}
-	mi := &file_balsa_internal_v1_peer_proto_msgTypes[10]
+	mi := &file_balsa_internal_v1_peer_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -550,7 +666,7 @@ func (x *SpaceState) String() string {
 func (*SpaceState) ProtoMessage() {}
 
 func (x *SpaceState) ProtoReflect() protoreflect.Message {
-	mi := &file_balsa_internal_v1_peer_proto_msgTypes[10]
+	mi := &file_balsa_internal_v1_peer_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -563,7 +679,7 @@ func (x *SpaceState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SpaceState.ProtoReflect.Descriptor instead.
 func (*SpaceState) Descriptor() ([]byte, []int) {
-	return file_balsa_internal_v1_peer_proto_rawDescGZIP(), []int{10}
+	return file_balsa_internal_v1_peer_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *SpaceState) GetSpace() string {
@@ -597,7 +713,7 @@ type RevisionHash struct {
 
 func (x *RevisionHash) Reset() {
 	*x = RevisionHash{}
-	mi := &file_balsa_internal_v1_peer_proto_msgTypes[11]
+	mi := &file_balsa_internal_v1_peer_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -609,7 +725,7 @@ func (x *RevisionHash) String() string {
 func (*RevisionHash) ProtoMessage() {}
 
 func (x *RevisionHash) ProtoReflect() protoreflect.Message {
-	mi := &file_balsa_internal_v1_peer_proto_msgTypes[11]
+	mi := &file_balsa_internal_v1_peer_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -622,7 +738,7 @@ func (x *RevisionHash) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevisionHash.ProtoReflect.Descriptor instead.
 func (*RevisionHash) Descriptor() ([]byte, []int) {
-	return file_balsa_internal_v1_peer_proto_rawDescGZIP(), []int{11}
+	return file_balsa_internal_v1_peer_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *RevisionHash) GetRevision() int64 {
@@ -648,7 +764,7 @@ type HasBlobRequest struct {
 
 func (x *HasBlobRequest) Reset() {
 	*x = HasBlobRequest{}
-	mi := &file_balsa_internal_v1_peer_proto_msgTypes[12]
+	mi := &file_balsa_internal_v1_peer_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -660,7 +776,7 @@ func (x *HasBlobRequest) String() string {
 func (*HasBlobRequest) ProtoMessage() {}
 
 func (x *HasBlobRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_balsa_internal_v1_peer_proto_msgTypes[12]
+	mi := &file_balsa_internal_v1_peer_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -673,7 +789,7 @@ func (x *HasBlobRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HasBlobRequest.ProtoReflect.Descriptor instead.
 func (*HasBlobRequest) Descriptor() ([]byte, []int) {
-	return file_balsa_internal_v1_peer_proto_rawDescGZIP(), []int{12}
+	return file_balsa_internal_v1_peer_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *HasBlobRequest) GetDigest() string {
@@ -693,7 +809,7 @@ type HasBlobResponse struct {
 
 func (x *HasBlobResponse) Reset() {
 	*x = HasBlobResponse{}
-	mi := &file_balsa_internal_v1_peer_proto_msgTypes[13]
+	mi := &file_balsa_internal_v1_peer_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -705,7 +821,7 @@ func (x *HasBlobResponse) String() string {
 func (*HasBlobResponse) ProtoMessage() {}
 
 func (x *HasBlobResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_balsa_internal_v1_peer_proto_msgTypes[13]
+	mi := &file_balsa_internal_v1_peer_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -718,7 +834,7 @@ func (x *HasBlobResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HasBlobResponse.ProtoReflect.Descriptor instead.
 func (*HasBlobResponse) Descriptor() ([]byte, []int) {
-	return file_balsa_internal_v1_peer_proto_rawDescGZIP(), []int{13}
+	return file_balsa_internal_v1_peer_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *HasBlobResponse) GetFound() bool {
@@ -746,7 +862,7 @@ type PutBlobRequest struct {
 
 func (x *PutBlobRequest) Reset() {
 	*x = PutBlobRequest{}
-	mi := &file_balsa_internal_v1_peer_proto_msgTypes[14]
+	mi := &file_balsa_internal_v1_peer_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -758,7 +874,7 @@ func (x *PutBlobRequest) String() string {
 func (*PutBlobRequest) ProtoMessage() {}
 
 func (x *PutBlobRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_balsa_internal_v1_peer_proto_msgTypes[14]
+	mi := &file_balsa_internal_v1_peer_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -771,7 +887,7 @@ func (x *PutBlobRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutBlobRequest.ProtoReflect.Descriptor instead.
 func (*PutBlobRequest) Descriptor() ([]byte, []int) {
-	return file_balsa_internal_v1_peer_proto_rawDescGZIP(), []int{14}
+	return file_balsa_internal_v1_peer_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *PutBlobRequest) GetDigest() string {
@@ -797,7 +913,7 @@ type PutBlobResponse struct {
 
 func (x *PutBlobResponse) Reset() {
 	*x = PutBlobResponse{}
-	mi := &file_balsa_internal_v1_peer_proto_msgTypes[15]
+	mi := &file_balsa_internal_v1_peer_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -809,7 +925,7 @@ func (x *PutBlobResponse) String() string {
 func (*PutBlobResponse) ProtoMessage() {}
 
 func (x *PutBlobResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_balsa_internal_v1_peer_proto_msgTypes[15]
+	mi := &file_balsa_internal_v1_peer_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -822,7 +938,7 @@ func (x *PutBlobResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutBlobResponse.ProtoReflect.Descriptor instead.
 func (*PutBlobResponse) Descriptor() ([]byte, []int) {
-	return file_balsa_internal_v1_peer_proto_rawDescGZIP(), []int{15}
+	return file_balsa_internal_v1_peer_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *PutBlobResponse) GetSize() int64 {
@@ -842,7 +958,7 @@ type GetBlobRequest struct {
 
 func (x *GetBlobRequest) Reset() {
 	*x = GetBlobRequest{}
-	mi := &file_balsa_internal_v1_peer_proto_msgTypes[16]
+	mi := &file_balsa_internal_v1_peer_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -854,7 +970,7 @@ func (x *GetBlobRequest) String() string {
 func (*GetBlobRequest) ProtoMessage() {}
 
 func (x *GetBlobRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_balsa_internal_v1_peer_proto_msgTypes[16]
+	mi := &file_balsa_internal_v1_peer_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -867,7 +983,7 @@ func (x *GetBlobRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetBlobRequest.ProtoReflect.Descriptor instead.
 func (*GetBlobRequest) Descriptor() ([]byte, []int) {
-	return file_balsa_internal_v1_peer_proto_rawDescGZIP(), []int{16}
+	return file_balsa_internal_v1_peer_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *GetBlobRequest) GetDigest() string {
@@ -893,7 +1009,7 @@ type GetBlobResponse struct {
 
 func (x *GetBlobResponse) Reset() {
 	*x = GetBlobResponse{}
-	mi := &file_balsa_internal_v1_peer_proto_msgTypes[17]
+	mi := &file_balsa_internal_v1_peer_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -905,7 +1021,7 @@ func (x *GetBlobResponse) String() string {
 func (*GetBlobResponse) ProtoMessage() {}
 
 func (x *GetBlobResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_balsa_internal_v1_peer_proto_msgTypes[17]
+	mi := &file_balsa_internal_v1_peer_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -918,7 +1034,7 @@ func (x *GetBlobResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetBlobResponse.ProtoReflect.Descriptor instead.
 func (*GetBlobResponse) Descriptor() ([]byte, []int) {
-	return file_balsa_internal_v1_peer_proto_rawDescGZIP(), []int{17}
+	return file_balsa_internal_v1_peer_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *GetBlobResponse) GetData() []byte {
@@ -952,7 +1068,14 @@ const file_balsa_internal_v1_peer_proto_rawDesc = "" +
 	"\x10HeartbeatRequest\x128\n" +
 	"\theartbeat\x18\x01 \x01(\v2\x1a.balsa.v1.HeartbeatRequestR\theartbeat\"N\n" +
 	"\x11HeartbeatResponse\x129\n" +
-	"\theartbeat\x18\x01 \x01(\v2\x1b.balsa.v1.HeartbeatResponseR\theartbeat\"\x0e\n" +
+	"\theartbeat\x18\x01 \x01(\v2\x1b.balsa.v1.HeartbeatResponseR\theartbeat\"8\n" +
+	"\x10LeaseTimeRequest\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\x03R\x02id\x12\x14\n" +
+	"\x05renew\x18\x02 \x01(\bR\x05renew\"u\n" +
+	"\x11LeaseTimeResponse\x12\x14\n" +
+	"\x05found\x18\x01 \x01(\bR\x05found\x12'\n" +
+	"\x0fgranted_seconds\x18\x02 \x01(\x03R\x0egrantedSeconds\x12!\n" +
+	"\fremaining_ms\x18\x03 \x01(\x03R\vremainingMs\"\x0e\n" +
 	"\fStateRequest\"\xce\x01\n" +
 	"\rStateResponse\x12\x1b\n" +
 	"\tmember_id\x18\x01 \x01(\tR\bmemberId\x12\x18\n" +
@@ -982,12 +1105,13 @@ const file_balsa_internal_v1_peer_proto_rawDesc = "" +
 	"\x06digest\x18\x01 \x01(\tR\x06digest\x12\x16\n" +
 	"\x06offset\x18\x02 \x01(\x03R\x06offset\"%\n" +
 	"\x0fGetBlobResponse\x12\x12\n" +
-	"\x04data\x18\x01 \x01(\fR\x04data2\xa7\x05\n" +
+	"\x04data\x18\x01 \x01(\fR\x04data2\xff\x05\n" +
 	"\vPeerService\x12P\n" +
 	"\aPropose\x12!.balsa.internal.v1.ProposeRequest\x1a\".balsa.internal.v1.ProposeResponse\x12V\n" +
 	"\tReadIndex\x12#.balsa.internal.v1.ReadIndexRequest\x1a$.balsa.internal.v1.ReadIndexResponse\x12P\n" +
 	"\aConfirm\x12!.balsa.internal.v1.ConfirmRequest\x1a\".balsa.internal.v1.ConfirmResponse\x12V\n" +
-	"\tHeartbeat\x12#.balsa.internal.v1.HeartbeatRequest\x1a$.balsa.internal.v1.HeartbeatResponse\x12J\n" +
+	"\tHeartbeat\x12#.balsa.internal.v1.HeartbeatRequest\x1a$.balsa.internal.v1.HeartbeatResponse\x12V\n" +
+	"\tLeaseTime\x12#.balsa.internal.v1.LeaseTimeRequest\x1a$.balsa.internal.v1.LeaseTimeResponse\x12J\n" +
 	"\x05State\x12\x1f.balsa.internal.v1.StateRequest\x1a .balsa.internal.v1.StateResponse\x12P\n" +
 	"\aHasBlob\x12!.balsa.internal.v1.HasBlobRequest\x1a\".balsa.internal.v1.HasBlobResponse\x12R\n" +
 	"\aPutBlob\x12!.balsa.internal.v1.PutBlobRequest\x1a\".balsa.internal.v1.PutBlobResponse(\x01\x12R\n" +
@@ -1006,7 +1130,7 @@ func file_balsa_internal_v1_peer_proto_rawDescGZIP() []byte {
 	return file_balsa_internal_v1_peer_proto_rawDescData
 }
 
-var file_balsa_internal_v1_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
+var file_balsa_internal_v1_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
 var file_balsa_internal_v1_peer_proto_goTypes = []any{
 	(*ProposeRequest)(nil),       // 0: balsa.internal.v1.ProposeRequest
 	(*ProposeResponse)(nil),      // 1: balsa.internal.v1.ProposeResponse
@@ -1016,46 +1140,50 @@ var file_balsa_internal_v1_peer_proto_goTypes = []any{
 	(*ConfirmResponse)(nil),      // 5: balsa.internal.v1.ConfirmResponse
 	(*HeartbeatRequest)(nil),     // 6: balsa.internal.v1.HeartbeatRequest
 	(*HeartbeatResponse)(nil),    // 7: balsa.internal.v1.HeartbeatResponse
-	(*StateRequest)(nil),         // 8: balsa.internal.v1.StateRequest
-	(*StateResponse)(nil),        // 9: balsa.internal.v1.StateResponse
-	(*SpaceState)(nil),           // 10: balsa.internal.v1.SpaceState
-	(*RevisionHash)(nil),         // 11: balsa.internal.v1.RevisionHash
-	(*HasBlobRequest)(nil),       // 12: balsa.internal.v1.HasBlobRequest
-	(*HasBlobResponse)(nil),      // 13: balsa.internal.v1.HasBlobResponse
-	(*PutBlobRequest)(nil),       // 14: balsa.internal.v1.PutBlobRequest
-	(*PutBlobResponse)(nil),      // 15: balsa.internal.v1.PutBlobResponse
-	(*GetBlobRequest)(nil),       // 16: balsa.internal.v1.GetBlobRequest
-	(*GetBlobResponse)(nil),      // 17: balsa.internal.v1.GetBlobResponse
-	(*Command)(nil),              // 18: balsa.internal.v1.Command
-	(*CommandResult)(nil),        // 19: balsa.internal.v1.CommandResult
-	(*v1.HeartbeatRequest)(nil),  // 20: balsa.v1.HeartbeatRequest
-	(*v1.HeartbeatResponse)(nil), // 21: balsa.v1.HeartbeatResponse
+	(*LeaseTimeRequest)(nil),     // 8: balsa.internal.v1.LeaseTimeRequest
+	(*LeaseTimeResponse)(nil),    // 9: balsa.internal.v1.LeaseTimeResponse
+	(*StateRequest)(nil),         // 10: balsa.internal.v1.StateRequest
+	(*StateResponse)(nil),        // 11: balsa.internal.v1.StateResponse
+	(*SpaceState)(nil),           // 12: balsa.internal.v1.SpaceState
+	(*RevisionHash)(nil),         // 13: balsa.internal.v1.RevisionHash
+	(*HasBlobRequest)(nil),       // 14: balsa.internal.v1.HasBlobRequest
+	(*HasBlobResponse)(nil),      // 15: balsa.internal.v1.HasBlobResponse
+	(*PutBlobRequest)(nil),       // 16: balsa.internal.v1.PutBlobRequest
+	(*PutBlobResponse)(nil),      // 17: balsa.internal.v1.PutBlobResponse
+	(*GetBlobRequest)(nil),       // 18: balsa.internal.v1.GetBlobRequest
+	(*GetBlobResponse)(nil),      // 19: balsa.internal.v1.GetBlobResponse
+	(*Command)(nil),              // 20: balsa.internal.v1.Command
+	(*CommandResult)(nil),        // 21: balsa.internal.v1.CommandResult
+	(*v1.HeartbeatRequest)(nil),  // 22: balsa.v1.HeartbeatRequest
+	(*v1.HeartbeatResponse)(nil), // 23: balsa.v1.HeartbeatResponse
 }
 var file_balsa_internal_v1_peer_proto_depIdxs = []int32{
-	18, // 0: balsa.internal.v1.ProposeRequest.command:type_name -> balsa.internal.v1.Command
-	19, // 1: balsa.internal.v1.ProposeResponse.result:type_name -> balsa.internal.v1.CommandResult
-	20, // 2: balsa.internal.v1.HeartbeatRequest.heartbeat:type_name -> balsa.v1.HeartbeatRequest
-	21, // 3: balsa.internal.v1.HeartbeatResponse.heartbeat:type_name -> balsa.v1.HeartbeatResponse
-	10, // 4: balsa.internal.v1.StateResponse.spaces:type_name -> balsa.internal.v1.SpaceState
-	11, // 5: balsa.internal.v1.SpaceState.hashes:type_name -> balsa.internal.v1.RevisionHash
+	20, // 0: balsa.internal.v1.ProposeRequest.command:type_name -> balsa.internal.v1.Command
+	21, // 1: balsa.internal.v1.ProposeResponse.result:type_name -> balsa.internal.v1.CommandResult
+	22, // 2: balsa.internal.v1.HeartbeatRequest.heartbeat:type_name -> balsa.v1.HeartbeatRequest
+	23, // 3: balsa.internal.v1.HeartbeatResponse.heartbeat:type_name -> balsa.v1.HeartbeatResponse
+	12, // 4: balsa.internal.v1.StateResponse.spaces:type_name -> balsa.internal.v1.SpaceState
+	13, // 5: balsa.internal.v1.SpaceState.hashes:type_name -> balsa.internal.v1.RevisionHash
 	0,  // 6: balsa.internal.v1.PeerService.Propose:input_type -> balsa.internal.v1.ProposeRequest
 	2,  // 7: balsa.internal.v1.PeerService.ReadIndex:input_type -> balsa.internal.v1.ReadIndexRequest
 	4,  // 8: balsa.internal.v1.PeerService.Confirm:input_type -> balsa.internal.v1.ConfirmRequest
 	6,  // 9: balsa.internal.v1.PeerService.Heartbeat:input_type -> balsa.internal.v1.HeartbeatRequest
-	8,  // 10: balsa.internal.v1.PeerService.State:input_type -> balsa.internal.v1.StateRequest
-	12, // 11: balsa.internal.v1.PeerService.HasBlob:input_type -> balsa.internal.v1.HasBlobRequest
-	14, // 12: balsa.internal.v1.PeerService.PutBlob:input_type -> balsa.internal.v1.PutBlobRequest
-	16, // 13: balsa.internal.v1.PeerService.GetBlob:input_type -> balsa.internal.v1.GetBlobRequest
-	1,  // 14: balsa.internal.v1.PeerService.Propose:output_type -> balsa.internal.v1.ProposeResponse
-	3,  // 15: balsa.internal.v1.PeerService.ReadIndex:output_type -> balsa.internal.v1.ReadIndexResponse
-	5,  // 16: balsa.internal.v1.PeerService.Confirm:output_type -> balsa.internal.v1.ConfirmResponse
-	7,  // 17: balsa.internal.v1.PeerService.Heartbeat:output_type -> balsa.internal.v1.HeartbeatResponse
-	9,  // 18: balsa.internal.v1.PeerService.State:output_type -> balsa.internal.v1.StateResponse
-	13, // 19: balsa.internal.v1.PeerService.HasBlob:output_type -> balsa.internal.v1.HasBlobResponse
-	15, // 20: balsa.internal.v1.PeerService.PutBlob:output_type -> balsa.internal.v1.PutBlobResponse
-	17, // 21: balsa.internal.v1.PeerService.GetBlob:output_type -> balsa.internal.v1.GetBlobResponse
-	14, // [14:22] is the sub-list for method output_type
-	6,  // [6:14] is the sub-list for method input_type
+	8,  // 10: balsa.internal.v1.PeerService.LeaseTime:input_type -> balsa.internal.v1.LeaseTimeRequest
+	10, // 11: balsa.internal.v1.PeerService.State:input_type -> balsa.internal.v1.StateRequest
+	14, // 12: balsa.internal.v1.PeerService.HasBlob:input_type -> balsa.internal.v1.HasBlobRequest
+	16, // 13: balsa.internal.v1.PeerService.PutBlob:input_type -> balsa.internal.v1.PutBlobRequest
+	18, // 14: balsa.internal.v1.PeerService.GetBlob:input_type -> balsa.internal.v1.GetBlobRequest
+	1,  // 15: balsa.internal.v1.PeerService.Propose:output_type -> balsa.internal.v1.ProposeResponse
+	3,  // 16: balsa.internal.v1.PeerService.ReadIndex:output_type -> balsa.internal.v1.ReadIndexResponse
+	5,  // 17: balsa.internal.v1.PeerService.Confirm:output_type -> balsa.internal.v1.ConfirmResponse
+	7,  // 18: balsa.internal.v1.PeerService.Heartbeat:output_type -> balsa.internal.v1.HeartbeatResponse
+	9,  // 19: balsa.internal.v1.PeerService.LeaseTime:output_type -> balsa.internal.v1.LeaseTimeResponse
+	11, // 20: balsa.internal.v1.PeerService.State:output_type -> balsa.internal.v1.StateResponse
+	15, // 21: balsa.internal.v1.PeerService.HasBlob:output_type -> balsa.internal.v1.HasBlobResponse
+	17, // 22: balsa.internal.v1.PeerService.PutBlob:output_type -> balsa.internal.v1.PutBlobResponse
+	19, // 23: balsa.internal.v1.PeerService.GetBlob:output_type -> balsa.internal.v1.GetBlobResponse
+	15, // [15:24] is the sub-list for method output_type
+	6,  // [6:15] is the sub-list for method input_type
 	6,  // [6:6] is the sub-list for extension type_name
 	6,  // [6:6] is the sub-list for extension extendee
 	0,  // [0:6] is the sub-list for field type_name
@@ -1073,7 +1201,7 @@ func file_balsa_internal_v1_peer_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_balsa_internal_v1_peer_proto_rawDesc), len(file_balsa_internal_v1_peer_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   18,
+			NumMessages:   20,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -41,6 +41,8 @@ const (
 	PeerServiceConfirmProcedure = "/balsa.internal.v1.PeerService/Confirm"
 	// PeerServiceHeartbeatProcedure is the fully-qualified name of the PeerService's Heartbeat RPC.
 	PeerServiceHeartbeatProcedure = "/balsa.internal.v1.PeerService/Heartbeat"
+	// PeerServiceLeaseTimeProcedure is the fully-qualified name of the PeerService's LeaseTime RPC.
+	PeerServiceLeaseTimeProcedure = "/balsa.internal.v1.PeerService/LeaseTime"
 	// PeerServiceStateProcedure is the fully-qualified name of the PeerService's State RPC.
 	PeerServiceStateProcedure = "/balsa.internal.v1.PeerService/State"
 	// PeerServiceHasBlobProcedure is the fully-qualified name of the PeerService's HasBlob RPC.
@@ -65,6 +67,9 @@ type PeerServiceClient interface {
 	// Heartbeat hands an agent's heartbeat to the leader, which keeps leases in
 	// memory.
 	Heartbeat(context.Context, *v1.HeartbeatRequest) (*v1.HeartbeatResponse, error)
+	// LeaseTime asks the leader how long a lease of the etcd space has still to live,
+	// and renews it. Never forwarded a second time.
+	LeaseTime(context.Context, *v1.LeaseTimeRequest) (*v1.LeaseTimeResponse, error)
 	// State is how members compare themselves: revision and rolling hash a space.
 	State(context.Context, *v1.StateRequest) (*v1.StateResponse, error)
 	// HasBlob tells whether this server keeps an image blob.
@@ -110,6 +115,12 @@ func NewPeerServiceClient(httpClient connect.HTTPClient, baseURL string, opts ..
 			connect.WithSchema(peerServiceMethods.ByName("Heartbeat")),
 			connect.WithClientOptions(opts...),
 		),
+		leaseTime: connect.NewClient[v1.LeaseTimeRequest, v1.LeaseTimeResponse](
+			httpClient,
+			baseURL+PeerServiceLeaseTimeProcedure,
+			connect.WithSchema(peerServiceMethods.ByName("LeaseTime")),
+			connect.WithClientOptions(opts...),
+		),
 		state: connect.NewClient[v1.StateRequest, v1.StateResponse](
 			httpClient,
 			baseURL+PeerServiceStateProcedure,
@@ -143,6 +154,7 @@ type peerServiceClient struct {
 	readIndex *connect.Client[v1.ReadIndexRequest, v1.ReadIndexResponse]
 	confirm   *connect.Client[v1.ConfirmRequest, v1.ConfirmResponse]
 	heartbeat *connect.Client[v1.HeartbeatRequest, v1.HeartbeatResponse]
+	leaseTime *connect.Client[v1.LeaseTimeRequest, v1.LeaseTimeResponse]
 	state     *connect.Client[v1.StateRequest, v1.StateResponse]
 	hasBlob   *connect.Client[v1.HasBlobRequest, v1.HasBlobResponse]
 	putBlob   *connect.Client[v1.PutBlobRequest, v1.PutBlobResponse]
@@ -179,6 +191,15 @@ func (c *peerServiceClient) Confirm(ctx context.Context, req *v1.ConfirmRequest)
 // Heartbeat calls balsa.internal.v1.PeerService.Heartbeat.
 func (c *peerServiceClient) Heartbeat(ctx context.Context, req *v1.HeartbeatRequest) (*v1.HeartbeatResponse, error) {
 	response, err := c.heartbeat.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// LeaseTime calls balsa.internal.v1.PeerService.LeaseTime.
+func (c *peerServiceClient) LeaseTime(ctx context.Context, req *v1.LeaseTimeRequest) (*v1.LeaseTimeResponse, error) {
+	response, err := c.leaseTime.CallUnary(ctx, connect.NewRequest(req))
 	if response != nil {
 		return response.Msg, err
 	}
@@ -227,6 +248,9 @@ type PeerServiceHandler interface {
 	// Heartbeat hands an agent's heartbeat to the leader, which keeps leases in
 	// memory.
 	Heartbeat(context.Context, *v1.HeartbeatRequest) (*v1.HeartbeatResponse, error)
+	// LeaseTime asks the leader how long a lease of the etcd space has still to live,
+	// and renews it. Never forwarded a second time.
+	LeaseTime(context.Context, *v1.LeaseTimeRequest) (*v1.LeaseTimeResponse, error)
 	// State is how members compare themselves: revision and rolling hash a space.
 	State(context.Context, *v1.StateRequest) (*v1.StateResponse, error)
 	// HasBlob tells whether this server keeps an image blob.
@@ -268,6 +292,12 @@ func NewPeerServiceHandler(svc PeerServiceHandler, opts ...connect.HandlerOption
 		connect.WithSchema(peerServiceMethods.ByName("Heartbeat")),
 		connect.WithHandlerOptions(opts...),
 	)
+	peerServiceLeaseTimeHandler := connect.NewUnaryHandlerSimple(
+		PeerServiceLeaseTimeProcedure,
+		svc.LeaseTime,
+		connect.WithSchema(peerServiceMethods.ByName("LeaseTime")),
+		connect.WithHandlerOptions(opts...),
+	)
 	peerServiceStateHandler := connect.NewUnaryHandlerSimple(
 		PeerServiceStateProcedure,
 		svc.State,
@@ -302,6 +332,8 @@ func NewPeerServiceHandler(svc PeerServiceHandler, opts ...connect.HandlerOption
 			peerServiceConfirmHandler.ServeHTTP(w, r)
 		case PeerServiceHeartbeatProcedure:
 			peerServiceHeartbeatHandler.ServeHTTP(w, r)
+		case PeerServiceLeaseTimeProcedure:
+			peerServiceLeaseTimeHandler.ServeHTTP(w, r)
 		case PeerServiceStateProcedure:
 			peerServiceStateHandler.ServeHTTP(w, r)
 		case PeerServiceHasBlobProcedure:
@@ -333,6 +365,10 @@ func (UnimplementedPeerServiceHandler) Confirm(context.Context, *v1.ConfirmReque
 
 func (UnimplementedPeerServiceHandler) Heartbeat(context.Context, *v1.HeartbeatRequest) (*v1.HeartbeatResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("balsa.internal.v1.PeerService.Heartbeat is not implemented"))
+}
+
+func (UnimplementedPeerServiceHandler) LeaseTime(context.Context, *v1.LeaseTimeRequest) (*v1.LeaseTimeResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("balsa.internal.v1.PeerService.LeaseTime is not implemented"))
 }
 
 func (UnimplementedPeerServiceHandler) State(context.Context, *v1.StateRequest) (*v1.StateResponse, error) {
