@@ -289,10 +289,14 @@ func (a *assignments) changedRefs(touched map[string]*store.KV, before map[strin
 		return err
 	}
 	for _, key := range begun {
-		if kv, ok := view.Get(key); ok {
+		kv, ok := view.Get(key)
+		switch {
+		case ok:
 			touched[key] = &kv
-		} else if before[key] {
+		case before[key]:
 			touched[key] = nil // deleted while nobody used it
+		default:
+			delete(touched, key) // also made in the same step, so the agent never had it
 		}
 	}
 	return nil

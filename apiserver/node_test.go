@@ -388,6 +388,46 @@ func TestAssignmentsRefChangesHands(t *testing.T) {
 	})
 }
 
+// Within one step a config map gets a user, is changed, loses the user, is deleted,
+// and gets a user again: the agent must not be given it. Found by
+// TestAssignmentsEqualTwin, once in a thousand histories.
+func TestAssignmentsRefThatCameAndWent(t *testing.T) {
+	run(t, func(t *testing.T, w *world) {
+		a := &assignments{Server: w.server, node: "n1", space: w.store.Space(store.SpaceObjects)}
+		var sent []*balsav1.AssignmentsResponse
+		a.send = func(res *balsav1.AssignmentsResponse) error { sent = append(sent, res); return nil }
+		must(t, a.full(a.space.View()))
+		watcher, err := a.space.Watch(t.Context(), store.WatchOptions{From: a.sent + 1})
+		must(t, err)
+		defer watcher.Stop()
+		pod := func(configMap string) {
+			p := inNS("default", podUsing("p", configMap, ""))
+			p.Spec.NodeName = "n1"
+			w.direct(p)
+		}
+		pod("cm")
+		w.direct(inNS("default", newConfigMap("cm", map[string]string{"k": "v"})))
+		pod("")
+		w.directDelete("configmaps/default/cm")
+		pod("cm")
+		synctest.Wait()
+		sent = nil
+		must(t, a.step(gather(<-watcher.Events(), watcher)))
+		for _, res := range sent {
+			for _, o := range res.GetUpserts() {
+				m, err := object.Unwrap(o)
+				must(t, err)
+				if key := object.KeyOf(m); key != "pods/default/p" {
+					t.Errorf("it is sent %s", key)
+				}
+			}
+		}
+		if a.sent != a.space.View().Revision() {
+			t.Errorf("the step ends at revision %d of %d", a.sent, a.space.View().Revision())
+		}
+	})
+}
+
 // A restored store, or a history that is gone, costs a full set and nothing else.
 func TestAssignmentsBeginAgain(t *testing.T) {
 	run(t, func(t *testing.T, w *world) {
