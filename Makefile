@@ -83,6 +83,10 @@ bench-pods: build ## Measure pods beside containerd, crane and tar; write docs/b
 bench-network: build ## Measure services, names and their changes beside kube-proxy's rules and CoreDNS; write docs/benchmarks-network.md
 	@go run ./bench/report -suite network
 
+.PHONY: bench-store
+bench-store: build ## Compare the store with etcd, in turns; write its part of docs/benchmarks.md (exit 1: below a floor)
+	@go run ./bench/report -suite store
+
 .PHONY: test-zero-drop
 test-zero-drop: build ## Roll, drain, upgrade and kill under load; no request may fail (SHORT=1: two minutes)
 	@tools/zerodrop/run

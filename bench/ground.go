@@ -71,8 +71,15 @@ func (g *Ground) lab(use func(*host.Lab) error) (err error) {
 }
 
 // cluster lends a new cluster of which every node is Ready.
-func (g *Ground) cluster(ctx context.Context, servers, agents int, use func(*stage.Stage) error) (err error) {
-	s, err := stage.Up(ctx, stage.Options{Prefix: g.Prefix, Dir: g.labDir(), Binary: g.Programs.Balsa, Servers: servers, Agents: agents})
+func (g *Ground) cluster(ctx context.Context, servers, agents int, use func(*stage.Stage) error) error {
+	return g.clusterWith(ctx, stage.Options{Servers: servers, Agents: agents}, use)
+}
+
+// clusterWith is cluster with further options; where and of what it is made is
+// the ground's.
+func (g *Ground) clusterWith(ctx context.Context, options stage.Options, use func(*stage.Stage) error) (err error) {
+	options.Prefix, options.Dir, options.Binary = g.Prefix, g.labDir(), g.Programs.Balsa
+	s, err := stage.Up(ctx, options)
 	if err != nil {
 		return err
 	}
@@ -123,4 +130,12 @@ func pause(ctx context.Context, length time.Duration) error {
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
+}
+
+func readJSON(path string, into any) error {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	return json.Unmarshal(text, into)
 }

@@ -20,6 +20,8 @@
 //	client -out FILE -address IP:PORT -services N -count N -size N queries
 //	client -out PREFIX -services N zone-files
 //	client -address IP:PORT -services N -endpoints N resolver
+//	client -out FILE -address URL,URL -ca FILE -cert FILE -key FILE etcd-writes
+//	client -out FILE -address URL -ca FILE -cert FILE -key FILE answer
 package main
 
 import (
@@ -44,6 +46,7 @@ type options struct {
 	count, size                   int
 	services, endpoints, changes  int
 	cold                          bool
+	ca, cert, key                 string
 	what                          string
 	args                          []string
 }
@@ -73,6 +76,9 @@ func parse() options {
 	flag.IntVar(&o.size, "size", 1, "how many at once")
 	flag.BoolVar(&o.cold, "cold", false, "no pod comes first, so the node has to bring the image")
 	flag.StringVar(&o.address, "address", "", "of this host, a service or a server")
+	flag.StringVar(&o.ca, "ca", "", "whose certificates are trusted")
+	flag.StringVar(&o.cert, "cert", "", "certificate to show")
+	flag.StringVar(&o.key, "key", "", "its key")
 	flag.StringVar(&o.service, "service", "", "that is changed")
 	flag.IntVar(&o.services, "services", 0, "how many there are")
 	flag.IntVar(&o.endpoints, "endpoints", 3, "of each service")
@@ -118,6 +124,8 @@ func works() map[string]func(context.Context, options) (any, error) {
 		"deletions":    reported(deletions),
 		"requests":     reported(requests),
 		"queries":      reported(queries),
+		"etcd-writes":  reported(etcdWrites),
+		"answer":       reported(answer),
 		"zone-files":   func(_ context.Context, o options) (any, error) { return nil, zoneFiles(o) },
 		"resolver":     func(ctx context.Context, o options) (any, error) { return nil, resolve(ctx, o) },
 	}

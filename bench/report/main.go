@@ -1,9 +1,10 @@
 // Report runs the benchmarks and writes docs/benchmarks.md: what `make bench`
 // does; with -suite pods docs/benchmarks-pods.md: what `make bench-pods` does; with
-// -suite network docs/benchmarks-network.md: what `make bench-network` does. It
-// needs root.
+// -suite network docs/benchmarks-network.md: what `make bench-network` does; with
+// -suite store the part of docs/benchmarks.md that compares the store with etcd:
+// what `make bench-store` does. It needs root.
 //
-//	go run ./bench/report [-suite all|pods|network] [-quick] [-only NAME,NAME] [-out FILE] [-balsa FILE]
+//	go run ./bench/report [-suite all|pods|network|store] [-quick] [-only NAME,NAME] [-out FILE] [-balsa FILE]
 //
 // A run that is quick or of some measures only prints the document instead,
 // unless -out is given.
@@ -49,7 +50,7 @@ func parse() options {
 	var only string
 	flag.BoolVar(&o.quick, "quick", false, "few values, to see that everything works")
 	flag.StringVar(&only, "only", "", "names of measures, separated by commas")
-	flag.StringVar(&o.suite, "suite", suiteAll, "all, pods or network")
+	flag.StringVar(&o.suite, "suite", suiteAll, "all, pods, network or store")
 	flag.StringVar(&o.peers, "peers", ".tools/peers", "folder for what pods and network are measured against")
 	flag.StringVar(&o.out, "out", "", "file to write (default: docs/benchmarks.md, docs/benchmarks-pods.md or docs/benchmarks-network.md after a full run, else standard output)")
 	flag.StringVar(&o.dir, "dir", "/tmp/balsa-bench", "folder for everything that the benchmarks write")
@@ -59,7 +60,7 @@ func parse() options {
 		o.only = strings.Split(only, ",")
 	}
 	if o.out == "" && !o.quick && only == "" {
-		o.out = map[string]string{suiteAll: "docs/benchmarks.md", suitePods: "docs/benchmarks-pods.md", suiteNetwork: "docs/benchmarks-network.md"}[o.suite]
+		o.out = map[string]string{suiteAll: "docs/benchmarks.md", suitePods: "docs/benchmarks-pods.md", suiteNetwork: "docs/benchmarks-network.md", suiteStore: "docs/benchmarks.md"}[o.suite]
 	}
 	return o
 }
@@ -69,6 +70,7 @@ const (
 	suiteAll     = "all"
 	suitePods    = "pods"
 	suiteNetwork = "network"
+	suiteStore   = "store"
 )
 
 func run(ctx context.Context, o options) (err error) {
@@ -83,6 +85,9 @@ func run(ctx context.Context, o options) (err error) {
 	ground, err := bench.Take(programs, "bench", o.dir)
 	if err != nil {
 		return err
+	}
+	if o.suite == suiteStore {
+		return store(ctx, o, ground)
 	}
 	measures, document, err := suite(ctx, o, programs, ground)
 	if err != nil {
@@ -124,7 +129,7 @@ func suite(ctx context.Context, o options, programs stage.Programs, ground *benc
 		document.Title, document.Maker, document.Preface = "Benchmarks of the network", "make bench-network", bench.NetworkPreface(network.Peers.NetworkVersions())
 		return bench.NetworkSuite(network, o.quick), document, nil
 	}
-	return nil, document, fmt.Errorf("-suite %s: want %s, %s or %s", o.suite, suiteAll, suitePods, suiteNetwork)
+	return nil, document, fmt.Errorf("-suite %s: want %s, %s, %s or %s", o.suite, suiteAll, suitePods, suiteNetwork, suiteStore)
 }
 
 // shell is the program of the container that others are run in.
@@ -199,7 +204,35 @@ func write(out string, document bench.Document) error {
 	if err := os.MkdirAll(filepath.Dir(out), 0o755); err != nil {
 		return err
 	}
-	return os.WriteFile(out, []byte(text), 0o644)
+	return os.WriteFile(out, []byte(bench.KeepStore(out, text)), 0o644)
+}
+
+// store compares the store with etcd. What is below its floor is an error.
+func store(ctx context.Context, o options, ground *bench.Ground) error {
+	peers, err := filepath.Abs(o.peers)
+	if err != nil {
+		return err
+	}
+	g := &bench.StoreGround{Ground: ground, Client: filepath.Join(ground.Dir, "bin", "bench-client"), Peers: bench.StorePeers{Dir: peers}}
+	if err := errors.Join(command(ctx, "tools/peers/etcd/build", peers), buildClient(ctx, g.Client)); err != nil {
+		return err
+	}
+	document := bench.StoreDocument{Peers: g.Peers.Versions(), Date: time.Now(), Quick: o.quick}
+	if document.Machine, err = bench.ThisMachine(ground.Dir); err != nil {
+		return err
+	}
+	if document.Version, err = version(ctx, ground.Programs.Balsa); err != nil {
+		return err
+	}
+	document.Results, err = bench.StoreSuite{Ground: g, Quick: o.quick, Progress: os.Stderr}.Run(ctx)
+	if len(document.Results) == 0 {
+		return err
+	}
+	if o.out == "" {
+		_, failed := os.Stdout.WriteString(document.Markdown())
+		return errors.Join(err, failed, document.Missed())
+	}
+	return errors.Join(err, bench.WriteStore(o.out, document.Markdown()), document.Missed())
 }
 
 // failures names the measures that came to nothing; a target that is missed is

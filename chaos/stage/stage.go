@@ -32,6 +32,8 @@ type Options struct {
 	// ServerBinary overrides Binary for the server of that number, from 1: for
 	// clusters of mixed versions.
 	ServerBinary map[int]string
+	// ServerArgs are further arguments of the server at an address; nil: none.
+	ServerArgs func(address string) []string
 	// Progress gets a line for each thing that has come about; nil: nobody.
 	Progress io.Writer
 }
@@ -104,6 +106,9 @@ func (s *Stage) addServer(ctx context.Context, number int) error {
 	}
 	data := filepath.Join(h.Dir, "data")
 	common := []string{"server", "--name", h.Name, "--data-dir", data, "--listen", h.Address + ":" + apiPort}
+	if s.options.ServerArgs != nil {
+		common = append(common, s.options.ServerArgs(h.Address)...)
+	}
 	first := append(append([]string{}, common...), "--init")
 	if number > 1 {
 		token, err := s.Token(ctx, "server")
