@@ -214,9 +214,9 @@ func (r *rivals) leader(ctx context.Context, one *rival) (rivalMember, error) {
 }
 
 // memories are the resident memories of all members, in megabytes.
-func (one *rival) memories() ([]float64, error) {
+func (r *rival) memories() ([]float64, error) {
 	var all []float64
-	for _, m := range one.members {
+	for _, m := range r.members {
 		memory, err := memoryOf(m.process().Pid())
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", m.host.Name, err)

@@ -142,13 +142,15 @@ type heldPort struct {
 	pod  string
 }
 
+// holderOf names the first by name of the pods that have the port: several may,
+// each at another address.
 func holderOf(ports []heldPort, port object.HostPort) (pod string, taken bool) {
 	for _, held := range ports {
-		if held.port.Clashes(port) {
-			return held.pod, true
+		if held.port.Clashes(port) && (!taken || held.pod < pod) {
+			pod, taken = held.pod, true
 		}
 	}
-	return "", false
+	return pod, taken
 }
 
 func portsFree(ports []heldPort, p *Pod) bool {
