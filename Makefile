@@ -46,6 +46,13 @@ test: setup ## Everything that CI runs
 test-fast: ## The tests that need no root and no helper programs
 	go test ./internal/... ./object/... ./store/... ./scheduler/... ./reconciler/... ./pki/... ./cluster/... ./apiserver/... ./client/...
 
+# Properties that need no root, each with new cases.
+CHECKS ?= 2000
+.PHONY: explore
+explore: ## Try every property with CHECKS new random cases (default 2000)
+	@go list -f '{{.ImportPath}} {{.TestImports}} {{.XTestImports}}' ./... | grep -F pgregory.net/rapid | cut -d' ' -f1 | \
+	  xargs -I{} go test -count=1 -timeout 30m {} -rapid.checks=$(CHECKS)
+
 .PHONY: lint
 lint: $(TOOLS)/golangci-lint $(TOOLS)/buf ## go vet, golangci-lint, buf lint
 	go vet ./...
