@@ -46,10 +46,13 @@ func newEvictable(t *testing.T, w *world) *evictable {
 	return e
 }
 
-func (e *evictable) budget(name string, desired, healthy int32) {
+func (e *evictable) budget(name string, desired, healthy int32, change ...func(*balsav1.PodDisruptionBudgetSpec)) {
 	b := &balsav1.PodDisruptionBudget{ApiVersion: "policy/v1", Kind: "PodDisruptionBudget", Metadata: &balsav1.ObjectMeta{Name: name, Namespace: "default", Uid: name, Generation: 1},
 		Spec:   &balsav1.PodDisruptionBudgetSpec{MinAvailable: object.IntValue(desired), Selector: &balsav1.LabelSelector{MatchLabels: map[string]string{"app": "web"}}},
 		Status: &balsav1.PodDisruptionBudgetStatus{ObservedGeneration: 1, DesiredHealthy: desired, CurrentHealthy: healthy, ExpectedPods: healthy, DisruptionsAllowed: max(0, healthy-desired)}}
+	for _, c := range change {
+		c(b.Spec)
+	}
 	object.Default(b)
 	e.direct(b)
 }
@@ -169,6 +172,47 @@ func TestEvictAsksTheBudgets(t *testing.T) {
 		e.budget("web", 3, 2)
 		_, err = e.evict("bare")
 		refused(t, err, connect.CodeResourceExhausted, "DisruptionBudget")
+	})
+}
+
+// A pod that is not ready costs a budget nothing that says AlwaysAllow, also while
+// the budget is not met.
+func TestEvictOfUnhealthyPods(t *testing.T) {
+	run(t, func(t *testing.T, w *world) {
+		e := newEvictable(t, w)
+		always := func(s *balsav1.PodDisruptionBudgetSpec) { s.UnhealthyPodEvictionPolicy = proto.String(object.EvictAlwaysAllow) }
+		e.budget("web", 3, 2, always)
+		_, err := e.evict("bare")
+		refused(t, err, connect.CodeResourceExhausted, "DisruptionBudget")
+		e.edit("bare", func(p *balsav1.Pod) { p.Status.Conditions[0].Status = object.ConditionFalse })
+		if _, err := e.evict("bare", func(r *balsav1.EvictRequest) { r.DryRun = true }); err != nil {
+			t.Errorf("AlwaysAllow: %v", err)
+		}
+		e.budget("strict", 3, 2)
+		_, err = e.evict("bare")
+		if d := refused(t, err, connect.CodeResourceExhausted, "DisruptionBudget"); d.GetObject().GetName() != "strict" {
+			t.Errorf("refused by %v", d.GetObject())
+		}
+	})
+}
+
+// Only budgets whose selector takes the pod in are asked, and of those each one.
+func TestEvictAsksTheBudgetsThatSelectThePod(t *testing.T) {
+	selects := func(selector *balsav1.LabelSelector) func(*balsav1.PodDisruptionBudgetSpec) {
+		return func(s *balsav1.PodDisruptionBudgetSpec) { s.Selector = selector }
+	}
+	run(t, func(t *testing.T, w *world) {
+		e := newEvictable(t, w)
+		e.budget("other", 3, 0, selects(&balsav1.LabelSelector{MatchLabels: map[string]string{"app": "other"}}))
+		e.budget("but-web", 3, 0, selects(&balsav1.LabelSelector{MatchExpressions: []*balsav1.LabelSelectorRequirement{{Key: "app", Operator: "NotIn", Values: []string{"web"}}}}))
+		if _, err := e.evict("bare", func(r *balsav1.EvictRequest) { r.DryRun = true }); err != nil {
+			t.Errorf("budgets of other pods: %v", err)
+		}
+		e.budget("all", 3, 0, selects(&balsav1.LabelSelector{}))
+		_, err := e.evict("bare")
+		if d := refused(t, err, connect.CodeResourceExhausted, "DisruptionBudget"); d.GetObject().GetName() != "all" {
+			t.Errorf("refused by %v", d.GetObject())
+		}
 	})
 }
 

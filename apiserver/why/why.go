@@ -52,7 +52,12 @@ type Connection struct {
 }
 
 // Judgement is what the policies of the two ends say.
-type Judgement struct{ Egress, Ingress Decision }
+type Judgement struct {
+	Egress, Ingress Decision
+	// Problems of policies that are about the ends: what in them is not, or not yet,
+	// in force.
+	Problems []string
+}
 
 // Decision is one direction's.
 type Decision struct {
@@ -277,6 +282,9 @@ func (e *explainer) allow(to string) {
 // direct explains the way to an endpoint.
 func (e *explainer) direct(to end, port uint16) bool {
 	j := e.policies.Judge(e.connection(to, port))
+	for _, problem := range j.Problems { // told first: what decides comes last
+		e.step("policies", Passes, problem, "")
+	}
 	if !e.judged("egress", e.from, j.Egress) {
 		return false
 	}

@@ -18,7 +18,10 @@ import (
 )
 
 // rules refuses what it is told to, as "from to port".
-type rules struct{ egress, ingress map[string]bool }
+type rules struct {
+	egress, ingress map[string]bool
+	problems        []string
+}
 
 func (r rules) Judge(c why.Connection) why.Judgement {
 	key := fmt.Sprintf("%s %s %s %d", c.From, c.To, c.Protocol, c.Port)
@@ -30,7 +33,7 @@ func (r rules) Judge(c why.Connection) why.Judgement {
 		return d
 	}
 	limited := len(c.Policies) > 0
-	return why.Judgement{Egress: decide(r.egress[key], limited), Ingress: decide(r.ingress[key], limited)}
+	return why.Judgement{Egress: decide(r.egress[key], limited), Ingress: decide(r.ingress[key], limited), Problems: r.problems}
 }
 
 // cluster is a store with a Service of three endpoints, one of which is not ready.
@@ -132,6 +135,9 @@ func TestExplain(t *testing.T) {
 				"Unknown nodes n1 and n3: node n3 is not Ready: balsa describe node n3 says why\nPasses ingress of pod shop/lost: no NetworkPolicy limits the ingress of pod shop/lost\n"},
 		"a pod without an address": {from: podEnd("web"), to: podEnd("new"), port: "80",
 			want: "Refused: pod shop/new is not placed on a node yet: balsa describe says why\nRefuses pod shop/new: pod shop/new is not placed on a node yet: balsa describe says why\n"},
+		"a policy that has not begun": {rules: rules{problems: []string{"networkpolicies/shop/p: generation 2 has not begun"}}, from: podEnd("web"), to: podEnd("db-0"), port: "http",
+			want: "Allowed: nothing between pod shop/web and pod shop/db-0 refuses it" + unknowable + "Passes policies: networkpolicies/shop/p: generation 2 has not begun\n" + free +
+				"Passes nodes n1 and n2: both are Ready\nPasses ingress of pod shop/db-0: no NetworkPolicy limits the ingress of pod shop/db-0\n"},
 		"a policy that refuses": {more: []object.Message{policy()}, rules: rules{ingress: map[string]bool{"10.0.1.1 10.0.2.1 TCP 80": true}}, from: podEnd("web"), to: podEnd("db-0"), port: "80",
 			want: "Refused: pod shop/db-0 is limited by shop/p, none of whose rules allows this connection\n" +
 				"Passes egress of pod shop/web: allowed by networkpolicies/shop/p spec.ingress[0]\nPasses nodes n1 and n2: both are Ready\n" +
