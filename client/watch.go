@@ -39,11 +39,19 @@ type WatchOptions struct {
 	FieldSelector string
 	// Changes after this revision; empty: first all objects, then Synced.
 	ResourceVersion string
+	// Outage bounds how long no server may serve a watch that has begun; 0: it waits
+	// for one for ever, as programs do that run for ever.
+	Outage time.Duration
 }
+
+// streamUp is how long a stream lasts at most if its server does not answer at all.
+// One that lasted longer was served, also if there was nothing to tell.
+const streamUp = dialTimeout + pingAfter + pingTimeout + time.Second
 
 // Watch tells every change of a kind, in order, each once, across broken
 // connections and changes of server. It ends when ctx does, with the error of a
-// watch that no server took up within Config.RetryFor, or with one that
+// watch that no server took up within Config.RetryFor, or again within
+// WatchOptions.Outage, or with one that
 // repeating cannot mend; IsCompacted then means that history no longer reaches
 // back to where it was: watch again from the start.
 func Watch[T object.Message](ctx context.Context, c *Client, namespace string, options WatchOptions) iter.Seq2[Event[T], error] {
@@ -57,7 +65,7 @@ func WatchKind(ctx context.Context, c *Client, kind object.Kind, namespace strin
 
 func watchOf[T object.Message](ctx context.Context, c *Client, kind object.Kind, namespace string, options WatchOptions) iter.Seq2[Event[T], error] {
 	return func(yield func(Event[T], error) bool) {
-		w := &watch[T]{client: c, yield: yield, request: &balsav1.WatchRequest{
+		w := &watch[T]{client: c, yield: yield, outage: options.Outage, request: &balsav1.WatchRequest{
 			Kind: kind.Name, Namespace: namespace, LabelSelector: options.LabelSelector,
 			FieldSelector: options.FieldSelector, ResourceVersion: options.ResourceVersion,
 		}}
@@ -69,6 +77,7 @@ type watch[T object.Message] struct {
 	client  *Client
 	yield   func(Event[T], error) bool
 	request *balsav1.WatchRequest
+	outage  time.Duration
 	// known is not nil until the objects at the start have all been told. Before
 	// that a broken stream begins anew, and tells them again: known holds those
 	// that were told at which revision, so that none is told twice.
@@ -88,26 +97,57 @@ func (w *watch[T]) run(ctx context.Context) {
 	if w.request.GetResourceVersion() == "" {
 		w.known = map[string]string{}
 	}
-	began, begun, wait := w.client.clock.Now(), false, backoffFirst
+	patience, wait := outage{client: w.client, bound: w.outage}, backoffFirst
+	patience.begin()
 	for {
 		progressed, err := w.stream(ctx)
 		if err == nil || ctx.Err() != nil {
 			return
 		}
-		begun = begun || progressed
-		late := !begun && w.client.clock.Now().Sub(began) >= w.client.retryFor
-		if !resumable(err) || late {
+		if patience.over(progressed) || !resumable(err) {
 			w.yield(Event[T]{}, err)
 			return
 		}
 		if progressed {
 			wait = backoffFirst
 		}
-		if !w.pause(ctx, wait) {
+		if !w.client.pause(ctx, wait) {
 			return
 		}
 		wait = min(2*wait, backoffMax)
+		patience.streamBegins()
 	}
+}
+
+// outage measures how long no server has served a stream.
+type outage struct {
+	client *Client
+	// bound of one after the first stream has begun; 0: none. Until then it is
+	// Config.RetryFor.
+	bound time.Duration
+
+	begun          bool
+	stream, served time.Time
+}
+
+func (o *outage) begin() {
+	o.served = o.client.clock.Now()
+	o.streamBegins()
+}
+
+func (o *outage) streamBegins() { o.stream = o.client.clock.Now() }
+
+// over takes the end of a stream, and tells whether it was the last.
+func (o *outage) over(progressed bool) bool {
+	now := o.client.clock.Now()
+	if progressed || now.Sub(o.stream) > streamUp {
+		o.begun, o.served = true, now
+	}
+	bound := o.client.retryFor
+	if o.begun {
+		bound = o.bound
+	}
+	return now.Sub(o.served) >= bound && (!o.begun || bound > 0)
 }
 
 // stream reads one stream to its end. A nil error means that whoever listens has
@@ -210,8 +250,8 @@ func (w *watch[T]) gone(key string) (more bool) {
 	return w.yield(Event[T]{Type: Deleted, Object: message}, nil)
 }
 
-func (w *watch[T]) pause(ctx context.Context, d time.Duration) bool {
-	timer := w.client.clock.NewTimer(d)
+func (c *Client) pause(ctx context.Context, d time.Duration) bool {
+	timer := c.clock.NewTimer(d)
 	defer timer.Stop()
 	select {
 	case <-timer.C():

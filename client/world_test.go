@@ -107,6 +107,7 @@ func (w *world) serve() *fakeServer {
 	s := &fakeServer{state: w.state, conns: make(chan net.Conn), closed: make(chan struct{})}
 	mux := http.NewServeMux()
 	mux.Handle(balsav1connect.NewObjectServiceHandler(s))
+	mux.Handle(balsav1connect.NewPodServiceHandler(&fakePods{fakeServer: s}))
 	protocols := new(http.Protocols)
 	protocols.SetUnencryptedHTTP2(true)
 	s.http = &http.Server{Handler: w.telling(mux), Protocols: protocols, ErrorLog: slog.NewLogLogger(slog.DiscardHandler, slog.LevelDebug)}
@@ -224,6 +225,8 @@ type state struct {
 	oldest  int                  // guarded by mu; revisions up to it are forgotten
 	changed chan struct{}        // guarded by mu; closed by the next revision
 	writes  int                  // guarded by mu
+	printed []*balsav1.LogLine   // guarded by mu
+	ended   bool                 // guarded by mu; the container
 }
 
 type past struct {

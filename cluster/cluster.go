@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/hashicorp/raft"
+
+	"github.com/balsa-run/balsa/internal/mutate"
 )
 
 // Phase is where a member stands in its life.
@@ -109,7 +111,7 @@ func (c *Cluster) open() error {
 	if err != nil {
 		return err
 	}
-	if !state && !admitted {
+	if !state && !admitted && !mutate.On(mutate.AmnesiacVotes) {
 		c.log.Info("empty disk: waiting to bootstrap or join")
 		return nil
 	}

@@ -13,6 +13,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	internalv1 "github.com/balsa-run/balsa/gen/balsainternal/v1"
+	"github.com/balsa-run/balsa/internal/mutate"
 )
 
 // batchVersion is the format of internalv1.Batch that this member reads and
@@ -26,6 +27,7 @@ type fsm struct {
 	c       *Cluster
 
 	progress progress
+	before   mutate.Before[io.WriterTo] // nothing but in a build with planted bugs
 	// Of the log since the last snapshot.
 	bytes, entries atomic.Int64
 }
@@ -85,6 +87,9 @@ func (f *fsm) applyCommands(entry *raft.Log) (results []*internalv1.CommandResul
 		return nil, nil // a barrier
 	}
 	defer catch(&err)
+	if mutate.On(mutate.SnapshotWithoutLast) {
+		f.keepBefore()
+	}
 	results = f.machine.Apply(entry.Index, entry.Term, batch.GetCommands())
 	if len(results) != len(batch.GetCommands()) {
 		return nil, fmt.Errorf("%d results for %d commands", len(results), len(batch.GetCommands()))
@@ -108,6 +113,9 @@ func (f *fsm) Snapshot() (raft.FSMSnapshot, error) {
 	state, err := f.machine.Snapshot()
 	if err != nil {
 		return nil, fmt.Errorf("cluster: pin a snapshot: %w", err)
+	}
+	if mutate.On(mutate.SnapshotWithoutLast) {
+		state = f.before.Or(state)
 	}
 	index, term := f.progress.now()
 	return &fsmSnapshot{header: SnapshotHeader{Index: index, Term: term}, state: state}, nil

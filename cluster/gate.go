@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/hashicorp/raft"
+
+	"github.com/balsa-run/balsa/internal/mutate"
 )
 
 // gate is raft's transport. It says nothing for a member whose own disk is
@@ -140,6 +142,9 @@ func (g *gate) entries(id raft.ServerID, target raft.ServerAddress, args *raft.A
 	if err := g.silent(); err != nil {
 		return err
 	}
+	if mutate.On(mutate.AckBeforeMajority) {
+		return g.impatient(id, target, args, resp)
+	}
 	err := g.around(callEntries, target, func() error { return g.main.AppendEntries(id, target, args, resp) })
 	if err == nil && resp.Success {
 		last := args.PrevLogEntry
@@ -159,7 +164,7 @@ func (g *gate) heartbeat(id raft.ServerID, target raft.ServerAddress, args *raft
 	}
 	sent := g.c.cfg.Clock.Now()
 	err := g.around(callHeartbeat, target, func() error { return g.beats.AppendEntries(id, target, args, resp) })
-	if took := g.c.cfg.Clock.Now().Sub(sent); err == nil && took > g.lateAfter {
+	if took := g.c.cfg.Clock.Now().Sub(sent); err == nil && took > g.lateAfter && !mutate.On(mutate.VerifyLeader) {
 		g.c.cfg.Metrics.Add("cluster_late_heartbeat_answers", 1)
 		return fmt.Errorf("%w: %v, allowed %v", errLate, took, g.lateAfter)
 	}
@@ -169,6 +174,9 @@ func (g *gate) heartbeat(id raft.ServerID, target raft.ServerAddress, args *raft
 func (g *gate) AppendEntriesPipeline(id raft.ServerID, target raft.ServerAddress) (raft.AppendPipeline, error) {
 	if err := g.silent(); err != nil {
 		return nil, err
+	}
+	if mutate.On(mutate.AckBeforeMajority) {
+		return nil, raft.ErrPipelineReplicationNotSupported
 	}
 	pipeline, err := g.main.AppendEntriesPipeline(id, target)
 	if err != nil {

@@ -9,6 +9,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	internalv1 "github.com/balsa-run/balsa/gen/balsainternal/v1"
+	"github.com/balsa-run/balsa/internal/mutate"
 )
 
 // Leadership is what a member may act on. While Leader is true, a command with
@@ -203,6 +204,8 @@ func (c *Cluster) ready() (epoch uint64, changed <-chan struct{}, err *Error) {
 		return 0, changed, refused(ReasonDiskStalled, "the disk of member %s is stuck", c.cfg.ID)
 	case state.Leader && c.leadsIn(state.Epoch):
 		return state.Epoch, changed, nil
+	case r.State() == raft.Leader && mutate.On(mutate.NoBarrier):
+		return r.CurrentTerm(), changed, nil
 	case r.State() == raft.Leader:
 		return 0, changed, refused(ReasonNotReady, "member %s was elected and is applying what came before", c.cfg.ID)
 	}

@@ -8,6 +8,7 @@ import (
 	"github.com/hashicorp/raft"
 
 	internalv1 "github.com/balsa-run/balsa/gen/balsainternal/v1"
+	"github.com/balsa-run/balsa/internal/mutate"
 )
 
 // ReadIndex returns once this member's machine is at least as new as every write
@@ -122,6 +123,9 @@ func (c *Cluster) waitReady(ctx context.Context) (uint64, error) {
 // such answers, and any two majorities of neighbouring configurations sharing a
 // member, no newer leader can have been elected before the round began.
 func (c *Cluster) confirm(ctx context.Context, r *raft.Raft, term uint64) error {
+	if mutate.On(mutate.VerifyLeader) {
+		return r.VerifyLeader().Error()
+	}
 	configuration := r.GetConfiguration()
 	if err := configuration.Error(); err != nil {
 		return refused(ReasonNotLeader, "read the configuration: %w", err)

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+
+	"github.com/balsa-run/balsa/internal/mutate"
 )
 
 // The keys under which the library keeps its promises, and ours beside them.
@@ -101,6 +103,9 @@ func (g *guardedStable) SetUint64(key []byte, value uint64) error {
 	switch string(key) {
 	case keyLastVoteTerm:
 		g.staged = value
+		if mutate.On(mutate.VoteInTwoWrites) {
+			return g.guard("store the vote's term", func() error { return g.inner.SetUint64(key, value) })
+		}
 		return nil
 	case keyCurrentTerm:
 		return g.setTermLocked(value)

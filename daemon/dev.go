@@ -25,6 +25,8 @@ const devName = "dev"
 type DevOptions struct {
 	DataDir string
 	Listen  string
+	// EtcdListen and EtcdAdvertise are those of ServerOptions.
+	EtcdListen, EtcdAdvertise string
 	// CgroupPrefix holds the pods' cgroups; empty: one of the data directory's own.
 	CgroupPrefix string
 	// Out gets a line when the node is Ready.
@@ -41,7 +43,8 @@ func RunDev(ctx context.Context, options DevOptions) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	server := ServerOptions{
-		Name: devName, DataDir: options.DataDir, Listen: options.Listen, Init: true, Logger: options.Logger.With("part", "server"),
+		Name: devName, DataDir: options.DataDir, Listen: options.Listen, EtcdListen: options.EtcdListen, EtcdAdvertise: options.EtcdAdvertise,
+		Init: true, Logger: options.Logger.With("part", "server"),
 	}
 	ended := make(chan error, 2)
 	go func() { ended <- RunServer(ctx, server) }()

@@ -30,6 +30,7 @@ const (
 	DefaultAPIPort    = "7443" // API, joins and raft, told apart by ALPN
 	DefaultGossipPort = "7446" // TCP and UDP
 	DefaultAgentPort  = "7450" // servers reach the agent here
+	DefaultEtcdPort   = "2379" // etcd's own; nothing listens there unless it is asked to
 )
 
 // ServerOptions say how a server runs.
@@ -41,6 +42,9 @@ type ServerOptions struct {
 	Listen, Advertise string
 	// Gossip is the address of the gossip; empty: Listen's with port 7446.
 	Gossip string
+	// EtcdListen is the address of etcd's API, empty: none. EtcdAdvertise is the one
+	// that its clients use, by default the same.
+	EtcdListen, EtcdAdvertise string
 
 	// Init makes a new cluster; otherwise Join and Token lead to one. A server
 	// that is part of a cluster ignores all three.
@@ -118,6 +122,9 @@ func (o *ServerOptions) complete() error {
 		return fmt.Errorf("--listen %q is not host:port: %w", o.Listen, err)
 	}
 	if err := reachable("--advertise", o.Advertise); err != nil {
+		return err
+	}
+	if err := o.completeEtcd(); err != nil {
 		return err
 	}
 	if o.Gossip == "" {

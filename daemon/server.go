@@ -65,6 +65,7 @@ type server struct {
 	gossip  *gossip.Gossip
 	disk    *raftlog.Store
 	core    *core.Server
+	etcd    *etcdFace  // nil: not asked for
 	fatal   chan error // gets the first reason to stop
 }
 
@@ -92,7 +93,7 @@ func (s *server) open(ctx context.Context) error {
 
 func (s *server) identityDir() pki.Dir { return pki.OSDir(filepath.Join(s.dir, "identity")) }
 
-func (s *server) sans() (pki.SANs, error) { return pki.ParseSANs(s.Listen, s.Advertise) }
+func (s *server) sans() (pki.SANs, error) { return pki.ParseSANs(s.addresses()...) }
 
 // identify loads who this server is, or makes a cluster, or joins one. A server
 // whose disk has no raft state yet joins anew under a new id: whatever it
@@ -136,7 +137,7 @@ func (s *server) enter(ctx context.Context, sans pki.SANs) (err error) {
 	}
 	j := &joiner{
 		role: pki.RoleServer, name: s.Name, token: s.Token, servers: s.Join, dir: s.identityDir(), sans: sans,
-		addresses: []string{s.Listen, s.Advertise}, advertise: s.Advertise, memberID: s.id,
+		addresses: s.addresses(), advertise: s.Advertise, memberID: s.id,
 	}
 	result, err := j.join(ctx)
 	if err != nil {
@@ -154,8 +155,10 @@ func (s *server) enter(ctx context.Context, sans pki.SANs) (err error) {
 }
 
 func (s *server) assemble(ctx context.Context) (err error) {
-	options := pki.TLSOptions{Credentials: s.keeper, Guard: s.guard, Clock: clock.Real{}, Log: s.Logger}
-	if s.network, err = listen(ctx, s.Listen, options, s.Logger); err != nil {
+	if s.network, err = listen(ctx, s.Listen, s.tlsOptions(), s.Logger); err != nil {
+		return err
+	}
+	if err := s.openEtcd(ctx, s.tlsOptions()); err != nil {
 		return err
 	}
 	if s.disk, err = raftlog.Open(raftlog.Options{Dir: filepath.Join(s.dir, "raft"), Logger: s.Logger}); err != nil {
@@ -184,14 +187,17 @@ func (s *server) assembleCore() error {
 	}
 	metrics := newMetrics()
 	s.core, err = core.NewServer(core.Config{
-		ID: s.id, Name: s.Name, Address: s.Advertise, Version: version.Version(),
+		ID: s.id, Name: s.Name, Address: s.Advertise, Version: version.Version(), EtcdAddress: s.EtcdAdvertise,
 		Network: s.network, Gossip: s.gossip, Logs: s.disk.Log(), Stable: s.disk.Stable(), Snapshots: s.disk.Snapshots(),
 		Blobs: kept, Archives: archives{scratch}, FreeSpace: s.disk.FreeSpace,
 		Bundle: s.identity.Bundle, Guard: s.guard, Clock: clock.Real{}, Random: rand.Reader, Logger: s.Logger,
 		Fatal: s.fail, Metrics: metrics, APIMetrics: metrics.api, FeatureLevel: store.FeatureLevel, ScrubEvery: s.ScrubEvery,
 		Extra: map[string]http.Handler{"/metrics": promhttp.HandlerFor(metrics.registry, promhttp.HandlerOpts{})},
 	})
-	return err
+	if err != nil {
+		return err
+	}
+	return s.assembleEtcd()
 }
 
 // fail ends the server; the first reason counts.
@@ -206,6 +212,15 @@ func (s *server) run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	ended := make(chan error, 1)
+	etcd := make(chan struct{})
+	go func() { // ends while the core lets go of leadership
+		defer close(etcd)
+		s.serveEtcd(ctx)
+	}()
+	defer func() {
+		cancel()
+		<-etcd
+	}()
 	go func() { ended <- s.core.Run(ctx) }()
 	go s.renew(ctx)
 	go s.joinGossip(ctx)
@@ -302,6 +317,7 @@ func (s *server) close() error {
 	if s.network != nil {
 		failed = append(failed, s.network.Close())
 	}
+	failed = append(failed, s.etcd.close())
 	if s.disk != nil {
 		failed = append(failed, s.disk.Close())
 	}

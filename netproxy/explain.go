@@ -4,8 +4,6 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
-
-	balsav1 "github.com/balsa-run/balsa/gen/balsa/v1"
 )
 
 // Connection is one that might be made, after a service's address has been
@@ -22,7 +20,8 @@ type Verdict struct {
 	// Egress is decided at the pod that connects, Ingress at the pod that is
 	// connected to. A connection needs both.
 	Egress, Ingress Decision
-	// Problems are those of the policies that were looked at.
+	// Problems are those of the policies that were looked at, and of those that have
+	// not begun yet.
 	Problems []Problem
 }
 
@@ -60,7 +59,8 @@ func Explain(o Objects, c Connection) Verdict {
 	if c.From == c.To {
 		return Verdict{Allowed: true, Egress: Decision{Allowed: true}, Ingress: Decision{Allowed: true}}
 	}
-	policies, problems := readPolicies(o.Policies, o.PolicySlices)
+	pairs := o.pairs()
+	policies, problems := readPolicies(pairs)
 	v.Egress = decide(o.Pods, policies, Egress, c.From, c.To, c)
 	v.Ingress = decide(o.Pods, policies, Ingress, c.To, c.From, c)
 	v.Allowed = v.Egress.Allowed && v.Ingress.Allowed
@@ -69,6 +69,7 @@ func Explain(o Objects, c Connection) Verdict {
 			v.Problems = append(v.Problems, p)
 		}
 	}
+	v.Problems = append(v.Problems, unbegun(o.Pods, pairs, c)...)
 	return v
 }
 
@@ -95,14 +96,10 @@ func decide(pods []LocalPod, policies []*Policy, d Direction, of, other netip.Ad
 	return out
 }
 
-// readPolicies pairs policies with their slices, sorted by name.
-func readPolicies(policies []*balsav1.NetworkPolicy, resolved []*balsav1.NetworkPolicySlice) (out []*Policy, problems []Problem) {
-	byName := make(map[objectName]*balsav1.NetworkPolicySlice, len(resolved))
-	for _, s := range resolved {
-		byName[nameOf(s.GetMetadata())] = s
-	}
-	for _, p := range policies {
-		policy, complaints := readPolicy(p, byName[nameOf(p.GetMetadata())])
+// readPolicies reads what is enforced, sorted by name.
+func readPolicies(pairs []policyPair) (out []*Policy, problems []Problem) {
+	for _, pair := range pairs {
+		policy, complaints := pair.read()
 		problems = append(problems, complaints...)
 		if policy != nil {
 			out = append(out, policy)
@@ -110,4 +107,45 @@ func readPolicies(policies []*balsav1.NetworkPolicy, resolved []*balsav1.Network
 	}
 	slices.SortStableFunc(out, comparePolicies)
 	return out, problems
+}
+
+// pairs brings policies and slices of one name together.
+func (o *Objects) pairs() []policyPair {
+	out := make([]policyPair, 0, len(o.PolicySlices))
+	at := make(map[objectName]int, len(o.PolicySlices))
+	for _, s := range o.PolicySlices {
+		at[nameOf(s.GetMetadata())] = len(out)
+		out = append(out, policyPair{slice: s})
+	}
+	for _, p := range o.Policies {
+		if i, found := at[nameOf(p.GetMetadata())]; found {
+			out[i].policy = p
+			continue
+		}
+		out = append(out, policyPair{policy: p})
+	}
+	return out
+}
+
+// unbegun are the policies that would have a say about the pods at the two ends, but
+// are not in force yet as users wrote them.
+func unbegun(pods []LocalPod, pairs []policyPair, c Connection) (problems []Problem) {
+	for _, pair := range pairs {
+		if !pair.pending() || pair.slice != nil && !pair.whole() { // of that, reading it complains
+			continue
+		}
+		m := pair.policy.GetMetadata()
+		selector, err := selectorOf(pair.policy.GetSpec())
+		if err != nil || !slices.ContainsFunc(pods, func(p LocalPod) bool {
+			return (p.IP == c.From || p.IP == c.To) && p.Namespace == m.GetNamespace() && selector.Matches(p.Labels)
+		}) {
+			continue
+		}
+		reason := fmt.Sprintf("generation %d has not begun: servers have not told yet whom its selectors stand for", m.GetGeneration())
+		if pair.whole() {
+			reason += fmt.Sprintf("; until then generation %d is in force", pair.slice.GetObservedGeneration())
+		}
+		problems = append(problems, Problem{Object: policyObject(m.GetNamespace(), m.GetName()), Reason: reason})
+	}
+	return problems
 }

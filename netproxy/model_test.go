@@ -52,6 +52,7 @@ func compare(p netproxy.Packet, got netproxy.Path, want world.Expectation) error
 func TestRulesetsDoWhatObjectsSay(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		w := world.New()
+		w.OldServers = rapid.Bool().Draw(t, "slices without the policy")
 		tracker := netproxy.NewTracker(w.Node)
 		tracker.Set(w.Objects())
 		var kernel netproxy.Fake
@@ -118,6 +119,7 @@ func checkConnections(t *rapid.T, w *world.World, kernel *netproxy.Fake, r *netp
 func TestTrackerSet(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		w := world.New()
+		w.OldServers = rapid.Bool().Draw(t, "slices without the policy")
 		tracker := netproxy.NewTracker(w.Node)
 		for range rapid.IntRange(1, 5).Draw(t, "steps") {
 			for range rapid.IntRange(0, 5).Draw(t, "changes") {

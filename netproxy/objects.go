@@ -69,7 +69,7 @@ func FromObjects(revision int64, node NodeParams, o Objects) View {
 		ports, problems := servicePorts(s, byService[nameOf(s.GetMetadata())])
 		v.Services, v.Problems = append(v.Services, ports...), append(v.Problems, problems...)
 	}
-	policies, problems := readPolicies(o.Policies, o.PolicySlices)
+	policies, problems := readPolicies(o.pairs())
 	for _, p := range policies {
 		v.Policies = append(v.Policies, *p)
 	}

@@ -91,33 +91,86 @@ type peerIndex struct {
 	rule, peer int32
 }
 
-// ReadPolicy reads a policy and the addresses of its selectors. Without a slice
-// of the policy's generation, peers given by selectors stand for nobody:
-// addresses of another generation may belong to other rules.
-func readPolicy(p *balsav1.NetworkPolicy, slice *balsav1.NetworkPolicySlice) (*Policy, []Problem) {
-	m := p.GetMetadata()
-	r := policyReader{policy: &Policy{Namespace: m.GetNamespace(), Name: m.GetName(), Generation: m.GetGeneration()},
-		resolved: map[peerIndex]*balsav1.ResolvedPeer{}}
-	if resolvedFor(p, slice) {
-		for _, peer := range slice.GetPeers() {
-			r.resolved[peerIndex{peer.GetDirection(), peer.GetRule(), peer.GetPeer()}] = peer
-		}
-		if n := slice.GetLeftOut(); n > 0 {
-			r.problem("%d addresses are over a limit; their connections are refused", n)
-		}
-	} else if needsSlice(p) {
-		r.problem("its selectors are not resolved for generation %d yet; connections that it allows by selectors are refused until then", m.GetGeneration())
+// policyPair is a policy and what servers derived from it, as far as either is
+// known.
+type policyPair struct {
+	policy *balsav1.NetworkPolicy
+	slice  *balsav1.NetworkPolicySlice
+}
+
+// whole reports that the slice says all there is to know: what the policy asks for
+// and whom its selectors stand for, of one generation.
+func (p policyPair) whole() bool { return p.slice.GetPolicy() != nil }
+
+// resolved reports that the slice was derived from this very policy.
+func (p policyPair) resolved() bool {
+	if p.slice == nil || p.slice.GetObservedGeneration() != p.policy.GetMetadata().GetGeneration() {
+		return false
 	}
-	if err := r.read(p.GetSpec()); err != nil {
+	owner := object.ControllerOf(p.slice) // one of the same name that is gone had generations as well
+	return owner == nil || owner.GetUid() == p.policy.GetMetadata().GetUid()
+}
+
+// begun reports that something is enforced.
+func (p policyPair) begun() bool { return p.whole() || p.policy != nil && p.slice != nil }
+
+// pending reports that the policy as users wrote it has not begun: the slice of its
+// generation is not there.
+func (p policyPair) pending() bool {
+	return p.policy != nil && !object.IsTerminating(p.policy) && !p.resolved()
+}
+
+// read makes what is enforced; nil if nothing is. A slice with a copy of the policy
+// is enforced as it is, whatever is known of the policy itself: so a policy begins,
+// changes and ends in one step. To a slice without one (of servers that do not
+// write it) the policy's own spec is taken, and peers given by selectors stand for
+// nobody unless the slice is of its generation: addresses of another generation may
+// belong to other rules.
+func (p policyPair) read() (*Policy, []Problem) {
+	r := policyReader{resolved: map[peerIndex]*balsav1.ResolvedPeer{}}
+	spec := p.slice.GetPolicy()
+	switch {
+	case p.whole():
+		m := p.slice.GetMetadata()
+		r.policy = &Policy{Namespace: m.GetNamespace(), Name: m.GetName(), Generation: p.slice.GetObservedGeneration()}
+		r.takeAddresses(p.slice)
+	case !p.begun():
+		return nil, nil
+	default:
+		m := p.policy.GetMetadata()
+		r.policy, spec = &Policy{Namespace: m.GetNamespace(), Name: m.GetName(), Generation: m.GetGeneration()}, p.policy.GetSpec()
+		if p.resolved() {
+			r.takeAddresses(p.slice)
+		} else if needsSlice(p.policy) {
+			r.problem("its selectors are not resolved for generation %d yet; connections that it allows by selectors are refused until then", m.GetGeneration())
+		}
+	}
+	if err := r.read(spec); err != nil {
 		r.problem("%v; the pods it means cannot be told, it limits none", err)
 		return nil, r.problems
 	}
 	return r.policy, r.problems
 }
 
-// resolvedFor reports that the slice was derived from this very policy.
-func resolvedFor(p *balsav1.NetworkPolicy, slice *balsav1.NetworkPolicySlice) bool {
-	return slice != nil && slice.GetObservedGeneration() == p.GetMetadata().GetGeneration()
+func (r *policyReader) takeAddresses(slice *balsav1.NetworkPolicySlice) {
+	for _, peer := range slice.GetPeers() {
+		r.resolved[peerIndex{peer.GetDirection(), peer.GetRule(), peer.GetPeer()}] = peer
+	}
+	if n := slice.GetLeftOut(); n > 0 {
+		r.problem("%d addresses are over a limit; their connections are refused", n)
+	}
+}
+
+// selectorOf is the policy's of the pods that it limits; absent is the same as empty.
+func selectorOf(spec *balsav1.NetworkPolicySpec) (object.Selector, error) {
+	if spec.GetPodSelector() == nil {
+		return object.SelectorFromLabels(nil), nil
+	}
+	s, err := object.SelectorFrom(spec.GetPodSelector())
+	if err != nil {
+		return s, fmt.Errorf("spec.podSelector: %w", err)
+	}
+	return s, nil
 }
 
 func needsSlice(p *balsav1.NetworkPolicy) bool {
@@ -133,11 +186,8 @@ func (r *policyReader) problem(format string, args ...any) {
 }
 
 func (r *policyReader) read(spec *balsav1.NetworkPolicySpec) (err error) {
-	if r.policy.selector, err = object.SelectorFrom(spec.GetPodSelector()); err != nil {
-		return fmt.Errorf("spec.podSelector: %w", err)
-	}
-	if spec.GetPodSelector() == nil { // absent is the same as empty
-		r.policy.selector = object.SelectorFromLabels(nil)
+	if r.policy.selector, err = selectorOf(spec); err != nil {
+		return err
 	}
 	r.policy.limits = policyTypes(spec)
 	for i, in := range spec.GetIngress() {

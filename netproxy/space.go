@@ -5,19 +5,18 @@ import (
 	"strings"
 
 	balsav1 "github.com/balsa-run/balsa/gen/balsa/v1"
+	"github.com/balsa-run/balsa/object"
 )
 
 // space is one namespace's policies in a Tracker.
 type space struct {
 	newest map[string]policyPair
-	// inForce is the newest pair that fits together, read.
+	// inForce is what is enforced of each.
 	inForce map[string]*trackedPolicy
+	// pending holds the pod selectors of the policies whose newest generation has not
+	// begun: few, and for milliseconds.
+	pending map[string]object.Selector
 	units   []*Unit
-}
-
-type policyPair struct {
-	policy *balsav1.NetworkPolicy
-	slice  *balsav1.NetworkPolicySlice
 }
 
 type trackedPolicy struct {
@@ -50,7 +49,7 @@ func (t *Tracker) DeletePolicySlice(namespace, name string) {
 func (t *Tracker) setPair(name objectName, change func(*policyPair)) {
 	s := t.spaces[name.namespace]
 	if s == nil {
-		s = &space{newest: map[string]policyPair{}, inForce: map[string]*trackedPolicy{}}
+		s = &space{newest: map[string]policyPair{}, inForce: map[string]*trackedPolicy{}, pending: map[string]object.Selector{}}
 		t.spaces[name.namespace] = s
 	}
 	pair := s.newest[name.name]
@@ -63,21 +62,50 @@ func (t *Tracker) setPair(name objectName, change func(*policyPair)) {
 	t.dirtySpaces[name.namespace] = true
 }
 
-// choose keeps the pair before in force until the new one fits together.
+// choose says what is in force. Where the slice has no copy of the policy, that is
+// the pair before until the new one fits together.
 func (s *space) choose(name string) {
 	pair := s.newest[name]
-	if pair.policy == nil {
+	s.notePending(name, pair)
+	before := s.inForce[name]
+	switch {
+	case !pair.begun():
 		delete(s.inForce, name)
 		return
-	}
-	before := s.inForce[name]
-	fits := !needsSlice(pair.policy) || resolvedFor(pair.policy, pair.slice)
-	if before != nil && !fits && resolvedFor(before.pair.policy, before.pair.slice) {
+	case pair.whole() || before == nil:
+	case needsSlice(pair.policy) && !pair.resolved() && (before.pair.whole() || before.pair.resolved()):
 		return
 	}
 	now := &trackedPolicy{pair: pair}
-	now.policy, now.problems = readPolicy(pair.policy, pair.slice)
+	now.policy, now.problems = pair.read()
 	s.inForce[name] = now
+}
+
+func (s *space) notePending(name string, pair policyPair) {
+	delete(s.pending, name)
+	if !pair.pending() {
+		return
+	}
+	if selector, err := selectorOf(pair.policy.GetSpec()); err == nil { // else it limits none
+		s.pending[name] = selector
+	}
+}
+
+// Pending names the policies that select the pod, as namespace/name, but have not
+// begun, or not as users last wrote them, since servers have not told what their
+// selectors stand for.
+func (t *Tracker) Pending(pod LocalPod) (names []string) {
+	s := t.spaces[pod.Namespace]
+	if s == nil {
+		return nil
+	}
+	for name, selector := range s.pending {
+		if selector.Matches(pod.Labels) {
+			names = append(names, pod.Namespace+"/"+name)
+		}
+	}
+	slices.Sort(names)
+	return names
 }
 
 // policies lists those in force, sorted by name.

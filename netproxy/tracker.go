@@ -15,9 +15,9 @@ import (
 // touches, not on how many others there are. FromObjects and Plan are its naive
 // model: after the same objects, both make the same ruleset.
 //
-// One difference is meant: a policy's new spec takes effect only when its slice
-// is of the same generation; until then the pair before stays in force, so that
-// an edit refuses nobody in between.
+// One difference is meant: where a slice has no copy of its policy, a Tracker keeps
+// what was in force before until policy and slice fit together, so that an edit
+// refuses nobody in between.
 //
 // A Tracker is for one goroutine. The rulesets it returns are for any.
 type Tracker struct {

@@ -32,9 +32,10 @@ func admitted(r netproxy.Ruleset, from string) bool {
 	return ingress
 }
 
-// A policy's new spec waits for the addresses of its selectors; meanwhile the one
-// before is in force, so that an edit refuses nobody. One that was never resolved
-// refuses what its selectors would allow, and says so.
+// Of servers whose slices have no copy of the policy, its new spec waits for the
+// addresses of its selectors; meanwhile the one before is in force, so that an edit
+// refuses nobody. One that was resolved for another generation only refuses what
+// its selectors would allow, and says so.
 func TestTrackerHoldsPoliciesBack(t *testing.T) {
 	w := world.New()
 	tracker := netproxy.NewTracker(w.Node)
@@ -42,6 +43,12 @@ func TestTrackerHoldsPoliciesBack(t *testing.T) {
 	first, firstSlice := policyFor(1, world.PodB)
 	tracker.SetPolicy(first)
 	r := tracker.Ruleset(1)
+	if !admitted(r, world.PodC) || len(r.Problems) > 0 {
+		t.Errorf("a policy begins before its slice is there; problems %v", r.Problems)
+	}
+	_, other := policyFor(9, world.PodB)
+	tracker.SetPolicySlice(other)
+	r = tracker.Ruleset(1)
 	if admitted(r, world.PodB) || len(r.Problems) != 1 || !strings.Contains(r.Problems[0].Reason, "not resolved for generation 1") {
 		t.Errorf("unresolved: admitted, or problems %v", r.Problems)
 	}
@@ -278,6 +285,9 @@ func TestBadObjects(t *testing.T) {
 		t.Run(strings.ReplaceAll(want, "/", ":"), func(t *testing.T) {
 			w := world.New()
 			o.Pods = append(o.Pods, w.Local()...)
+			for _, p := range o.Policies {
+				o.PolicySlices = append(o.PolicySlices, w.Resolve(p))
+			}
 			r := netproxy.Plan(netproxy.FromObjects(1, w.Node, o))
 			if !strings.Contains(fmt.Sprint(r.Problems), want) {
 				t.Errorf("problems %v, want %q", r.Problems, want)

@@ -72,11 +72,14 @@ type Agent struct {
 	slots      chan struct{} // one for each pod that acts
 	registered atomic.Bool
 	applied    atomic.Int64
-	abandoned  atomic.Bool // the set is another cluster's
-	// behind: the services from disk are older than what was acknowledged. It
-	// belongs to syncLoop once that runs.
-	behind  bool
-	leaving atomic.Bool // the node was removed: nothing is assigned any more
+	// acknowledged is the revision of the newest services that servers may have been
+	// told of, also by an agent before this one.
+	acknowledged atomic.Int64
+	abandoned    atomic.Bool // the set is another cluster's
+	// behind: the services from disk are older than what was acknowledged; blind: they
+	// cannot be read. Both belong to syncLoop once that runs.
+	behind, blind bool
+	leaving       atomic.Bool // the node was removed: nothing is assigned any more
 
 	// saving holds a token while the pods' part of the set is written, until all
 	// see what was written: an older one must not come last.
@@ -175,13 +178,12 @@ func (a *Agent) recover() error {
 	if err != nil {
 		a.log.Warn("the saved assignments cannot be read whole", "error", err)
 	}
-	if saved == nil {
+	if saved.step == nil {
 		return nil
 	}
-	if a.behind, err = a.journal.outdated(); err != nil {
-		a.log.Warn("it cannot be told whether the saved services are those that were applied", "error", err)
-	}
-	if _, err := a.set.commit(saved, false, func(*set, effect) {}); err != nil {
+	a.behind, a.blind = saved.behind, saved.blind
+	a.acknowledged.Store(saved.acknowledged)
+	if _, err := a.set.commit(saved.step, false, func(*set, effect) {}); err != nil {
 		return err
 	}
 	a.syncedOnce.Do(func() { close(a.synced) })

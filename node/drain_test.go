@@ -1,8 +1,11 @@
 package node_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"fmt"
+	"maps"
 	"net/netip"
 	"sync"
 	"testing"
@@ -150,13 +153,38 @@ func TestDrainSurvivesTheAgent(t *testing.T) {
 	})
 }
 
-// TestKilledAgentDoesNotGoBack: services are saved at leisure. An agent that was
-// killed just after it had acknowledged newer ones leaves the kernel's rules as they
-// are until a server has told it what there is; and not for ever.
+// image is what is on a disk.
+func (d *memDisk) image() map[string][]byte {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return maps.Clone(d.files)
+}
+
+func (d *memDisk) restore(image map[string][]byte) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.files = maps.Clone(image)
+}
+
+// kill stops the agent without the last writes that one makes which ends in peace.
+func (l *lab) kill() {
+	disk, run := l.disk.image(), l.run.image()
+	l.stop()
+	l.disk.restore(disk)
+	l.run.restore(run)
+}
+
+// TestKilledAgentDoesNotGoBack: services are saved at leisure, what has changed in
+// them before it is acknowledged. An agent that is killed in between and finds no
+// server, however long, gives proxy and resolver what was acknowledged: the pod that
+// was stopped on its word gets no more requests. Only if that cannot be read, rules
+// stay as they are until a server tells what there is, and not for ever.
 func TestKilledAgentDoesNotGoBack(t *testing.T) {
 	onNode(t, func(l *lab) {
-		l.server.put(&balsav1.Service{Metadata: &balsav1.ObjectMeta{Name: "web", Namespace: "default"}, Spec: &balsav1.ServiceSpec{
-			Type: "ClusterIP", ClusterIp: "10.96.0.10", Ports: []*balsav1.ServicePort{{Port: 80, Protocol: "TCP"}}}})
+		service := func(name, ip string) *balsav1.Service {
+			return &balsav1.Service{Metadata: &balsav1.ObjectMeta{Name: name, Namespace: "default"}, Spec: &balsav1.ServiceSpec{
+				Type: "ClusterIP", ClusterIp: ip, Ports: []*balsav1.ServicePort{{Port: 80, Protocol: "TCP"}}}}
+		}
 		slice := func(ips ...string) *balsav1.EndpointSlice {
 			s := &balsav1.EndpointSlice{Metadata: &balsav1.ObjectMeta{Name: "web", Namespace: "default", Labels: map[string]string{object.LabelServiceName: "web"}},
 				AddressType: "IPv4", Ports: []*balsav1.EndpointPort{{Port: 8080, Protocol: "TCP"}}}
@@ -165,37 +193,63 @@ func TestKilledAgentDoesNotGoBack(t *testing.T) {
 			}
 			return s
 		}
-		targets := func() int {
-			found, _ := l.kernel.Lookup(netproxy.Key{VIP: netip.MustParseAddr("10.96.0.10"), Protocol: netproxy.TCP, Port: 80})
-			return len(found)
+		knows := func(ip string) (int, bool) {
+			found, known := l.kernel.Lookup(netproxy.Key{VIP: netip.MustParseAddr(ip), Protocol: netproxy.TCP, Port: 80})
+			return len(found), known
 		}
+		targets := func() int { n, _ := knows("10.96.0.10"); return n }
+		l.server.put(service("web", "10.96.0.10"))
+		l.server.put(service("old", "10.96.0.11"))
 		l.server.put(slice("10.244.2.7", "10.244.2.8"))
 		l.within(time.Second, "both are applied", func() bool { return targets() == 2 })
 		l.always(2*time.Second, "and saved", func() bool { return targets() == 2 })
-		saved, err := l.disk.Read("services.pb")
-		if err != nil {
-			l.Fatal(err)
-		}
+		l.server.remove("services/default/old")
 		now := l.server.put(slice("10.244.2.7"))
 		l.within(time.Second, "one has gone, and that was told", func() bool { return targets() == 1 && l.lastBeat().GetAppliedRevision() >= now })
-		l.stop()
-		if err := l.disk.Write("services.pb", saved); err != nil { // as when it was killed before it saved them
-			l.Fatal(err)
+		l.kill()
+		saved := l.disk.image()
+		if data, err := l.disk.Read("services.pb"); err != nil || !bytes.Contains(data, []byte("10.244.2.8")) {
+			t.Fatalf("the agent was to be killed before it saved its services: %v", err)
 		}
+		killed := l.run.image()
+
+		l.kernel = &netproxy.Fake{} // so that what the new agent applies is seen
+		l.server.setDown(true)
+		l.start()
+		l.within(time.Second, "without servers the acknowledged services are applied", func() bool { return targets() == 1 })
+		l.always(20*time.Second, "and no older ones", func() bool { return targets() == 1 })
+		if _, known := knows("10.96.0.11"); known {
+			t.Error("a service that was deleted, which was acknowledged, is there again")
+		}
+		l.server.setDown(false)
+		l.within(20*time.Second, "a server is there", func() bool { return l.agent.Status().FromServer && l.lastBeat().GetAppliedRevision() >= now })
+		l.pass(3 * time.Second)
+		if left, err := l.run.List("changes"); err != nil || len(left) > 0 {
+			t.Errorf("changes that are saved are kept: %v %v", left, err)
+		}
+
+		killed[fmt.Sprintf("changes/%019d", now-1)] = []byte("\x01garbage") // not the last one, which may be cut off
+		l.stop()
+		l.disk.restore(saved)
+		l.run.restore(killed)
 		l.server.setDown(true)
 		l.start()
 		l.always(2*time.Second, "what is known to be old is not applied", func() bool { return targets() == 1 })
+		l.within(5*time.Second, "without servers what is old is better than nothing", func() bool { return targets() == 2 })
 		l.server.setDown(false)
-		l.within(20*time.Second, "a server tells what there is", func() bool { return l.agent.Status().FromServer })
-		l.always(time.Second, "and it is that", func() bool { return targets() == 1 })
+		l.within(30*time.Second, "a server tells what there is", func() bool { return targets() == 1 })
 
+		l.pass(3 * time.Second)
 		l.stop()
-		if err := l.disk.Write("services.pb", saved); err != nil {
-			l.Fatal(err)
+		if err := l.disk.Write("services.pb", []byte("\x01garbage")); err != nil {
+			t.Fatal(err)
 		}
 		l.server.setDown(true)
 		l.start()
-		l.within(5*time.Second, "without servers what is old is better than nothing", func() bool { return targets() == 2 })
+		l.always(20*time.Second, "rules stay while nobody knows what there is", func() bool { return targets() == 1 })
 		l.server.setDown(false)
+		l.within(30*time.Second, "a server tells", func() bool {
+			return l.agent.Status().FromServer && l.agent.Status().AppliedRevision >= now && targets() == 1
+		})
 	})
 }

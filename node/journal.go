@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
 	"net/netip"
 
 	"google.golang.org/protobuf/proto"
@@ -23,6 +24,7 @@ import (
 //	         pods.pb, services.pb  AssignmentsResponse with full and synced
 //	         pods/<uid>            pod.Memory as JSON
 //	RunDisk  secrets.pb            AssignmentsResponse
+//	         changes/<revision>    AssignmentsResponse: services since services.pb
 //	         hosts/<uid>           the pod's hosts file
 //	         messages/<uid>_…      an attempt's termination message
 const (
@@ -61,12 +63,21 @@ func (j journal) encodePods(s *set) (write func() error) {
 	return func() error { return errors.Join(secrets(), pods()) }
 }
 
+// saveServices saves the rest, and removes the changes that it has.
 func (j journal) saveServices(s *set) error {
-	return encodePart(s, j.disk, fileServices, partServices)()
+	part, synced := s.part(partServices)
+	if err := encode(part, synced, j.disk, fileServices)(); err != nil || !synced {
+		return err
+	}
+	return j.dropChanges(part.GetRevision())
 }
 
 func encodePart(s *set, to Disk, name string, take func(string) bool) (write func() error) {
 	part, synced := s.part(take)
+	return encode(part, synced, to, name)
+}
+
+func encode(part *balsav1.AssignmentsResponse, synced bool, to Disk, name string) (write func() error) {
 	if !synced {
 		return func() error { return nil }
 	}
@@ -82,28 +93,37 @@ func encodePart(s *set, to Disk, name string, take func(string) bool) (write fun
 	}
 }
 
-// load reads the set. Without pods.pb there is none: a node that knows its
-// services only must not take its pods for orphans.
-func (j journal) load() (*step, error) {
+// saved is the set on disk.
+type saved struct {
+	*step
+	// acknowledged is the revision of the newest services that servers were told of;
+	// behind: those of the set are older; blind: it has none, since they cannot be read.
+	acknowledged  int64
+	behind, blind bool
+}
+
+// load reads the set; its step is nil if there is none. Without pods.pb there is
+// none: a node that knows its services only must not take its pods for orphans. The
+// step's revision is that of the pods.
+func (j journal) load() (out saved, err error) {
 	pods, err := readPart(j.disk, filePods)
 	if err != nil || pods == nil {
-		return nil, err
+		return saved{}, err
 	}
-	all := &step{}
-	var errs []error
-	for _, from := range []struct {
-		disk Disk
-		name string
-	}{{j.disk, fileServices}, {j.run, fileSecrets}} {
-		part, err := readPart(from.disk, from.name)
-		errs = append(errs, err)
-		if part == nil {
-			continue
-		}
-		pods.Upserts = append(pods.Upserts, part.GetUpserts()...)
+	services, err := readPart(j.disk, fileServices)
+	broken := err != nil
+	secrets, err2 := readPart(j.run, fileSecrets)
+	err = errors.Join(err, err2)
+	pods.Upserts = append(append(pods.Upserts, services.GetUpserts()...), secrets.GetUpserts()...)
+	out.step = &step{}
+	out.add(pods)
+	if broken { // changes of what is not known say little
+		out.behind, out.blind = true, true
+		return out, err
 	}
-	all.add(pods)
-	return all, errors.Join(errs...)
+	out.acknowledged, err2 = j.addChanges(services.GetRevision(), out.changes)
+	out.behind = err2 != nil
+	return out, errors.Join(err, err2)
 }
 
 // readPart returns nil for a file that is not there.
@@ -127,7 +147,7 @@ func readPart(d Disk, name string) (*balsav1.AssignmentsResponse, error) {
 
 // forgetSet removes the set.
 func (j journal) forgetSet() error {
-	return errors.Join(j.disk.Remove(filePods), j.disk.Remove(fileServices), j.run.Remove(fileSecrets))
+	return errors.Join(j.disk.Remove(filePods), j.disk.Remove(fileServices), j.run.Remove(fileSecrets), j.dropChanges(math.MaxInt64))
 }
 
 func (j journal) saveCluster(r *balsav1.RegisterResponse) error {

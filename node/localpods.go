@@ -30,16 +30,23 @@ type knownPods struct {
 	known map[string]netip.Addr // guarded by mu; by uid
 	told  chan struct{}         // guarded by mu; closed when known changes
 	why   error                 // guarded by mu; why it does not
+	// pending are policies that select a pod and have not begun; guarded by mu; by uid.
+	pending map[string][]string
 }
 
 func newKnownPods() *knownPods { return &knownPods{told: make(chan struct{})} }
 
-// set takes the pods that the rules now in the kernel know.
-func (k *knownPods) set(pods map[string]netproxy.LocalPod) {
+// set takes the pods that the rules now in the kernel know. Those that a policy is
+// about which these rules do not have yet are not among them.
+func (k *knownPods) set(pods map[string]netproxy.LocalPod, pending func(netproxy.LocalPod) []string) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.known, k.why = make(map[string]netip.Addr, len(pods)), nil
+	k.known, k.pending, k.why = make(map[string]netip.Addr, len(pods)), map[string][]string{}, nil
 	for uid, p := range pods {
+		if names := pending(p); len(names) > 0 {
+			k.pending[uid] = names
+			continue
+		}
 		k.known[uid] = p.IP
 	}
 	close(k.told)
@@ -59,7 +66,7 @@ func (k *knownPods) await(ctx context.Context, c clock.Clock, uid string, ip net
 	defer timer.Stop()
 	for {
 		k.mu.Lock()
-		known, told, why := k.known[uid] == ip, k.told, k.why
+		known, told, why, pending := k.known[uid] == ip, k.told, k.why, k.pending[uid]
 		k.mu.Unlock()
 		if known {
 			return nil
@@ -69,8 +76,11 @@ func (k *knownPods) await(ctx context.Context, c clock.Clock, uid string, ip net
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		case <-timer.C():
-			if why != nil {
+			switch {
+			case why != nil:
 				return fmt.Errorf("%w: %w", errNoRules, why)
+			case len(pending) > 0:
+				return fmt.Errorf("%w: no server has told whom the selectors of %s stand for", errNoRules, some(pending))
 			}
 			return errNoRules
 		}
@@ -79,6 +89,7 @@ func (k *knownPods) await(ctx context.Context, c clock.Clock, uid string, ip net
 
 // rulesFirst holds a pod's first container back until its rules are there: no
 // packet shall come in that a policy forbids, and none be refused at a host port.
+// That includes policies that are newer than their slices.
 // A pod that has run already goes on: its rules are those of the agent before.
 func (w *worker) rulesFirst(ctx context.Context, view pod.View, ip netip.Addr) error {
 	if w.a.plant.Proxy == nil || view.Pod == nil || view.Runtime != nil && len(view.Runtime.Containers) > 0 {

@@ -61,6 +61,51 @@ func sliceOf(p *balsav1.NetworkPolicy) *balsav1.NetworkPolicySlice {
 	return &balsav1.NetworkPolicySlice{Metadata: &balsav1.ObjectMeta{Name: p.Metadata.Name, Namespace: p.Metadata.Namespace}, ObservedGeneration: p.Metadata.Generation}
 }
 
+// A pod that a new policy selects does not start before the slice says whom the
+// policy means, whichever edition the node enforces meanwhile.
+func TestFirstContainerWaitsForAPolicysSlice(t *testing.T) {
+	withProxy(t, func(l *lab, _ *brokenProxy) {
+		closed := func(name string) *balsav1.Pod {
+			p := newPod(name, "forever")
+			p.Metadata.Labels = map[string]string{"app": "closed"}
+			return p
+		}
+		l.server.put(allowNobody())
+		l.server.put(closed("early"))
+		l.server.put(newPod("open", "forever"))
+		l.within(time.Second, "the pod that no policy is about runs", func() bool { return l.isRunning("uid-open", "c") })
+		l.always(10*time.Second, "the other waits", func() bool { return l.attempt("uid-early", "c").Status == "" })
+		if !l.said("no server has told whom the selectors of default/closed stand for") {
+			t.Error("nobody says what the pod waits for")
+		}
+		whole := sliceOf(allowNobody())
+		whole.Policy = allowNobody().Spec
+		l.server.put(whole)
+		l.within(30*time.Second, "it runs", func() bool { return l.isRunning("uid-early", "c") })
+		addrs := l.network.Addresses()
+		if _, ingress := l.kernel.Judge(netproxy.Connection{From: addrs["uid-open"], To: addrs["uid-early"], Protocol: netproxy.TCP, Port: 80}); ingress {
+			t.Error("the pod runs and its policy is not in the kernel")
+		}
+		edited := allowNobody() // it is for others now, which the slice does not know yet
+		edited.Metadata.Generation, edited.Spec.PodSelector.MatchLabels = 2, map[string]string{"app": "other"}
+		l.server.put(edited)
+		l.server.put(closed("late"))
+		l.within(5*time.Second, "a pod that only the edition in force selects has its rules and runs", func() bool { return l.isRunning("uid-late", "c") })
+		addrs = l.network.Addresses()
+		if _, ingress := l.kernel.Judge(netproxy.Connection{From: addrs["uid-open"], To: addrs["uid-late"], Protocol: netproxy.TCP, Port: 80}); ingress {
+			t.Error("the edition in force is not in the kernel")
+		}
+		other := newPod("other", "forever")
+		other.Metadata.Labels = map[string]string{"app": "other"}
+		l.server.put(other)
+		l.always(5*time.Second, "a pod that the new edition selects waits", func() bool { return l.attempt("uid-other", "c").Status == "" })
+		whole = object.Clone(whole)
+		whole.ObservedGeneration, whole.Policy = 2, edited.Spec
+		l.server.put(whole)
+		l.within(30*time.Second, "it runs", func() bool { return l.isRunning("uid-other", "c") })
+	})
+}
+
 func withPort(p *balsav1.Pod, containerPort, hostPort int32) *balsav1.Pod {
 	p.Spec.Containers[0].Ports = []*balsav1.ContainerPort{{Name: "http", ContainerPort: containerPort, HostPort: &hostPort, Protocol: "TCP"}}
 	return p

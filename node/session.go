@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"strconv"
 	"time"
 
@@ -334,6 +335,7 @@ func (a *Agent) commit(next *step) (effect, error) {
 // backup for example, it is taken.
 func (a *Agent) refuseOlder(next *step, older *time.Time) error {
 	_, _, have := a.set.known()
+	have = max(have, a.acknowledged.Load())
 	now := a.cfg.Clock.Now()
 	if !next.full || next.revision >= have {
 		*older = time.Time{}
@@ -346,6 +348,10 @@ func (a *Agent) refuseOlder(next *step, older *time.Time) error {
 		return fmt.Errorf("%w: %d, ours is %d", errOlder, next.revision, have)
 	}
 	a.log.Warn("taking an older set, since the servers insist: were they restored from a backup?", "revision", next.revision, "was", have)
+	a.acknowledged.Store(next.revision)
+	if err := a.journal.dropChanges(math.MaxInt64); err != nil { // they are of another history
+		a.log.Warn("changes that are saved cannot be removed", "error", err)
+	}
 	*older = time.Time{}
 	return nil
 }

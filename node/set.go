@@ -32,14 +32,14 @@ type set struct {
 	// work; guarded by mu.
 	services int64
 	// fresh are the keys that have changed since the last takeNews, of the same
-	// kinds; guarded by mu.
+	// kinds; true: a server said so, not the disk. Guarded by mu.
 	fresh map[string]bool
-	// policies are the NetworkPolicies by key; guarded by mu.
-	policies map[string]*balsav1.NetworkPolicy
+	// policies are those of NetworkPolicies and of their slices, by key; guarded by mu.
+	policies map[string]*balsav1.NetworkPolicySpec
 }
 
 func newSet() *set {
-	return &set{objects: map[string]object.Message{}, pods: map[string]*balsav1.Pod{}, fresh: map[string]bool{}, policies: map[string]*balsav1.NetworkPolicy{}}
+	return &set{objects: map[string]object.Message{}, pods: map[string]*balsav1.Pod{}, fresh: map[string]bool{}, policies: map[string]*balsav1.NetworkPolicySpec{}}
 }
 
 // step collects messages until they make a consistent state.
@@ -92,6 +92,8 @@ type effect struct {
 	// more than additions: something that pods may have been acting on is another
 	// now, or gone.
 	changed bool
+	// told by a server.
+	told bool
 }
 
 // commit makes a complete step the state. A delta before any full set is an
@@ -156,7 +158,7 @@ func (s *set) draft() *set {
 }
 
 func (s *set) applyLocked(next *step, fromServer bool) effect {
-	e := effect{changed: next.full}
+	e := effect{changed: next.full, told: fromServer}
 	for key, message := range next.changes {
 		if next.full && message != nil && s.objects[key] != nil && proto.Equal(s.objects[key], message) {
 			continue // a full set repeats what is known
@@ -189,14 +191,25 @@ func (s *set) changeLocked(key string, next object.Message, e *effect) {
 	case "PersistentVolumeClaim", "PersistentVolume":
 		e.pods, e.changed, e.volumes = true, true, e.volumes || kind.Name == "PersistentVolume"
 		e.uids = append(e.uids, s.podsInLocked(namespace)...)
-	case "NetworkPolicy":
-		e.services, s.fresh[key] = true, true
-		delete(s.policies, key)
-		if policy, ok := next.(*balsav1.NetworkPolicy); ok {
-			s.policies[key] = policy
-		}
+	case "NetworkPolicy", "NetworkPolicySlice":
+		e.services, s.fresh[key] = true, e.told
+		s.policyLocked(key, next)
 	default:
-		e.services, s.fresh[key] = true, true
+		e.services, s.fresh[key] = true, e.told
+	}
+}
+
+// policyLocked keeps what a policy says, and what a slice says of its policy: one of
+// them may be of another generation, and either may be what is enforced.
+func (s *set) policyLocked(key string, next object.Message) {
+	delete(s.policies, key)
+	switch m := next.(type) {
+	case *balsav1.NetworkPolicy:
+		s.policies[key] = m.GetSpec()
+	case *balsav1.NetworkPolicySlice:
+		if m.GetPolicy() != nil {
+			s.policies[key] = m.GetPolicy()
+		}
 	}
 }
 
@@ -261,6 +274,8 @@ type news struct {
 	fromServer bool
 	// changed are objects as they are now, by key; nil: deleted.
 	changed map[string]object.Message
+	// told are the keys of those that a server has told, not the disk.
+	told []string
 }
 
 // takeNews returns what has changed since it was last called. There is one
@@ -269,22 +284,26 @@ func (s *set) takeNews() news {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	n := news{revision: s.revision, fromServer: s.fromServer, changed: make(map[string]object.Message, len(s.fresh))}
-	for key := range s.fresh {
+	for key, told := range s.fresh {
 		n.changed[key] = s.objects[key]
+		if told {
+			n.told = append(n.told, key)
+		}
 	}
 	clear(s.fresh)
 	return n
 }
 
-// limits tells whether a NetworkPolicy selects the pod.
+// limits tells whether a NetworkPolicy selects the pod, or did when its slice was
+// made.
 func (s *set) limits(p *balsav1.Pod) bool {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	for _, policy := range s.policies {
-		if policy.GetMetadata().GetNamespace() != p.GetMetadata().GetNamespace() {
+	for key, policy := range s.policies {
+		if _, namespace, _, _ := object.ParseKey(key); namespace != p.GetMetadata().GetNamespace() {
 			continue
 		}
-		selects := policy.GetSpec().GetPodSelector()
+		selects := policy.GetPodSelector()
 		if selects == nil {
 			selects = &balsav1.LabelSelector{} // every pod of the namespace
 		}

@@ -28,6 +28,9 @@ type syncer struct {
 	nodes map[string]*balsav1.Node
 	pools map[string]*balsav1.AddressPool
 	local map[string]netproxy.LocalPod // by uid, as the proxy's tracker has them
+	// unsaved is what servers have told and nobody was told to be applied.
+	unsaved map[string]object.Message
+	saves   int
 
 	// What has not been applied yet, also after a failure.
 	routesDue, proxyDue, zoneDue bool
@@ -40,7 +43,7 @@ func newSyncer(a *Agent) *syncer {
 		a:     a,
 		proxy: netproxy.NewTracker(netproxy.NodeParams{Name: a.cfg.Name, PodCIDR: f.PodCIDR, ClusterCIDR: f.ClusterCIDR, ServiceCIDR: f.ServiceCIDR, NodeIP: a.cfg.NodeIP}),
 		zone:  dns.NewTracker(dns.ZoneParams{Domain: f.DNSDomain, Pods: f.ClusterCIDR, Reverse: []netip.Prefix{f.ServiceCIDR, f.ClusterCIDR}}),
-		nodes: map[string]*balsav1.Node{}, pools: map[string]*balsav1.AddressPool{}, local: map[string]netproxy.LocalPod{},
+		nodes: map[string]*balsav1.Node{}, pools: map[string]*balsav1.AddressPool{}, local: map[string]netproxy.LocalPod{}, unsaved: map[string]object.Message{},
 		routesDue: true, proxyDue: true, zoneDue: true, // there is something to apply even if the cluster is empty
 		nextScan: a.cfg.Clock.Now().Add(scrubEvery),
 	}
@@ -89,6 +92,12 @@ func (s *syncer) sync(ctx context.Context) error {
 	for _, key := range sortedKeys(n.changed) {
 		s.take(key, n.changed[key])
 	}
+	for _, key := range n.told {
+		s.unsaved[key] = n.changed[key]
+	}
+	if !n.fromServer { // of two parts of a set from disk the services may be the newer one
+		n.revision = max(n.revision, s.a.acknowledged.Load())
+	}
 	s.takePods()
 	rules, changed := s.proxyDue, s.routesDue || s.proxyDue || s.zoneDue
 	if err := s.apply(ctx, n.revision); err != nil {
@@ -96,7 +105,7 @@ func (s *syncer) sync(ctx context.Context) error {
 		return err
 	}
 	if rules {
-		s.a.rules.set(s.local)
+		s.a.rules.set(s.local, s.proxy.Pending)
 	}
 	s.applied(n.revision, changed)
 	if n.fromServer {
@@ -253,18 +262,33 @@ func (s *syncer) announced() (out []netip.Addr) {
 	return slices.Compact(out)
 }
 
+// applied tells servers, once an agent after this one would know it as well.
 func (s *syncer) applied(revision int64, changed bool) {
-	if changed {
-		if err := s.a.journal.saveApplied(revision); err != nil {
-			s.a.log.Warn("what is applied cannot be saved", "error", err)
-		}
+	if err := s.saveApplied(revision); err != nil {
+		s.a.log.Warn("what is applied cannot be saved: an agent that is started in the next second and finds no server goes back behind it", "error", err)
 	}
+	s.a.acknowledged.Store(revision)
 	if s.a.applied.Swap(revision) != revision {
 		s.a.metrics.applied.Set(float64(revision))
 		if changed {
 			s.a.toBeat.raise()
 		}
 	}
+}
+
+// saveApplied keeps what could not be saved for the next time.
+func (s *syncer) saveApplied(revision int64) error {
+	if len(s.unsaved) == 0 || s.a.abandoned.Load() {
+		return nil
+	}
+	if err := s.a.journal.saveChanges(revision, s.unsaved); err != nil {
+		return err
+	}
+	clear(s.unsaved)
+	if s.saves++; s.saves%maxChanges == 0 {
+		return s.a.journal.mergeChanges(maxChanges)
+	}
+	return nil
 }
 
 func (s *syncer) scrub(ctx context.Context) {

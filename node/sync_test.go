@@ -2,13 +2,17 @@ package node
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/netip"
 	"runtime"
 	"slices"
+	"strings"
 	"testing"
 	"time"
+
+	"pgregory.net/rapid"
 
 	"github.com/balsa-run/balsa/dns"
 	balsav1 "github.com/balsa-run/balsa/gen/balsa/v1"
@@ -19,10 +23,16 @@ import (
 )
 
 // sink takes everything at once.
-type sink struct{ syncs int }
+type sink struct {
+	syncs int
+	fails bool
+}
 
 func (s *sink) Sync(context.Context, netproxy.Ruleset) (netproxy.Result, error) {
 	s.syncs++
+	if s.fails {
+		return netproxy.Result{}, errors.New("injected")
+	}
 	return netproxy.Result{}, nil
 }
 func (*sink) Scrub(context.Context) (netproxy.ScrubReport, error) {
@@ -45,7 +55,7 @@ func syncLab(t testing.TB) (*Agent, *syncer, *sink) {
 	}
 	a := &Agent{
 		cfg: Config{Name: "n1", NodeIP: netip.MustParseAddr("10.0.0.11"), Clock: clock.Real{}}, log: slog.New(slog.DiscardHandler), metrics: m,
-		set: newSet(), journal: journal{run: Dir(t.TempDir())}, toBeat: newSignal(), toAnnounce: newSignal(), toSync: newSignal(), rules: newKnownPods(),
+		set: newSet(), journal: journal{disk: Dir(t.TempDir()), run: Dir(t.TempDir())}, toBeat: newSignal(), toAnnounce: newSignal(), toSync: newSignal(), rules: newKnownPods(),
 		facts: ClusterFacts{PodCIDR: netip.MustParsePrefix("10.244.1.0/24"), ClusterCIDR: netip.MustParsePrefix("10.244.0.0/16"), ServiceCIDR: netip.MustParsePrefix("10.96.0.0/12"), DNSDomain: "cluster.local"},
 	}
 	a.notices, a.reports = newNotices(a), newReporter(a)
@@ -211,5 +221,140 @@ func TestLimits(t *testing.T) {
 	commit(t, s, true, 2)
 	if s.limits(pod("a", nil)) {
 		t.Error("a policy that has gone limits")
+	}
+}
+
+// history is a node's services at each revision, in words.
+type history struct {
+	objects map[string]object.Message
+	at      map[int64]string
+}
+
+func (h *history) now(revision int64) {
+	var b strings.Builder
+	for _, key := range sortedKeys(h.objects) {
+		fmt.Fprintln(&b, key, h.objects[key].GetMetadata().GetResourceVersion())
+	}
+	h.at[revision] = b.String()
+}
+
+// were tells whether the services were such at a revision or after it.
+func (h *history) were(words string, since int64) bool {
+	for revision, then := range h.at {
+		if revision >= since && then == words {
+			return true
+		}
+	}
+	return false
+}
+
+// wordsOf are the services that a set from disk has.
+func wordsOf(s saved) string {
+	h := history{objects: map[string]object.Message{}, at: map[int64]string{}}
+	for key, m := range s.changes {
+		if plural, _, _ := strings.Cut(key, "/"); partServices(plural) {
+			h.objects[key] = m
+		}
+	}
+	h.now(0)
+	return h.at[0]
+}
+
+// Whatever changes, and whenever an agent is killed, also several in a row, with
+// disks that fail and proxies that refuse: the next one finds the services of one
+// revision, and that is not older than the newest of which servers were told.
+func TestNothingAcknowledgedIsForgotten(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		h := history{objects: map[string]object.Message{}, at: map[int64]string{}}
+		a, s, proxy := syncLab(t)
+		revision, told := int64(1), int64(0)
+		change := func() {
+			key := endpoints(rapid.IntRange(0, 3).Draw(rt, "which"), int(revision+1))
+			revision++
+			if name := object.KeyOf(key); h.objects[name] != nil && rapid.IntRange(0, 2).Draw(rt, "gone") == 0 {
+				delete(h.objects, name)
+				commitDelete(t, a.set, revision, key)
+			} else {
+				h.objects[name] = key
+				commit(t, a.set, false, revision, key)
+			}
+			h.now(revision)
+		}
+		begin := func() {
+			var all []object.Message
+			for _, key := range sortedKeys(h.objects) {
+				all = append(all, h.objects[key])
+			}
+			commit(t, a.set, true, revision, all...)
+			h.now(revision)
+		}
+		restart := func() {
+			before := a.journal
+			found, err := before.load()
+			if err != nil || found.behind {
+				rt.Fatalf("behind %v, %v", found.behind, err)
+			}
+			a, s, proxy = syncLab(t)
+			a.journal = before
+			if found.step == nil {
+				if told > 0 {
+					rt.Fatalf("nothing is on disk, and revision %d was acknowledged", told)
+				}
+				return
+			}
+			if got := wordsOf(found); !h.were(got, told) {
+				rt.Fatalf("after a kill: revision %d, which is not the services since %d:\n%shistory %v", found.acknowledged, told, got, h.at)
+			}
+			a.acknowledged.Store(found.acknowledged)
+			if _, err := a.set.commit(found.step, false, func(*set, effect) {}); err != nil {
+				rt.Fatal(err)
+			}
+			if rapid.Bool().Draw(rt, "no server is there at first") {
+				if err := s.sync(context.Background()); err != nil {
+					rt.Fatal(err)
+				}
+				if got := a.applied.Load(); !h.were(wordsOf(found), got) {
+					rt.Fatalf("revision %d is told as applied, and is not:\n%s", got, wordsOf(found))
+				}
+			}
+		}
+		begin()
+		if err := a.journal.savePods(a.set); err != nil { // before any pod is acted on
+			rt.Fatal(err)
+		}
+		for range rapid.IntRange(1, 40).Draw(rt, "steps") {
+			switch rapid.IntRange(0, 9).Draw(rt, "what") {
+			case 0, 1, 2, 3:
+				change()
+			case 4, 5, 6:
+				proxy.fails = rapid.IntRange(0, 3).Draw(rt, "refuses") == 0
+				if err := s.sync(context.Background()); err == nil {
+					told = max(told, a.applied.Load())
+				}
+				proxy.fails = false
+			case 7:
+				if err := a.journal.saveServices(a.set); err != nil {
+					rt.Fatal(err)
+				}
+			case 8:
+				if err := a.journal.mergeChanges(2); err != nil {
+					rt.Fatal(err)
+				}
+			default:
+				restart()
+				begin()
+			}
+		}
+		restart()
+	})
+}
+
+func commitDelete(t testing.TB, s *set, revision int64, m object.Message) {
+	t.Helper()
+	next := &step{}
+	next.add(&balsav1.AssignmentsResponse{Synced: true, Revision: revision, Deletes: []*balsav1.ObjectKey{
+		{Kind: object.KindOf(m).Name, Namespace: m.GetMetadata().GetNamespace(), Name: m.GetMetadata().GetName()}}})
+	if _, err := s.commit(next, true, func(*set, effect) {}); err != nil {
+		t.Fatal(err)
 	}
 }

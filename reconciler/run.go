@@ -21,6 +21,7 @@ import (
 	"github.com/balsa-run/balsa/reconciler/endpoints"
 	"github.com/balsa-run/balsa/reconciler/events"
 	"github.com/balsa-run/balsa/reconciler/gc"
+	"github.com/balsa-run/balsa/reconciler/leases"
 	"github.com/balsa-run/balsa/reconciler/namespaces"
 	"github.com/balsa-run/balsa/reconciler/nodes"
 	"github.com/balsa-run/balsa/reconciler/placement"
@@ -41,7 +42,7 @@ const (
 	queueLimit = 20_000
 )
 
-// Deps are what Run works with. All but Hosts and Explanations are required.
+// Deps are what Run works with. All are required that do not say otherwise.
 type Deps struct {
 	Store    *store.Store
 	Proposer control.Proposer
@@ -53,6 +54,9 @@ type Deps struct {
 	Epoch uint64
 	// Leases are made anew for each term, and also given to what takes heartbeats.
 	Leases *nodes.Leases
+	// EtcdLeases counts down the leases of the etcd space, if not nil; made anew for
+	// each term as well.
+	EtcdLeases *leases.Lessor
 	// Hosts is what gossip knows; nil: nothing.
 	Hosts nodes.Hosts
 	// Secrets opens and seals what rollouts copy.
@@ -85,6 +89,9 @@ func (r *runner) run(ctx context.Context) error {
 		func(ctx context.Context) error {
 			return r.recorder.Run(ctx, r.writer(store.SpaceEvents), r.random())
 		},
+	}
+	if r.EtcdLeases != nil {
+		run = append(run, r.EtcdLeases.Run)
 	}
 	for _, c := range r.concerns {
 		run = append(run, func(ctx context.Context) error { return loop.Run(ctx, r.options(c)) })

@@ -4,9 +4,37 @@ import (
 	internalv1 "github.com/balsa-run/balsa/gen/balsainternal/v1"
 )
 
+// CheckLimits says how Apply would refuse a transaction for its form and size,
+// whatever the space holds: OUTCOME_LIMIT or OUTCOME_INVALID and the reason in
+// words, else OUTCOME_OK. With CheckWrites it spares the log what cannot be
+// carried out.
+func (sp *Space) CheckLimits(txn *internalv1.Txn) (internalv1.CommandResult_Outcome, string) {
+	if no := sp.limits.checkSize(txn); no != nil {
+		return no.outcome, no.message
+	}
+	return internalv1.CommandResult_OUTCOME_OK, ""
+}
+
+// CheckWrites says why Apply would refuse a transaction for a key that it writes
+// twice; empty when it does not. Its work grows with the nesting of the
+// transaction: check the limits first.
+func CheckWrites(txn *internalv1.Txn) string {
+	if no := checkWrites(txn); no != nil {
+		return no.message
+	}
+	return ""
+}
+
 // check is what can be said about a transaction without looking at the space:
 // limits, and keys that it would write twice. The rules are etcd's.
 func (l Limits) check(txn *internalv1.Txn) *refusal {
+	if no := l.checkSize(txn); no != nil {
+		return no
+	}
+	return checkWrites(txn)
+}
+
+func (l Limits) checkSize(txn *internalv1.Txn) *refusal {
 	bytes := 0
 	if no := l.checkTxn(txn, l.TxnOps, &bytes); no != nil {
 		return no
@@ -14,6 +42,10 @@ func (l Limits) check(txn *internalv1.Txn) *refusal {
 	if bytes > l.TxnBytes {
 		return refuse(internalv1.CommandResult_OUTCOME_LIMIT, "the transaction puts %d bytes, more than %d", bytes, l.TxnBytes)
 	}
+	return nil
+}
+
+func checkWrites(txn *internalv1.Txn) *refusal {
 	for _, ops := range [][]*internalv1.Op{txn.GetSuccess(), txn.GetFailure()} {
 		if _, no := collectWrites(ops); no != nil {
 			return no

@@ -4,6 +4,7 @@ import (
 	"fmt"
 
 	internalv1 "github.com/balsa-run/balsa/gen/balsainternal/v1"
+	"github.com/balsa-run/balsa/internal/mutate"
 )
 
 // entry is one log entry while it is applied.
@@ -31,6 +32,9 @@ func invalid(format string, args ...any) *refusal {
 func (e *entry) apply(i int, cmd *internalv1.Command) *internalv1.CommandResult {
 	s := e.store
 	s.timeNS = max(s.timeNS, cmd.GetTimeNs())
+	if mutate.On(mutate.RandomApply) {
+		s.timeNS = max(s.timeNS, mutate.Noise())
+	}
 	result := &internalv1.CommandResult{CommitTimeNs: s.timeNS}
 	no := e.admit(cmd)
 	if no == nil {
@@ -48,7 +52,7 @@ func (e *entry) apply(i int, cmd *internalv1.Command) *internalv1.CommandResult 
 
 // admit checks what concerns every command.
 func (e *entry) admit(cmd *internalv1.Command) *refusal {
-	if epoch := cmd.GetEpoch(); epoch != 0 && epoch != e.term {
+	if epoch := cmd.GetEpoch(); epoch != 0 && epoch != e.term && !mutate.On(mutate.EpochNotChecked) {
 		return refuse(internalv1.CommandResult_OUTCOME_STALE_EPOCH,
 			"planned by the leader of term %d, the log is in term %d: plan again", epoch, e.term)
 	}

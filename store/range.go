@@ -12,7 +12,7 @@ import (
 // widely tells that a range has to look at all of its keys, however few of them
 // it returns.
 func widely(r *internalv1.Range) bool {
-	return r.GetRevision() != 0 || r.GetSortOrder() != 0 || bounded(r)
+	return r.GetRevision() > 0 || r.GetSortOrder() != 0 || bounded(r)
 }
 
 func bounded(r *internalv1.Range) bool {
@@ -25,9 +25,9 @@ func (w *writer) inspectRange(r *internalv1.Range) *refusal {
 	switch {
 	case rev > w.st.rev:
 		return refuse(internalv1.CommandResult_OUTCOME_FUTURE_REVISION, "the range from %q is to be read at revision %d, the newest is %d", r.GetKey(), rev, w.st.rev)
-	case rev != 0 && rev < w.st.oldest():
+	case rev != 0 && rev < w.st.compacted:
 		return refuse(internalv1.CommandResult_OUTCOME_COMPACTED, "the range from %q is to be read at revision %d, the oldest is %d", r.GetKey(), rev, w.st.oldest())
-	case rev == 0:
+	case rev <= 0: // as in etcd -1 is the newest too, until the first compaction
 		rev = w.st.rev
 	}
 	most, limit := w.space.limits.RangeKeys, r.GetLimit()
@@ -76,7 +76,7 @@ func (t *txn) count(rev Revision, s span) (n int) {
 }
 
 func (t *txn) runRange(r *internalv1.Range) *internalv1.RangeResult {
-	s, rev, limit := spanIn(r), Revision(r.GetRevision()), r.GetLimit()
+	s, rev, limit := spanIn(r), Revision(max(0, r.GetRevision())), r.GetLimit()
 	result := &internalv1.RangeResult{Count: int64(t.count(rev, s))}
 	if r.GetCountOnly() {
 		return result

@@ -53,16 +53,7 @@ func (sp *Space) View() View {
 
 // ViewAt is the space as it was at rev. It fails with a *CompactedError when
 // that is forgotten and a *FutureRevisionError when it is still to come.
-func (sp *Space) ViewAt(rev Revision) (View, error) {
-	st := sp.state.Load()
-	if rev > st.rev {
-		return View{}, &FutureRevisionError{Space: sp.name, Revision: rev, Current: st.rev}
-	}
-	if rev < st.oldest() {
-		return View{}, sp.compactedError(st, rev)
-	}
-	return View{space: sp, st: st, rev: rev}, nil
-}
+func (sp *Space) ViewAt(rev Revision) (View, error) { return sp.View().At(rev) }
 
 func (sp *Space) compactedError(st *state, rev Revision) error {
 	return &CompactedError{Space: sp.name, Revision: rev, Compact: st.oldest()}

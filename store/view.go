@@ -18,9 +18,25 @@ type View struct {
 // Revision is the revision that the view shows.
 func (v View) Revision() Revision { return v.rev }
 
+// At is the same state of the space at another of its revisions: one read that
+// asks for several revisions sees one history. It fails as Space.ViewAt does.
+func (v View) At(rev Revision) (View, error) {
+	if rev > v.st.rev {
+		return View{}, &FutureRevisionError{Space: v.space.name, Revision: rev, Current: v.st.rev}
+	}
+	if rev < v.st.oldest() {
+		return View{}, v.space.compactedError(v.st, rev)
+	}
+	return View{space: v.space, st: v.st, rev: rev}, nil
+}
+
 // CompactRevision is the oldest revision that could be read when the view was
 // taken.
 func (v View) CompactRevision() Revision { return v.st.oldest() }
+
+// LastCompaction is the revision of the last compaction before the view was
+// taken, -1 when there was none: etcd's bound for revisions in transactions.
+func (v View) LastCompaction() Revision { return v.st.compacted }
 
 // TimeNS is the commit time of the newest revision when the view was taken, in
 // Unix nanoseconds; 0 in an empty space.

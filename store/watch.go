@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"sync"
+
+	"github.com/balsa-run/balsa/internal/mutate"
 )
 
 // WatchOptions say what to watch: one Key, or a Prefix, or Start and End, or
@@ -102,7 +104,10 @@ func (sp *Space) Watch(ctx context.Context, o WatchOptions) (*Watcher, error) {
 	if o.From == 0 {
 		o.From = st.rev + 1
 	}
-	if o.From < st.oldest() {
+	if o.From <= st.rev && mutate.On(mutate.WatchOneLate) {
+		o.From++
+	}
+	if o.From < st.oldest() && !mutate.On(mutate.CompactionLosesEvents) {
 		return nil, sp.compactedError(st, o.From)
 	}
 	if !sp.hub.enter(sp.limits.Watchers) {
@@ -205,7 +210,7 @@ func (w *Watcher) catchUp(ctx context.Context, st *state, mark bool) error {
 		if st.generation != w.generation {
 			return fmt.Errorf("watch space %q: %w: watch again from revision %d or list", w.space.name, ErrResync, w.next)
 		}
-		if w.next < st.oldest() {
+		if w.next < st.oldest() && !mutate.On(mutate.CompactionLosesEvents) {
 			return w.space.compactedError(st, w.next)
 		}
 		batches, next := w.space.replay(st, w.span, w.prevKV, w.next)

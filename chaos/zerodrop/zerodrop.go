@@ -66,6 +66,9 @@ type Report struct {
 	Services map[string]*load.FlowReport
 	Pauses   int
 	Took     time.Duration
+	// TimedOut are the pods that were stopped before every node had taken them out,
+	// as events tell: a request that failed may have been theirs.
+	TimedOut []string
 }
 
 // Failed counts the requests that failed.
@@ -94,6 +97,10 @@ func (r *Report) String() string {
 				fmt.Fprintf(&b, "  %s\n", e)
 			}
 		}
+	}
+	fmt.Fprintf(&b, "pods that were stopped before every node had answered: %d\n", len(r.TimedOut))
+	for _, line := range r.TimedOut {
+		fmt.Fprintf(&b, "  %s\n", line)
 	}
 	return b.String()
 }
@@ -175,7 +182,32 @@ func (p *play) underLoad(ctx context.Context) (*Report, error) {
 		report.Services[name] = flows
 		err = errors.Join(err, stopErr)
 	}
+	if err == nil {
+		report.TimedOut, err = p.timedOut(ctx)
+	}
 	return report, err
+}
+
+// timedOut asks for the events that tell of it.
+func (p *play) timedOut(ctx context.Context) (lines []string, err error) {
+	var events struct {
+		Items []struct {
+			Reason         string `json:"reason"`
+			Message        string `json:"message"`
+			InvolvedObject struct {
+				Name string `json:"name"`
+			} `json:"involvedObject"`
+		} `json:"items"`
+	}
+	if err := p.stage.Decode(ctx, &events, "get", "events", "-n", namespace); err != nil {
+		return nil, err
+	}
+	for _, e := range events.Items {
+		if e.Reason == "DrainTimedOut" {
+			lines = append(lines, e.InvolvedObject.Name+": "+e.Message)
+		}
+	}
+	return lines, nil
 }
 
 // faults does everything at once, and returns when all is done and calm again.

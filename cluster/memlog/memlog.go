@@ -1,19 +1,25 @@
 // Package memlog is a log, stable and snapshot store in memory that behaves like
 // a disk: what was not synced is lost in a crash, writes can hang, fail or find
-// no room, and a crash can fall between any two writes. Tests and the simulation
-// run on it. It keeps nothing beyond the process.
+// no room, a crash can fall between any two writes and into an append of several
+// entries, and bits can flip. Tests and the simulation run on it. It keeps
+// nothing beyond the process.
+//
+// What is damaged is found out where cluster/raftlog finds it out, and nowhere
+// else: a snapshot has a checksum that is compared when it is opened; an entry of
+// the log has none.
 package memlog
 
 import (
 	"bytes"
 	"errors"
 	"fmt"
-	"io"
 	"slices"
 	"sync"
 	"time"
 
 	"github.com/hashicorp/raft"
+
+	"github.com/balsa-run/balsa/internal/mutate"
 )
 
 // ErrCrashed is what a disk's handles return once it has crashed.
@@ -22,17 +28,20 @@ var ErrCrashed = errors.New("memlog: the machine has crashed")
 // Disk is one server's disk. The zero value is not usable; see New.
 type Disk struct {
 	mu      sync.Mutex
-	log     map[uint64]*raft.Log // guarded by mu; all synced
-	low     uint64               // guarded by mu; 0 when empty
-	high    uint64               // guarded by mu
-	stable  map[string][]byte    // guarded by mu; all synced
-	snaps   []*snapshot          // guarded by mu; newest first
-	crashed bool                 // guarded by mu
-	writes  int                  // guarded by mu; synced so far
-	fault   Fault                // guarded by mu
-	hang    chan struct{}        // guarded by mu; non-nil while writes hang
-	latency func() time.Duration // guarded by mu; nil: a write takes no time
-	made    int                  // guarded by mu; names snapshots
+	log     map[uint64]*raft.Log  // guarded by mu; all synced
+	low     uint64                // guarded by mu; 0 when empty
+	high    uint64                // guarded by mu
+	stable  map[string][]byte     // guarded by mu; all synced
+	snaps   []*snapshot           // guarded by mu; newest first
+	crashed bool                  // guarded by mu
+	writes  int                   // guarded by mu; synced so far
+	fault   Fault                 // guarded by mu
+	hang    chan struct{}         // guarded by mu; non-nil while writes hang
+	latency func() time.Duration  // guarded by mu; nil: a write takes no time
+	torn    func(entries int) int // guarded by mu; see SetTorn
+	watch   Watch                 // guarded by mu
+	asleep  []*write              // guarded by mu; writes that are not on the disk yet
+	made    int                   // guarded by mu; names snapshots
 }
 
 // Fault decides what becomes of a write. It is called with the number of writes
@@ -40,6 +49,29 @@ type Disk struct {
 // nil. Torn makes the write reach the disk although it reports the error, as a
 // failed fsync may.
 type Fault func(writes int, what string) (err error, torn bool)
+
+// Watch is called around each write that is not refused: with done false when
+// everything is ready for it, and with done true when it is on the disk and its
+// writer has not heard so. What is one of the names below; entries is how many an
+// append has, and 1 for all else. It may crash the disk, but touch it in no other
+// way.
+type Watch func(what string, entries int, done bool)
+
+// What writes are called. That of a value begins with WriteStable, its key follows.
+const (
+	WriteAppend   = "append"
+	WriteTruncate = "truncate"
+	WriteStable   = "stable "
+	WriteVote     = "vote"
+	WriteSnapshot = "snapshot"
+)
+
+// write is one that is under way. An append has parts, its entries; what it has
+// on the disk when the power is cut is its first parts.
+type write struct {
+	parts int
+	do    func(parts int)
+}
 
 // New returns an empty disk.
 func New() *Disk {
@@ -51,6 +83,11 @@ func New() *Disk {
 func (d *Disk) Crash() *Disk {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if d.torn != nil && !d.crashed {
+		for _, w := range d.asleep {
+			w.do(min(max(d.torn(w.parts), 0), w.parts-1))
+		}
+	}
 	d.crashed = true
 	d.releaseLocked()
 	after := New()
@@ -62,6 +99,9 @@ func (d *Disk) Crash() *Disk {
 		after.stable[k] = v
 	}
 	after.snaps = slices.Clone(d.snaps)
+	if mutate.On(mutate.NoFsync) {
+		after.forgetTail(unsyncedEntries)
+	}
 	return after
 }
 
@@ -70,6 +110,23 @@ func (d *Disk) SetFault(f Fault) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.fault = f
+}
+
+// SetTorn decides how many entries of an append are on the disk when a crash, or
+// a fault that tears it, comes before all are: torn gets how many there are. Nil:
+// none in a crash, all of a torn one. An append of one entry is on the disk or
+// not, as is every other write.
+func (d *Disk) SetTorn(torn func(entries int) int) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.torn = torn
+}
+
+// SetWatch installs a watch; nil removes it.
+func (d *Disk) SetWatch(w Watch) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.watch = w
 }
 
 // Hang makes every write wait until Release or Crash.
@@ -123,9 +180,51 @@ func (d *Disk) Writes() int {
 }
 
 // sync carries out one atomic, durable write.
-func (d *Disk) sync(what string, write func()) error {
+func (d *Disk) sync(what string, do func()) error {
+	return d.syncParts(what, &write{parts: 1, do: func(parts int) {
+		if parts == 1 {
+			do()
+		}
+	}})
+}
+
+func (d *Disk) syncParts(what string, w *write) error {
+	d.begin(w)
 	d.spin()
 	defer d.spin()
+	d.tell(what, w.parts, false)
+	if err := d.carryOut(what, w); err != nil {
+		return fmt.Errorf("%s: %w", what, err)
+	}
+	d.tell(what, w.parts, true)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.crashed {
+		return fmt.Errorf("%s: %w", what, ErrCrashed)
+	}
+	return nil
+}
+
+func (d *Disk) begin(w *write) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.asleep = append(d.asleep, w)
+}
+
+func (d *Disk) tell(what string, entries int, done bool) {
+	d.mu.Lock()
+	watch := d.watch
+	if d.crashed {
+		watch = nil
+	}
+	d.mu.Unlock()
+	if watch != nil {
+		watch(what, entries, done)
+	}
+}
+
+// carryOut waits while the disk hangs and writes.
+func (d *Disk) carryOut(what string, w *write) error {
 	d.mu.Lock()
 	for d.hang != nil {
 		hang := d.hang
@@ -134,81 +233,28 @@ func (d *Disk) sync(what string, write func()) error {
 		d.mu.Lock()
 	}
 	defer d.mu.Unlock()
+	d.asleep = slices.DeleteFunc(d.asleep, func(other *write) bool { return other == w })
 	if d.crashed {
-		return fmt.Errorf("%s: %w", what, ErrCrashed)
+		return ErrCrashed
 	}
 	if d.fault != nil {
 		if err, torn := d.fault(d.writes, what); err != nil {
 			if torn {
-				write()
+				w.do(d.tornLocked(w.parts))
 			}
-			return fmt.Errorf("%s: %w", what, err)
+			return err
 		}
 	}
-	write()
+	w.do(w.parts)
 	d.writes++
 	return nil
 }
 
-// Log is the disk's log store.
-func (d *Disk) Log() raft.LogStore { return logStore{d} }
-
-type logStore struct{ d *Disk }
-
-func (l logStore) FirstIndex() (uint64, error) {
-	l.d.mu.Lock()
-	defer l.d.mu.Unlock()
-	return l.d.low, nil
-}
-
-func (l logStore) LastIndex() (uint64, error) {
-	l.d.mu.Lock()
-	defer l.d.mu.Unlock()
-	return l.d.high, nil
-}
-
-func (l logStore) GetLog(index uint64, out *raft.Log) error {
-	l.d.mu.Lock()
-	defer l.d.mu.Unlock()
-	entry, ok := l.d.log[index]
-	if !ok {
-		return raft.ErrLogNotFound
+func (d *Disk) tornLocked(parts int) int {
+	if d.torn == nil || parts == 1 {
+		return parts
 	}
-	*out = *entry
-	return nil
-}
-
-func (l logStore) StoreLog(entry *raft.Log) error { return l.StoreLogs([]*raft.Log{entry}) }
-
-func (l logStore) StoreLogs(entries []*raft.Log) error {
-	return l.d.sync("append", func() {
-		for _, entry := range entries {
-			kept := *entry
-			kept.Data = bytes.Clone(entry.Data)
-			l.d.log[entry.Index] = &kept
-			if l.d.low == 0 {
-				l.d.low = entry.Index
-			}
-			l.d.high = max(l.d.high, entry.Index)
-		}
-	})
-}
-
-func (l logStore) DeleteRange(low, high uint64) error {
-	return l.d.sync("truncate", func() {
-		for i := low; i <= high; i++ {
-			delete(l.d.log, i)
-		}
-		if low <= l.d.low {
-			l.d.low = high + 1
-		}
-		if high >= l.d.high {
-			l.d.high = low - 1
-		}
-		if l.d.low > l.d.high {
-			l.d.low, l.d.high = 0, 0
-		}
-	})
+	return min(max(d.torn(parts), 0), parts)
 }
 
 // Stable is the disk's stable store.
@@ -224,7 +270,7 @@ const (
 
 // Set stores a value durably.
 func (s Stable) Set(key, value []byte) error {
-	return s.d.sync("stable "+string(key), func() { s.d.stable[string(key)] = bytes.Clone(value) })
+	return s.d.sync(WriteStable+string(key), func() { s.d.stable[string(key)] = bytes.Clone(value) })
 }
 
 // Get returns a value, or nothing.
@@ -254,94 +300,8 @@ func (s Stable) GetUint64(key []byte) (uint64, error) {
 
 // SetVote stores both halves of a vote in one write.
 func (s Stable) SetVote(term uint64, candidate []byte) error {
-	return s.d.sync("vote", func() {
+	return s.d.sync(WriteVote, func() {
 		s.d.stable[keyVoteTerm] = fmt.Appendf(nil, "%d", term)
 		s.d.stable[keyVoteCandidate] = bytes.Clone(candidate)
 	})
-}
-
-// Snapshots is the disk's snapshot store. It keeps the newest two.
-func (d *Disk) Snapshots() raft.SnapshotStore { return snapshots{d} }
-
-const snapshotsKept = 2
-
-type snapshots struct{ d *Disk }
-
-type snapshot struct {
-	meta raft.SnapshotMeta
-	data []byte
-}
-
-func (s snapshots) Create(version raft.SnapshotVersion, index, term uint64, configuration raft.Configuration, configurationIndex uint64, _ raft.Transport) (raft.SnapshotSink, error) {
-	s.d.mu.Lock()
-	defer s.d.mu.Unlock()
-	s.d.made++
-	return &sink{d: s.d, snap: &snapshot{meta: raft.SnapshotMeta{
-		Version: version, ID: fmt.Sprintf("%d-%d-%d", term, index, s.d.made), Index: index, Term: term,
-		Configuration: configuration.Clone(), ConfigurationIndex: configurationIndex,
-	}}}, nil
-}
-
-func (s snapshots) List() ([]*raft.SnapshotMeta, error) {
-	s.d.mu.Lock()
-	defer s.d.mu.Unlock()
-	var out []*raft.SnapshotMeta
-	for _, snap := range s.d.snaps {
-		meta := snap.meta
-		out = append(out, &meta)
-	}
-	return out, nil
-}
-
-func (s snapshots) Open(id string) (*raft.SnapshotMeta, io.ReadCloser, error) {
-	s.d.mu.Lock()
-	defer s.d.mu.Unlock()
-	for _, snap := range s.d.snaps {
-		if snap.meta.ID == id {
-			meta := snap.meta
-			return &meta, io.NopCloser(bytes.NewReader(snap.data)), nil
-		}
-	}
-	return nil, nil, fmt.Errorf("memlog: no snapshot %s", id)
-}
-
-// sink is a snapshot being written. It is on the disk after Close.
-type sink struct {
-	d      *Disk
-	snap   *snapshot
-	closed bool
-}
-
-func (s *sink) ID() string { return s.snap.meta.ID }
-
-func (s *sink) Write(p []byte) (int, error) {
-	s.snap.data = append(s.snap.data, p...)
-	return len(p), nil
-}
-
-func (s *sink) Close() error {
-	if s.closed {
-		return nil
-	}
-	s.closed = true
-	s.snap.meta.Size = int64(len(s.snap.data))
-	return s.d.sync("snapshot", func() {
-		s.d.snaps = slices.Insert(s.d.snaps, 0, s.snap)
-		slices.SortStableFunc(s.d.snaps, func(a, b *snapshot) int { return compare(b.meta, a.meta) })
-		s.d.snaps = s.d.snaps[:min(len(s.d.snaps), snapshotsKept)]
-	})
-}
-
-func compare(a, b raft.SnapshotMeta) int {
-	switch {
-	case a.Term != b.Term:
-		return int(int64(a.Term) - int64(b.Term))
-	default:
-		return int(int64(a.Index) - int64(b.Index))
-	}
-}
-
-func (s *sink) Cancel() error {
-	s.closed = true
-	return nil
 }

@@ -8,75 +8,115 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net"
-	"os"
 	"sync"
 	"time"
 )
 
 // Network connects hosts by name.
 type Network struct {
-	mu      sync.Mutex
-	cut     map[link]bool          // guarded by mu; what cannot pass
-	delay   map[link]time.Duration // guarded by mu
-	hosts   map[string]*Host       // guarded by mu; those that listen
-	changed chan struct{}          // guarded by mu; closed at the next change
+	mu    sync.Mutex
+	wires map[link]*wire   // guarded by mu; all that were ever asked for
+	hosts map[string]*Host // guarded by mu; those that listen
 }
 
 type link struct{ from, to string }
 
+// wire is one direction between two hosts.
+type wire struct {
+	mu      sync.Mutex
+	cut     bool                 // guarded by mu
+	delay   time.Duration        // guarded by mu
+	extra   func() time.Duration // guarded by mu; see Extra
+	changed chan struct{}        // guarded by mu; closed at the next change
+}
+
 // New returns a network without faults.
 func New() *Network {
-	return &Network{cut: make(map[link]bool), delay: make(map[link]time.Duration), hosts: make(map[string]*Host), changed: make(chan struct{})}
+	return &Network{wires: make(map[link]*wire), hosts: make(map[string]*Host)}
+}
+
+func (n *Network) wire(from, to string) *wire {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	w := n.wires[link{from, to}]
+	if w == nil {
+		w = &wire{changed: make(chan struct{})}
+		n.wires[link{from, to}] = w
+	}
+	return w
 }
 
 // Cut stops what goes from one host to another; Heal lets it pass.
-func (n *Network) Cut(from, to string) { n.set(func() { n.cut[link{from, to}] = true }) }
+func (n *Network) Cut(from, to string) { n.wire(from, to).set(func(w *wire) { w.cut = true }) }
 
 // Heal undoes Cut.
-func (n *Network) Heal(from, to string) { n.set(func() { delete(n.cut, link{from, to}) }) }
+func (n *Network) Heal(from, to string) { n.wire(from, to).set(func(w *wire) { w.cut = false }) }
 
 // HealAll undoes every cut and delay.
-func (n *Network) HealAll() { n.set(func() { clear(n.cut); clear(n.delay) }) }
+func (n *Network) HealAll() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, w := range n.wires {
+		w.set(func(w *wire) { w.cut, w.delay, w.extra = false, 0, nil })
+	}
+}
 
 // Isolate cuts a host off from the others, in both directions.
 func (n *Network) Isolate(host string, others ...string) {
-	n.set(func() {
-		for _, other := range others {
-			if other != host {
-				n.cut[link{host, other}], n.cut[link{other, host}] = true, true
-			}
+	for _, other := range others {
+		if other != host {
+			n.Cut(host, other)
+			n.Cut(other, host)
 		}
-	})
+	}
 }
 
 // Delay makes what goes from one host to another take a while.
 func (n *Network) Delay(from, to string, d time.Duration) {
-	n.set(func() { n.delay[link{from, to}] = d })
+	n.wire(from, to).set(func(w *wire) { w.delay = d })
 }
 
-func (n *Network) set(change func()) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	change()
-	close(n.changed)
-	n.changed = make(chan struct{})
+// Extra adds to the delay what extra says for each write: a lost segment is, to
+// those who read a stream, one that came late, and all behind it wait for it.
+// Nil adds nothing. It is called by whoever writes.
+func (n *Network) Extra(from, to string, extra func() time.Duration) {
+	n.wire(from, to).set(func(w *wire) { w.extra = extra })
 }
 
-func (n *Network) state(from, to string) (cut bool, delay time.Duration, changed <-chan struct{}) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	return n.cut[link{from, to}], n.delay[link{from, to}], n.changed
+func (w *wire) set(change func(w *wire)) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	change(w)
+	close(w.changed)
+	w.changed = make(chan struct{})
+}
+
+func (w *wire) isCut() (cut bool, changed <-chan struct{}) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.cut, w.changed
+}
+
+// takes is how long what is sent now is under way.
+func (w *wire) takes() time.Duration {
+	w.mu.Lock()
+	delay, extra := w.delay, w.extra
+	w.mu.Unlock()
+	if extra != nil {
+		delay += extra()
+	}
+	return delay
 }
 
 // Pass takes the time that a message from one host to another takes; while the
 // link is cut it waits.
 func (n *Network) Pass(ctx context.Context, from, to string) error {
+	w := n.wire(from, to)
 	for {
-		cut, delay, changed := n.state(from, to)
+		cut, changed := w.isCut()
 		if !cut {
-			return wait(ctx, delay)
+			return wait(ctx, w.takes())
 		}
 		select {
 		case <-changed:
@@ -178,7 +218,7 @@ func (h *Host) DialContext(ctx context.Context, to string) (net.Conn, error) {
 
 // pipe makes the two ends of a connection.
 func (n *Network) pipe(from, to string) (near, far *Conn) {
-	out, back := newHalf(n, from, to), newHalf(n, to, from)
+	out, back := newHalf(n.wire(from, to)), newHalf(n.wire(to, from))
 	return &Conn{in: back, out: out, local: from, remote: to}, &Conn{in: out, out: back, local: to, remote: from}
 }
 
@@ -204,6 +244,13 @@ func (c *Conn) Close() error {
 	return nil
 }
 
+// Reset breaks the connection at both ends at once, as a router that has
+// forgotten it does: what was under way is lost.
+func (c *Conn) Reset() {
+	c.in.reset()
+	c.out.reset()
+}
+
 // LocalAddr is this end's host.
 func (c *Conn) LocalAddr() net.Addr { return addr(c.local) }
 
@@ -220,150 +267,3 @@ func (c *Conn) SetReadDeadline(t time.Time) error { c.in.setDeadline(t, true); r
 
 // SetWriteDeadline bounds Write.
 func (c *Conn) SetWriteDeadline(t time.Time) error { c.out.setDeadline(t, false); return nil }
-
-// windowBytes is how much may be under way before Write waits.
-const windowBytes = 1 << 20
-
-// half is one direction of a connection.
-type half struct {
-	net      *Network
-	from, to string
-
-	mu            sync.Mutex
-	segments      []segment     // guarded by mu; in order
-	bytes         int           // guarded by mu; under way
-	eof           bool          // guarded by mu; the writer closed
-	broken        bool          // guarded by mu; the reader closed
-	readDeadline  time.Time     // guarded by mu
-	writeDeadline time.Time     // guarded by mu
-	changed       chan struct{} // guarded by mu; closed at the next change
-}
-
-type segment struct {
-	data []byte
-	due  time.Time
-}
-
-func newHalf(n *Network, from, to string) *half {
-	return &half{net: n, from: from, to: to, changed: make(chan struct{})}
-}
-
-func (h *half) touchLocked() {
-	close(h.changed)
-	h.changed = make(chan struct{})
-}
-
-func (h *half) write(p []byte) (int, error) {
-	_, delay, _ := h.net.state(h.from, h.to)
-	for {
-		h.mu.Lock()
-		if h.broken || h.eof {
-			h.mu.Unlock()
-			return 0, &net.OpError{Op: "write", Net: "mem", Err: io.ErrClosedPipe}
-		}
-		if h.bytes == 0 || h.bytes+len(p) <= windowBytes {
-			h.segments = append(h.segments, segment{data: append([]byte(nil), p...), due: time.Now().Add(delay)})
-			h.bytes += len(p)
-			h.touchLocked()
-			h.mu.Unlock()
-			return len(p), nil
-		}
-		changed, deadline := h.changed, h.writeDeadline
-		h.mu.Unlock()
-		if err := waitFor(deadline, time.Time{}, changed, nil); err != nil {
-			return 0, err
-		}
-	}
-}
-
-func (h *half) read(p []byte) (int, error) {
-	for {
-		cut, _, netChanged := h.net.state(h.from, h.to)
-		n, due, changed, deadline, err := h.take(p, cut)
-		if n > 0 || err != nil {
-			return n, err
-		}
-		if err := waitFor(deadline, due, changed, netChanged); err != nil {
-			return 0, err
-		}
-	}
-}
-
-func (h *half) take(p []byte, cut bool) (n int, due time.Time, changed <-chan struct{}, deadline time.Time, err error) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	changed, deadline = h.changed, h.readDeadline
-	switch {
-	case h.broken:
-		return 0, due, changed, deadline, net.ErrClosed
-	case !deadline.IsZero() && !time.Now().Before(deadline):
-		return 0, due, changed, deadline, os.ErrDeadlineExceeded
-	case cut:
-		return 0, due, changed, deadline, nil
-	case len(h.segments) == 0 && h.eof:
-		return 0, due, changed, deadline, io.EOF
-	case len(h.segments) == 0:
-		return 0, due, changed, deadline, nil
-	case time.Now().Before(h.segments[0].due):
-		return 0, h.segments[0].due, changed, deadline, nil
-	}
-	first := &h.segments[0]
-	n = copy(p, first.data)
-	first.data = first.data[n:]
-	if len(first.data) == 0 {
-		h.segments = h.segments[1:]
-	}
-	h.bytes -= n
-	h.touchLocked()
-	return n, due, changed, deadline, nil
-}
-
-// waitFor returns when something changed or the due time came, with an error
-// when the deadline came first.
-func waitFor(deadline, due time.Time, changed, netChanged <-chan struct{}) error {
-	until := due
-	if until.IsZero() || !deadline.IsZero() && deadline.Before(until) {
-		until = deadline
-	}
-	var fire <-chan time.Time
-	if !until.IsZero() {
-		timer := time.NewTimer(time.Until(until))
-		defer timer.Stop()
-		fire = timer.C
-	}
-	select {
-	case <-changed:
-	case <-netChanged:
-	case <-fire:
-	}
-	if !deadline.IsZero() && !time.Now().Before(deadline) {
-		return os.ErrDeadlineExceeded
-	}
-	return nil
-}
-
-func (h *half) setDeadline(t time.Time, read bool) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if read {
-		h.readDeadline = t
-	} else {
-		h.writeDeadline = t
-	}
-	h.touchLocked()
-}
-
-func (h *half) closeReader() {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.broken = true
-	h.segments, h.bytes = nil, 0
-	h.touchLocked()
-}
-
-func (h *half) closeWriter() {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.eof = true
-	h.touchLocked()
-}

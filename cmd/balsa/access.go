@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -9,6 +10,8 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"text/tabwriter"
 	"time"
 
@@ -17,6 +20,7 @@ import (
 	balsav1 "github.com/balsa-run/balsa/gen/balsa/v1"
 
 	"github.com/balsa-run/balsa/client"
+	"github.com/balsa-run/balsa/internal/atomicfile"
 	"github.com/balsa-run/balsa/pki"
 )
 
@@ -117,12 +121,14 @@ func (a *app) userCommand() *cobra.Command {
 }
 
 func (a *app) userCreate() *cobra.Command {
-	var role, out string
+	var role, out, pemDir string
 	var ttl time.Duration
 	command := &cobra.Command{
 		Use: "create NAME --role ROLE", Short: "Make a user and write its client configuration", Args: cobra.ExactArgs(1),
-		Long:    "Create makes a key on this machine, has the cluster sign a certificate for it, and writes both to a file for --config. The key is nowhere else.",
-		Example: "  balsa user create alice --role admin -f alice.yaml\n  balsa user create dashboard --role reader --ttl 720h",
+		Long: `Create makes a key on this machine, has the cluster sign a certificate for it, and
+writes both to a file for --config, or with --pem to files as etcd's clients and
+other programs want them. The key is nowhere else.`,
+		Example: "  balsa user create alice --role admin -f alice.yaml\n  balsa user create dashboard --role reader --ttl 720h\n  balsa user create shop --role admin --pem /etc/shop/tls",
 		RunE: func(command *cobra.Command, args []string) error {
 			if role == "" {
 				return &usageError{errors.New("give --role admin or --role reader")}
@@ -141,15 +147,18 @@ func (a *app) userCreate() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if out == "" {
-				out = args[0] + ".yaml"
+			if pemDir != "" {
+				if err := a.writePEM(pemDir, response, key); err != nil || out == "" {
+					return err
+				}
 			}
-			return a.writeUser(out, response, key)
+			return a.writeUser(cmp.Or(out, args[0]+".yaml"), response, key)
 		},
 	}
 	flags := command.Flags()
 	flags.StringVar(&role, "role", "", "admin (may do everything) or reader (sees everything but the values of Secrets)")
-	flags.StringVarP(&out, "file", "f", "", "configuration to write (default NAME.yaml)")
+	flags.StringVarP(&out, "file", "f", "", "configuration to write (default NAME.yaml, or none with --pem)")
+	flags.StringVar(&pemDir, "pem", "", "folder for ca.crt, client.crt and client.key")
 	flags.DurationVar(&ttl, "ttl", 0, "how long the certificate is good (default one year)")
 	return command
 }
@@ -184,6 +193,28 @@ func (a *app) writeUser(path string, response *balsav1.CreateIdentityResponse, k
 		return err
 	}
 	fmt.Fprintf(a.out, "%s written, good until %s\n", path, credential.Expires().Format(time.DateTime))
+	return nil
+}
+
+// writePEM writes the key last: where it is, the rest is.
+func (a *app) writePEM(dir string, response *balsav1.CreateIdentityResponse, key []byte) error {
+	credential, err := pki.NewCredential(response.GetCa(), response.GetCertificate(), key)
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	for _, file := range []struct {
+		name string
+		text []byte
+		mode os.FileMode
+	}{{"ca.crt", response.GetCa(), 0o644}, {"client.crt", response.GetCertificate(), 0o644}, {"client.key", key, 0o600}} {
+		if err := atomicfile.Write(filepath.Join(dir, file.name), file.text, file.mode); err != nil {
+			return err
+		}
+	}
+	fmt.Fprintf(a.out, "ca.crt, client.crt and client.key written to %s, good until %s\n", dir, credential.Expires().Format(time.DateTime))
 	return nil
 }
 

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"connectrpc.com/connect"
 	"github.com/spf13/cobra"
@@ -54,6 +55,9 @@ func (a *app) connect() (*client.Client, error) {
 	})
 	return a.client, err
 }
+
+// outage is how long something that is followed waits for a server to go on with.
+func (a *app) outage() time.Duration { return max(a.retryFor, 1) }
 
 // disconnect keeps the servers that the client has learned of for the next
 // program, which may find that those it knew are gone.

@@ -141,7 +141,7 @@ func (a *app) watch(ctx context.Context, c *client.Client, t target, q *query) e
 		q.fields = "metadata.name=" + t.names[0]
 	}
 	shown := a.newChanges(t.kind, q)
-	for event, err := range client.WatchKind(ctx, c, t.kind, a.namespaceOf(t.kind), client.WatchOptions{LabelSelector: q.labels, FieldSelector: q.fields}) {
+	for event, err := range client.WatchKind(ctx, c, t.kind, a.namespaceOf(t.kind), client.WatchOptions{LabelSelector: q.labels, FieldSelector: q.fields, Outage: a.outage()}) {
 		if err == nil {
 			err = shown.tell(event)
 		}

@@ -252,25 +252,18 @@ func (a *app) logs(ctx context.Context, c *client.Client, request *balsav1.LogsR
 }
 
 func (a *app) logsTo(ctx context.Context, c *client.Client, request *balsav1.LogsRequest, timestamps bool, w io.Writer) error {
-	stream, err := c.Pods.Logs(ctx, request)
-	if err != nil {
-		return err
-	}
-	defer stream.Close()
 	begun := false // a line whose end has not come yet
-	for stream.Receive() {
-		for _, line := range stream.Msg().GetLines() {
-			if timestamps && !begun {
-				fmt.Fprintf(w, "%s ", line.GetTime().AsTime().Format(time.RFC3339Nano))
-			}
-			fmt.Fprintf(w, "%s", line.GetLine())
-			if begun = line.GetPartial(); !begun {
-				fmt.Fprintln(w)
-			}
+	for line, err := range client.Logs(ctx, c, request, a.outage()) {
+		if err != nil {
+			return err
+		}
+		if timestamps && !begun {
+			fmt.Fprintf(w, "%s ", line.GetTime().AsTime().Format(time.RFC3339Nano))
+		}
+		fmt.Fprintf(w, "%s", line.GetLine())
+		if begun = line.GetPartial(); !begun {
+			fmt.Fprintln(w)
 		}
 	}
-	if ctx.Err() != nil {
-		return nil
-	}
-	return stream.Err()
+	return nil
 }

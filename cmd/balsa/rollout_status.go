@@ -130,9 +130,9 @@ func (f *follower) run(ctx context.Context, c *client.Client) error {
 			}
 		})
 	}
-	namespace, labels := f.app.namespace, client.WatchOptions{LabelSelector: selector.String()}
+	namespace, labels := f.app.namespace, client.WatchOptions{LabelSelector: selector.String(), Outage: f.app.outage()}
 	start(func() error {
-		return each(client.Watch[*balsav1.Deployment](watched, c, namespace, client.WatchOptions{FieldSelector: "metadata.name=" + f.name}), changed, f.takeDeployment)
+		return each(client.Watch[*balsav1.Deployment](watched, c, namespace, client.WatchOptions{FieldSelector: "metadata.name=" + f.name, Outage: f.app.outage()}), changed, f.takeDeployment)
 	})
 	start(func() error {
 		return each(client.Watch[*balsav1.ReplicaSet](watched, c, namespace, labels), changed, func(e client.Event[*balsav1.ReplicaSet]) { take(&f.mu, f.sets, e) })

@@ -20,7 +20,11 @@ func (judge) Judge(c why.Connection) why.Judgement {
 	}
 	protocol, _ := netproxy.ParseProtocol(c.Protocol) // which package why has checked
 	v := netproxy.Explain(o, netproxy.Connection{From: c.From, To: c.To, Protocol: protocol, Port: c.Port})
-	return why.Judgement{Egress: decision(v.Egress, netproxy.Egress), Ingress: decision(v.Ingress, netproxy.Ingress)}
+	out := why.Judgement{Egress: decision(v.Egress, netproxy.Egress), Ingress: decision(v.Ingress, netproxy.Ingress)}
+	for _, p := range v.Problems {
+		out.Problems = append(out.Problems, p.String())
+	}
+	return out
 }
 
 func decision(d netproxy.Decision, direction netproxy.Direction) why.Decision {

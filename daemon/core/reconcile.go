@@ -35,17 +35,24 @@ func (s *Server) drained(reason string, took time.Duration) {
 }
 
 // runTerm reconciles for one term. Its leases are the term's own: what a former
-// leader heard is lost, and every node gets a full one.
+// leader heard is lost, and every node and every lease of the etcd space gets its
+// full time.
 func (s *Server) runTerm(ctx context.Context, epoch uint64) error {
-	leases := nodes.NewLeases(s.cfg.Clock, nodes.DefaultInterval, nodes.DefaultDuration)
-	s.local.set(leases)
+	beats := nodes.NewLeases(s.cfg.Clock, nodes.DefaultInterval, nodes.DefaultDuration)
+	s.local.set(beats)
 	defer s.local.set(nil)
+	if err := s.forgetServers(ctx, epoch); err != nil {
+		s.logger.Info("records of servers that are gone stay until the next term", "error", err)
+	}
+	lessor := s.termLessor(epoch)
+	s.lessor.set(lessor)
+	defer s.lessor.set(nil)
 	deps := reconciler.Deps{
 		Store: s.store, Proposer: s.cluster, Clock: s.cfg.Clock, Rand: s.cfg.Random,
-		Logger: s.logger.With("part", "reconciler"), Epoch: epoch, Leases: leases, Drained: s.drained, Secrets: s.cfg.Bundle.SealKeys,
+		Logger: s.logger.With("part", "reconciler"), Epoch: epoch, Leases: beats, EtcdLeases: lessor, Drained: s.drained, Secrets: s.cfg.Bundle.SealKeys,
 	}
 	if s.cfg.Gossip != nil {
-		watched := newHosts(s.cfg.Gossip, s.cfg.Network, s.cfg.Clock, leases.Wake)
+		watched := newHosts(s.cfg.Gossip, s.cfg.Network, s.cfg.Clock, beats.Wake)
 		deps.Hosts = watched
 		probing, cancel := context.WithCancel(ctx)
 		var probes tasks

@@ -36,6 +36,8 @@ type Config struct {
 	// Address is where clients and other servers reach it.
 	ID, Name, Address string
 	Version           string
+	// EtcdAddress is where clients of etcd's API reach it; empty: it has none.
+	EtcdAddress string
 
 	Network Network
 	// Gossip may be nil: then nobody is found dead.
@@ -170,6 +172,7 @@ func (s *Server) Run(ctx context.Context) error {
 	tasks.start(func() { s.scrubber().run(running) })
 	tasks.start(func() { s.sweep(running) })
 	tasks.start(func() { s.revokeAbsent(running) })
+	tasks.start(func() { s.announce(running) })
 	// Calls outlive ctx until leadership has been handed over.
 	calls, endCalls := context.WithCancel(context.WithoutCancel(ctx))
 	defer endCalls()

@@ -52,7 +52,7 @@ var outside = map[string][]string{
 	"github.com/hashicorp/serf":              {"cluster/gossip"},
 	"github.com/hashicorp/memberlist":        {"cluster/gossip"},
 	"github.com/hashicorp/raft-boltdb":       {"cluster/raftlog"},
-	"go.etcd.io/bbolt":                       {"cluster/raftlog"},
+	"go.etcd.io/bbolt":                       {"cluster/raftlog", "etcdapi/archive"},
 	"github.com/google/nftables":             {"netproxy/apply", "node/podnet"},
 	"github.com/vishvananda/netlink":         {"netproxy/apply", "node/podnet"},
 	"github.com/spf13/cobra":                 {"cmd"},

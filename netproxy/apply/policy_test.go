@@ -34,7 +34,7 @@ func limits(t *testing.T, s *site, policies ...*balsav1.NetworkPolicy) netproxy.
 
 // resolved names pod c wherever a selector stands.
 func resolved(p *balsav1.NetworkPolicy) *balsav1.NetworkPolicySlice {
-	s := &balsav1.NetworkPolicySlice{Metadata: p.GetMetadata(), ObservedGeneration: p.GetMetadata().GetGeneration()}
+	s := &balsav1.NetworkPolicySlice{Metadata: p.GetMetadata(), ObservedGeneration: p.GetMetadata().GetGeneration(), Policy: p.GetSpec()}
 	for i := range p.GetSpec().GetIngress() {
 		s.Peers = append(s.Peers, &balsav1.ResolvedPeer{Direction: "Ingress", Rule: int32(i), Pods: []*balsav1.ResolvedPod{{Ip: world.PodC}}})
 	}

@@ -35,7 +35,9 @@ type World struct {
 	Slices       map[string]*balsav1.EndpointSlice
 	Policies     map[string]*balsav1.NetworkPolicy
 	PolicySlices map[string]*balsav1.NetworkPolicySlice
-	generation   int64
+	// OldServers write slices without a copy of the policy.
+	OldServers bool
+	generation int64
 }
 
 // Addresses of the world. Outside is a client that is neither pod nor node.
@@ -251,6 +253,17 @@ func (w *World) policy(rt *rapid.T, t *netproxy.Tracker) {
 		}
 		return
 	}
+	p := w.DrawPolicy(rt, name)
+	w.Policies[name] = p
+	w.PolicySlices[name] = w.Resolve(p)
+	if t != nil {
+		t.SetPolicy(p)
+		t.SetPolicySlice(w.PolicySlices[name])
+	}
+}
+
+// DrawPolicy draws a policy, of a generation that none had before.
+func (w *World) DrawPolicy(rt *rapid.T, name string) *balsav1.NetworkPolicy {
 	w.generation++
 	p := &balsav1.NetworkPolicy{Metadata: &balsav1.ObjectMeta{Namespace: "default", Name: name, Generation: w.generation}, Spec: &balsav1.NetworkPolicySpec{
 		PodSelector: drawSelector(rt), PolicyTypes: rapid.SampledFrom([][]string{nil, {"Ingress"}, {"Egress"}, {"Ingress", "Egress"}}).Draw(rt, "types")}}
@@ -260,12 +273,7 @@ func (w *World) policy(rt *rapid.T, t *netproxy.Tracker) {
 	for range rapid.IntRange(0, 2).Draw(rt, "egress rules") {
 		p.Spec.Egress = append(p.Spec.Egress, &balsav1.NetworkPolicyEgressRule{Ports: drawPorts(rt), To: drawPeers(rt)})
 	}
-	w.Policies[name] = p
-	w.PolicySlices[name] = w.resolve(p)
-	if t != nil {
-		t.SetPolicy(p)
-		t.SetPolicySlice(w.PolicySlices[name])
-	}
+	return p
 }
 
 func drawSelector(rt *rapid.T) *balsav1.LabelSelector {
@@ -308,16 +316,19 @@ func drawPeers(rt *rapid.T) (out []*balsav1.NetworkPolicyPeer) {
 
 func (w *World) resolveAll(t *netproxy.Tracker) {
 	for name, p := range w.Policies {
-		w.PolicySlices[name] = w.resolve(p)
+		w.PolicySlices[name] = w.Resolve(p)
 		if t != nil {
 			t.SetPolicySlice(w.PolicySlices[name])
 		}
 	}
 }
 
-// resolve is what the reconciler does: selectors to addresses.
-func (w *World) resolve(p *balsav1.NetworkPolicy) *balsav1.NetworkPolicySlice {
+// Resolve is what the reconciler does: selectors to addresses.
+func (w *World) Resolve(p *balsav1.NetworkPolicy) *balsav1.NetworkPolicySlice {
 	s := &balsav1.NetworkPolicySlice{Metadata: &balsav1.ObjectMeta{Namespace: "default", Name: p.GetMetadata().GetName()}, ObservedGeneration: p.GetMetadata().GetGeneration()}
+	if !w.OldServers {
+		s.Policy = p.GetSpec()
+	}
 	peers := func(direction string, rule int, list []*balsav1.NetworkPolicyPeer) {
 		for i, peer := range list {
 			if peer.GetIpBlock() != nil {

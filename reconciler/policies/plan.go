@@ -1,6 +1,7 @@
 // Package policies says which addresses the selectors of each NetworkPolicy stand
 // for, so that nodes need to know neither the cluster's pods nor its namespaces'
-// labels. It refuses to judge connections: that is netproxy's, on each node.
+// labels. With them goes a copy of the policy, so that nodes change rules and
+// addresses in one step. It refuses to judge connections: that is netproxy's, on each node.
 package policies
 
 import (
@@ -9,6 +10,8 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+
+	"google.golang.org/protobuf/proto"
 
 	balsav1 "github.com/balsa-run/balsa/gen/balsa/v1"
 	"github.com/balsa-run/balsa/object"
@@ -100,17 +103,20 @@ type resolver struct {
 
 func (r *resolver) actions() Actions {
 	a := Actions{LeftOut: r.leftOut}
-	meta := r.Policy.GetMetadata()
+	meta, spec := r.Policy.GetMetadata(), proto.CloneOf(r.Policy.GetSpec())
+	if spec == nil {
+		spec = &balsav1.NetworkPolicySpec{} // a copy that is not there would mean servers that write none
+	}
 	if r.Slice == nil {
 		a.Create = &balsav1.NetworkPolicySlice{
 			Metadata: &balsav1.ObjectMeta{Name: meta.GetName(), Namespace: meta.GetNamespace(),
 				OwnerReferences: []*balsav1.OwnerReference{object.NewControllerRef(r.Policy)}},
-			ObservedGeneration: meta.GetGeneration(), Peers: r.out, LeftOut: r.leftOut,
+			ObservedGeneration: meta.GetGeneration(), Peers: r.out, LeftOut: r.leftOut, Policy: spec,
 		}
 		return a
 	}
 	next := object.Clone(r.Slice)
-	next.ObservedGeneration, next.Peers, next.LeftOut = meta.GetGeneration(), r.out, r.leftOut
+	next.ObservedGeneration, next.Peers, next.LeftOut, next.Policy = meta.GetGeneration(), r.out, r.leftOut, spec
 	next.Metadata.OwnerReferences = []*balsav1.OwnerReference{object.NewControllerRef(r.Policy)}
 	if !object.Same(next, r.Slice) {
 		object.BumpGeneration(r.Slice, next)

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"google.golang.org/protobuf/proto"
 	"pgregory.net/rapid"
 
 	balsav1 "github.com/balsa-run/balsa/gen/balsa/v1"
@@ -117,6 +118,42 @@ func TestBadSelector(t *testing.T) {
 	v.Policy = policy([]*balsav1.NetworkPolicyPeer{{PodSelector: &balsav1.LabelSelector{MatchExpressions: []*balsav1.LabelSelectorRequirement{{Key: "a", Operator: "Near"}}}}}, nil)
 	if _, err := Plan(v); err == nil || !strings.Contains(err.Error(), "Ingress rule 0 peer 0: podSelector") {
 		t.Errorf("got %v", err)
+	}
+}
+
+// TestTheSliceHasTheWholePolicy: nodes enforce the copy, of the generation that the
+// addresses are of; it replaces one of another generation, and is written to slices
+// of servers that did not know it, and for a policy without a spec.
+func TestTheSliceHasTheWholePolicy(t *testing.T) {
+	v := world(pod("shop", "a", "10.0.0.2", "app=web"))
+	v.Policy = policy([]*balsav1.NetworkPolicyPeer{{PodSelector: labelled("app=web")}}, nil)
+	plan := func() *balsav1.NetworkPolicySlice {
+		t.Helper()
+		a, err := Plan(v)
+		if err != nil || a.Empty() {
+			t.Fatalf("%v %v", a.String(), err)
+		}
+		s := a.Update
+		if s == nil {
+			s = a.Create
+		}
+		if !proto.Equal(s.GetPolicy(), v.Policy.GetSpec()) || s.GetPolicy() == v.Policy.GetSpec() || s.GetObservedGeneration() != v.Policy.GetMetadata().GetGeneration() {
+			t.Fatalf("slice %v of policy %v", s, v.Policy)
+		}
+		return s
+	}
+	v.Slice = plan()
+	v.Policy = object.Clone(v.Policy)
+	v.Policy.Spec.PolicyTypes, v.Policy.Metadata.Generation = []string{Ingress, Egress}, 4
+	v.Slice = plan()
+	v.Slice.Policy = nil // as older servers wrote it
+	v.Slice = plan()
+	if a, err := Plan(v); err != nil || !a.Empty() {
+		t.Errorf("planned again: %v %v", a.String(), err)
+	}
+	v.Policy.Spec, v.Slice = nil, nil
+	if a, err := Plan(v); err != nil || a.Create.GetPolicy() == nil {
+		t.Errorf("of a policy without a spec: %v %v", a.Create, err)
 	}
 }
 

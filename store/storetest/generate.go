@@ -131,7 +131,7 @@ func (g Generator) drawRange(t *rapid.T, space string) *internalv1.Range {
 		CountOnly: rapid.IntRange(0, 3).Draw(t, "count only") == 3,
 	}
 	if rapid.Bool().Draw(t, "past") {
-		r.Revision = max(0, g.Revision(space)-rapid.SampledFrom([]int64{0, 1, 2, -1, 3, 5}).Draw(t, "behind"))
+		r.Revision = max(-2, g.Revision(space)-rapid.SampledFrom([]int64{0, 1, 2, -1, 3, 5}).Draw(t, "behind"))
 	}
 	r.SortOrder = internalv1.Range_SortOrder(rapid.IntRange(0, 2).Draw(t, "order"))
 	r.SortTarget = internalv1.Range_SortTarget(rapid.IntRange(0, 4).Draw(t, "sort by"))

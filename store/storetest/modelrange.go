@@ -24,16 +24,16 @@ func (m *Model) unreadable(s *modelSpace, q *internalv1.Range) internalv1.Comman
 	switch {
 	case rev > s.rev():
 		return internalv1.CommandResult_OUTCOME_FUTURE_REVISION
-	case rev != 0 && rev < max(s.compacted, 1):
+	case rev != 0 && rev < s.compacted: // -1 while nothing is compacted, as etcd has it
 		return internalv1.CommandResult_OUTCOME_COMPACTED
-	case rev == 0:
+	case rev <= 0:
 		rev = s.rev()
 	}
 	if len(pickCommand(s.states[rev], q.GetKey(), q.GetRangeEnd())) <= m.limits.RangeKeys {
 		return 0
 	}
 	few := q.GetCountOnly() || q.GetLimit() > 0 && q.GetLimit() <= int64(m.limits.RangeKeys)
-	if few && q.GetRevision() == 0 && !selective(q) {
+	if few && q.GetRevision() <= 0 && !selective(q) {
 		return 0
 	}
 	return internalv1.CommandResult_OUTCOME_LIMIT
@@ -41,7 +41,7 @@ func (m *Model) unreadable(s *modelSpace, q *internalv1.Range) internalv1.Comman
 
 func (t *modelTxn) opRange(q *internalv1.Range) *internalv1.OpResult {
 	state := t.state
-	if q.GetRevision() != 0 {
+	if q.GetRevision() > 0 {
 		state = t.s.states[q.GetRevision()]
 	}
 	kvs := pickCommand(state, q.GetKey(), q.GetRangeEnd())

@@ -110,8 +110,12 @@ func unreadableRanges(s *teller) {
 	s.ops(2, Put("a", "1"))
 	s.ops(3, Put("a", "2"))
 	s.apply(at(4), internalv1.CommandResult_OUTCOME_FUTURE_REVISION)
-	s.apply(at(-1), internalv1.CommandResult_OUTCOME_COMPACTED)
+	// As etcd: -1 is the newest revision, until the first compaction.
+	s.apply(at(-2), internalv1.CommandResult_OUTCOME_COMPACTED)
+	newest := s.ops(3, everything(func(r *internalv1.Range) { r.Revision = -1 })).Results[0].GetRange()
+	s.same("a@3 of 1", told(newest))
 	s.apply(Compact(suiteSpace, 3), ok)
+	s.apply(at(-1), internalv1.CommandResult_OUTCOME_COMPACTED)
 	s.apply(at(2), internalv1.CommandResult_OUTCOME_COMPACTED)
 	s.kvs(0, kv("a", "2", 2, 3, 2))
 	s.apply(at(3), ok)

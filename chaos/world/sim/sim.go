@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"runtime"
 	"time"
@@ -69,6 +70,9 @@ func New(ctx context.Context, wasm []byte, cfg Config) (*Machine, error) {
 	if _, err := wasi_snapshot_preview1.Instantiate(ctx, rt); err != nil {
 		return nil, errors.Join(fmt.Errorf("sim: WASI: %w", err), rt.Close(ctx))
 	}
+	if err := instantiateHost(ctx, rt); err != nil {
+		return nil, errors.Join(fmt.Errorf("sim: host functions: %w", err), rt.Close(ctx))
+	}
 	module, err := rt.CompileModule(experimental.WithCompilationWorkers(ctx, runtime.GOMAXPROCS(0)), wasm)
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("sim: compile the program: %w", err), rt.Close(ctx))
@@ -90,6 +94,9 @@ type Options struct {
 	VirtualLimit, WallLimit time.Duration
 	// OutputBytes bounds what it prints; 0: DefaultOutputBytes.
 	OutputBytes int
+	// History is given what the program records; nil: that is dropped. It changes
+	// nothing in the run.
+	History io.Writer
 }
 
 func (o Options) withDefaults() Options {
@@ -129,12 +136,13 @@ func (m *Machine) Run(ctx context.Context, o Options) (Result, error) {
 	defer cancel()
 	r := &run{clock: clock{now: epoch, limit: epoch + int64(o.VirtualLimit), interrupted: bounded.Done()}, out: output{limit: o.OutputBytes}}
 	started := time.Now()
-	instance, err := m.runtime.InstantiateModule(bounded, m.module, r.config(o))
+	records := &recorder{to: o.History}
+	instance, err := m.runtime.InstantiateModule(context.WithValue(bounded, recorderKey{}, records), m.module, r.config(o))
 	if instance != nil {
 		err = errors.Join(err, instance.Close(ctx))
 	}
 	code, err := r.conclude(bounded, err)
-	if err != nil {
+	if err = errors.Join(err, records.err); err != nil {
 		err = fmt.Errorf("sim: seed %d after %v of its time: %w", o.Seed, r.clock.elapsed(), err)
 	}
 	return Result{

@@ -113,6 +113,71 @@ func (x *ClusterRecord) GetDnsDomain() string {
 	return ""
 }
 
+// ServerRecord is at system/servers/<id>: what the others have to know of a server
+// also while it is down. Each server writes its own.
+type ServerRecord struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Of the member of the raft group.
+	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// What people call it.
+	Name string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	// Where clients of etcd's API reach it, host:port; empty: nowhere.
+	EtcdAddress   string `protobuf:"bytes,3,opt,name=etcd_address,json=etcdAddress,proto3" json:"etcd_address,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ServerRecord) Reset() {
+	*x = ServerRecord{}
+	mi := &file_balsa_internal_v1_records_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ServerRecord) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ServerRecord) ProtoMessage() {}
+
+func (x *ServerRecord) ProtoReflect() protoreflect.Message {
+	mi := &file_balsa_internal_v1_records_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ServerRecord.ProtoReflect.Descriptor instead.
+func (*ServerRecord) Descriptor() ([]byte, []int) {
+	return file_balsa_internal_v1_records_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *ServerRecord) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *ServerRecord) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ServerRecord) GetEtcdAddress() string {
+	if x != nil {
+		return x.EtcdAddress
+	}
+	return ""
+}
+
 // TokenRecord is at system/tokens/<id>. It holds no secret: a salted hash.
 type TokenRecord struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -133,7 +198,7 @@ type TokenRecord struct {
 
 func (x *TokenRecord) Reset() {
 	*x = TokenRecord{}
-	mi := &file_balsa_internal_v1_records_proto_msgTypes[1]
+	mi := &file_balsa_internal_v1_records_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -145,7 +210,7 @@ func (x *TokenRecord) String() string {
 func (*TokenRecord) ProtoMessage() {}
 
 func (x *TokenRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_balsa_internal_v1_records_proto_msgTypes[1]
+	mi := &file_balsa_internal_v1_records_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -158,7 +223,7 @@ func (x *TokenRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokenRecord.ProtoReflect.Descriptor instead.
 func (*TokenRecord) Descriptor() ([]byte, []int) {
-	return file_balsa_internal_v1_records_proto_rawDescGZIP(), []int{1}
+	return file_balsa_internal_v1_records_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *TokenRecord) GetId() string {
@@ -254,7 +319,7 @@ type IdentityRecord struct {
 
 func (x *IdentityRecord) Reset() {
 	*x = IdentityRecord{}
-	mi := &file_balsa_internal_v1_records_proto_msgTypes[2]
+	mi := &file_balsa_internal_v1_records_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -266,7 +331,7 @@ func (x *IdentityRecord) String() string {
 func (*IdentityRecord) ProtoMessage() {}
 
 func (x *IdentityRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_balsa_internal_v1_records_proto_msgTypes[2]
+	mi := &file_balsa_internal_v1_records_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -279,7 +344,7 @@ func (x *IdentityRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IdentityRecord.ProtoReflect.Descriptor instead.
 func (*IdentityRecord) Descriptor() ([]byte, []int) {
-	return file_balsa_internal_v1_records_proto_rawDescGZIP(), []int{2}
+	return file_balsa_internal_v1_records_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *IdentityRecord) GetName() string {
@@ -362,7 +427,7 @@ type ImageRecord struct {
 
 func (x *ImageRecord) Reset() {
 	*x = ImageRecord{}
-	mi := &file_balsa_internal_v1_records_proto_msgTypes[3]
+	mi := &file_balsa_internal_v1_records_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -374,7 +439,7 @@ func (x *ImageRecord) String() string {
 func (*ImageRecord) ProtoMessage() {}
 
 func (x *ImageRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_balsa_internal_v1_records_proto_msgTypes[3]
+	mi := &file_balsa_internal_v1_records_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -387,7 +452,7 @@ func (x *ImageRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImageRecord.ProtoReflect.Descriptor instead.
 func (*ImageRecord) Descriptor() ([]byte, []int) {
-	return file_balsa_internal_v1_records_proto_rawDescGZIP(), []int{3}
+	return file_balsa_internal_v1_records_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *ImageRecord) GetName() string {
@@ -436,7 +501,7 @@ type BlobRecord struct {
 
 func (x *BlobRecord) Reset() {
 	*x = BlobRecord{}
-	mi := &file_balsa_internal_v1_records_proto_msgTypes[4]
+	mi := &file_balsa_internal_v1_records_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -448,7 +513,7 @@ func (x *BlobRecord) String() string {
 func (*BlobRecord) ProtoMessage() {}
 
 func (x *BlobRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_balsa_internal_v1_records_proto_msgTypes[4]
+	mi := &file_balsa_internal_v1_records_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -461,7 +526,7 @@ func (x *BlobRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BlobRecord.ProtoReflect.Descriptor instead.
 func (*BlobRecord) Descriptor() ([]byte, []int) {
-	return file_balsa_internal_v1_records_proto_rawDescGZIP(), []int{4}
+	return file_balsa_internal_v1_records_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *BlobRecord) GetDigest() string {
@@ -499,7 +564,11 @@ const file_balsa_internal_v1_records_proto_rawDesc = "" +
 	"\vnode_prefix\x18\x05 \x01(\rR\n" +
 	"nodePrefix\x12\x1d\n" +
 	"\n" +
-	"dns_domain\x18\x06 \x01(\tR\tdnsDomain\"\xbd\x02\n" +
+	"dns_domain\x18\x06 \x01(\tR\tdnsDomain\"U\n" +
+	"\fServerRecord\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12!\n" +
+	"\fetcd_address\x18\x03 \x01(\tR\vetcdAddress\"\xbd\x02\n" +
 	"\vTokenRecord\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04role\x18\x02 \x01(\tR\x04role\x12\x1f\n" +
@@ -550,24 +619,25 @@ func file_balsa_internal_v1_records_proto_rawDescGZIP() []byte {
 	return file_balsa_internal_v1_records_proto_rawDescData
 }
 
-var file_balsa_internal_v1_records_proto_msgTypes = make([]protoimpl.MessageInfo, 5)
+var file_balsa_internal_v1_records_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
 var file_balsa_internal_v1_records_proto_goTypes = []any{
 	(*ClusterRecord)(nil),         // 0: balsa.internal.v1.ClusterRecord
-	(*TokenRecord)(nil),           // 1: balsa.internal.v1.TokenRecord
-	(*IdentityRecord)(nil),        // 2: balsa.internal.v1.IdentityRecord
-	(*ImageRecord)(nil),           // 3: balsa.internal.v1.ImageRecord
-	(*BlobRecord)(nil),            // 4: balsa.internal.v1.BlobRecord
-	(*timestamppb.Timestamp)(nil), // 5: google.protobuf.Timestamp
+	(*ServerRecord)(nil),          // 1: balsa.internal.v1.ServerRecord
+	(*TokenRecord)(nil),           // 2: balsa.internal.v1.TokenRecord
+	(*IdentityRecord)(nil),        // 3: balsa.internal.v1.IdentityRecord
+	(*ImageRecord)(nil),           // 4: balsa.internal.v1.ImageRecord
+	(*BlobRecord)(nil),            // 5: balsa.internal.v1.BlobRecord
+	(*timestamppb.Timestamp)(nil), // 6: google.protobuf.Timestamp
 }
 var file_balsa_internal_v1_records_proto_depIdxs = []int32{
-	5, // 0: balsa.internal.v1.ClusterRecord.created:type_name -> google.protobuf.Timestamp
-	5, // 1: balsa.internal.v1.TokenRecord.created:type_name -> google.protobuf.Timestamp
-	5, // 2: balsa.internal.v1.TokenRecord.expires:type_name -> google.protobuf.Timestamp
-	5, // 3: balsa.internal.v1.IdentityRecord.created:type_name -> google.protobuf.Timestamp
-	5, // 4: balsa.internal.v1.IdentityRecord.not_after:type_name -> google.protobuf.Timestamp
-	5, // 5: balsa.internal.v1.IdentityRecord.removed_at:type_name -> google.protobuf.Timestamp
-	5, // 6: balsa.internal.v1.ImageRecord.imported:type_name -> google.protobuf.Timestamp
-	4, // 7: balsa.internal.v1.ImageRecord.blobs:type_name -> balsa.internal.v1.BlobRecord
+	6, // 0: balsa.internal.v1.ClusterRecord.created:type_name -> google.protobuf.Timestamp
+	6, // 1: balsa.internal.v1.TokenRecord.created:type_name -> google.protobuf.Timestamp
+	6, // 2: balsa.internal.v1.TokenRecord.expires:type_name -> google.protobuf.Timestamp
+	6, // 3: balsa.internal.v1.IdentityRecord.created:type_name -> google.protobuf.Timestamp
+	6, // 4: balsa.internal.v1.IdentityRecord.not_after:type_name -> google.protobuf.Timestamp
+	6, // 5: balsa.internal.v1.IdentityRecord.removed_at:type_name -> google.protobuf.Timestamp
+	6, // 6: balsa.internal.v1.ImageRecord.imported:type_name -> google.protobuf.Timestamp
+	5, // 7: balsa.internal.v1.ImageRecord.blobs:type_name -> balsa.internal.v1.BlobRecord
 	8, // [8:8] is the sub-list for method output_type
 	8, // [8:8] is the sub-list for method input_type
 	8, // [8:8] is the sub-list for extension type_name
@@ -586,7 +656,7 @@ func file_balsa_internal_v1_records_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_balsa_internal_v1_records_proto_rawDesc), len(file_balsa_internal_v1_records_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   5,
+			NumMessages:   6,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -13,7 +13,7 @@ import (
 
 	balsav1 "github.com/balsa-run/balsa/gen/balsa/v1"
 
-	"github.com/balsa-run/balsa/chaos/world/sim/history"
+	"github.com/balsa-run/balsa/chaos/history"
 	"github.com/balsa-run/balsa/chaos/world/sim/inside"
 	"github.com/balsa-run/balsa/client"
 	"github.com/balsa-run/balsa/store"
@@ -27,11 +27,8 @@ const (
 	burstWrites = 6
 	lieEvery    = 20 // writes
 
-	registers = 4 // keys that all clients write
-	opLimit   = 3 * time.Second
-	retryFor  = time.Second // of every second client; the others never repeat
-	thinkMin  = 10 * time.Millisecond
-	thinkMax  = 300 * time.Millisecond
+	apiKeys  = 4           // keys that all clients write
+	retryFor = time.Second // of every second client; the others never repeat
 )
 
 // The lies that can be planted, to see that they are found.
@@ -43,7 +40,7 @@ const (
 
 func plants() []string { return []string{plantAck, plantStale, plantGhost} }
 
-// worker is a client at work.
+// worker is a client of the API at work.
 type worker struct {
 	*scenario
 	name   string
@@ -71,25 +68,26 @@ func newWorkerAt(s *scenario, name string, addresses []string) (*worker, error) 
 }
 
 func (w *worker) work(ctx context.Context) {
-	for inside.Sleep(ctx, thinkMin+time.Duration(w.chance.Int64N(int64(thinkMax-thinkMin)))) {
+	p := w.objects.Process("")
+	for inside.Sleep(ctx, w.thinking(w.chance)) {
 		switch n := w.chance.IntN(100); {
 		case n < 40:
-			w.update(ctx)
+			w.update(ctx, p)
 		case n < 55:
 			w.create(ctx)
 		case n < 60:
 			w.burst(ctx)
 		case n < 80:
-			w.get(ctx, history.Get, w.register())
+			w.get(ctx, p, history.Read, w.register())
 		case n < 90:
-			w.get(ctx, history.Stale, w.register())
+			w.get(ctx, p, history.StaleRead, w.register())
 		default:
-			w.list(ctx)
+			w.list(ctx, p)
 		}
 	}
 }
 
-func (w *worker) register() string { return fmt.Sprintf("r%d", w.chance.IntN(registers)) }
+func (w *worker) register() string { return fmt.Sprintf("r%d", w.chance.IntN(apiKeys)) }
 
 // value is one that nobody else writes.
 func (w *worker) value() string {
@@ -98,19 +96,26 @@ func (w *worker) value() string {
 
 // do carries out one request and records it. The work of ctx ends between two
 // requests, never in the middle of one.
-func (w *worker) do(ctx context.Context, o history.Op, request func(ctx context.Context, o *history.Op) error) history.Outcome {
+func (w *worker) do(ctx context.Context, p *history.Process, invoke history.Record, request func(ctx context.Context, answer *history.Record) error) history.Type {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), opLimit)
 	defer cancel()
-	o.Client, o.Begun = w.name, w.trace.Now()
-	err := request(ctx, &o)
-	o.Ended = w.trace.Now()
-	o.Outcome = outcome(err)
-	w.history.Add(o)
-	w.trace.Notef(w.name, "%v %v", o, err)
-	return o.Outcome
+	o := p.Begin(invoke)
+	err := request(ctx, &o.Answer)
+	told := outcome(err)
+	w.count(workAPI, told)
+	w.trace.Notef(w.name, "%v %v %v", o.Answer.F, told, err)
+	switch told {
+	case history.OK:
+		o.OK()
+	case history.Refused:
+		o.Refused(err)
+	default:
+		o.Unknown(err)
+	}
+	return told
 }
 
-func outcome(err error) history.Outcome {
+func outcome(err error) history.Type {
 	switch {
 	case err == nil:
 		return history.OK
@@ -120,9 +125,9 @@ func outcome(err error) history.Outcome {
 	return history.Unknown
 }
 
-func (w *worker) create(ctx context.Context) history.Outcome {
+func (w *worker) create(ctx context.Context) history.Type {
 	value := w.value()
-	return w.put(ctx, history.Op{Kind: history.Create, Key: "new-" + value, Value: value}, &balsav1.ConfigMap{})
+	return w.put(ctx, w.objects.Process(""), history.Record{F: history.CAS, Key: "new-" + value, Value: value}, &balsav1.ConfigMap{})
 }
 
 // burst creates several at once, which then share an entry of the log, and which a
@@ -135,24 +140,25 @@ func (w *worker) burst(ctx context.Context) {
 	all.Wait()
 }
 
-// put sends a write of o.Value, as a change of cm.
-func (w *worker) put(ctx context.Context, o history.Op, cm *balsav1.ConfigMap) history.Outcome {
+// put sends a write of r.Value, as a change of cm: a CAS, of which Base 0 is a
+// creation.
+func (w *worker) put(ctx context.Context, p *history.Process, r history.Record, cm *balsav1.ConfigMap) history.Type {
 	if cm.Metadata == nil {
-		cm.Metadata = &balsav1.ObjectMeta{Name: o.Key, Namespace: namespace}
+		cm.Metadata = &balsav1.ObjectMeta{Name: r.Key, Namespace: namespace}
 	}
-	cm.Data = map[string]string{field: o.Value}
-	return w.do(ctx, o, func(ctx context.Context, o *history.Op) (err error) {
+	cm.Data = map[string]string{field: r.Value}
+	return w.do(ctx, p, r, func(ctx context.Context, answer *history.Record) (err error) {
 		if w.plant == plantAck && w.lies() {
-			o.Revision = o.Base + 1
+			answer.Revision = r.Base + 1
 			return nil
 		}
-		if o.Kind == history.Create {
+		if r.Base == 0 {
 			cm, err = client.Create(ctx, w.api, cm, client.WriteOptions{})
 		} else {
 			cm, err = client.Update(ctx, w.api, cm, client.WriteOptions{})
 		}
 		if err == nil {
-			o.Revision = revisionOf(cm)
+			answer.Revision = revisionOf(cm)
 		}
 		return err
 	})
@@ -162,20 +168,20 @@ func (w *worker) put(ctx context.Context, o history.Op, cm *balsav1.ConfigMap) h
 func (w *worker) lies() bool { return w.wrote.Add(1)%lieEvery == 0 }
 
 // update reads a register and writes it on the base of what it has read.
-func (w *worker) update(ctx context.Context) {
+func (w *worker) update(ctx context.Context, p *history.Process) {
 	key := w.register()
-	cm, outcome := w.get(ctx, history.Get, key)
-	if outcome != history.OK {
+	cm, told := w.get(ctx, p, history.Read, key)
+	if told != history.OK {
 		return
 	}
 	if cm == nil {
-		w.put(ctx, history.Op{Kind: history.Create, Key: key, Value: w.value()}, &balsav1.ConfigMap{})
+		w.put(ctx, p, history.Record{F: history.CAS, Key: key, Value: w.value()}, &balsav1.ConfigMap{})
 		return
 	}
-	o := history.Op{Kind: history.Update, Key: key, Value: w.value(), Base: revisionOf(cm)}
-	w.put(ctx, o, cm)
+	r := history.Record{F: history.CAS, Key: key, Value: w.value(), Base: revisionOf(cm)}
+	w.put(ctx, p, r, cm)
 	if w.plant == plantGhost && w.lies() {
-		cm.Metadata.ResourceVersion, cm.Data = "", map[string]string{field: "ghost of " + o.Value}
+		cm.Metadata.ResourceVersion, cm.Data = "", map[string]string{field: "ghost of " + r.Value}
 		ctx, cancel := context.WithTimeout(ctx, opLimit)
 		defer cancel()
 		_, _ = client.Update(ctx, w.api, cm, client.WriteOptions{})
@@ -183,34 +189,32 @@ func (w *worker) update(ctx context.Context) {
 }
 
 // get returns nil when there is nothing.
-func (w *worker) get(ctx context.Context, kind history.Kind, key string) (cm *balsav1.ConfigMap, told history.Outcome) {
-	told = w.do(ctx, history.Op{Kind: kind, Key: key}, func(ctx context.Context, o *history.Op) (err error) {
-		stale := kind == history.Stale || w.plant == plantStale
+func (w *worker) get(ctx context.Context, p *history.Process, f history.F, key string) (cm *balsav1.ConfigMap, told history.Type) {
+	told = w.do(ctx, p, history.Record{F: f, Key: key}, func(ctx context.Context, answer *history.Record) (err error) {
+		stale := f == history.StaleRead || w.plant == plantStale
 		cm, err = client.Get[*balsav1.ConfigMap](ctx, w.api, namespace, key, client.GetOptions{Stale: stale})
 		if client.IsNotFound(err) {
 			cm, err = nil, nil
 		}
 		if cm != nil && err == nil {
-			o.Value, o.Revision = cm.GetData()[field], revisionOf(cm)
+			answer.Value, answer.Revision = cm.GetData()[field], revisionOf(cm)
 		}
 		return err
 	})
 	return cm, told
 }
 
-func (w *worker) list(ctx context.Context) {
-	w.do(ctx, history.Op{Kind: history.List}, func(ctx context.Context, o *history.Op) error {
+func (w *worker) list(ctx context.Context, p *history.Process) {
+	w.do(ctx, p, history.Record{F: history.List, End: "\x00"}, func(ctx context.Context, answer *history.Record) error {
 		listed, err := client.List[*balsav1.ConfigMap](ctx, w.api, namespace, client.ListOptions{})
 		if err != nil {
 			return err
 		}
-		var all []history.Change
 		for _, cm := range listed.Items {
-			all = append(all, history.Change{Key: cm.GetMetadata().GetName(), Revision: revisionOf(cm)})
+			answer.KVs = append(answer.KVs, history.KV{Key: cm.GetMetadata().GetName(), Value: cm.GetData()[field], ModRevision: revisionOf(cm)})
 		}
-		slices.SortFunc(all, func(a, b history.Change) int { return strings.Compare(a.Key, b.Key) })
-		o.Value = history.Fingerprint(all)
-		o.Revision, err = strconv.ParseInt(listed.ResourceVersion, 10, 64)
+		slices.SortFunc(answer.KVs, func(a, b history.KV) int { return strings.Compare(a.Key, b.Key) })
+		answer.At, err = strconv.ParseInt(listed.ResourceVersion, 10, 64)
 		return err
 	})
 }
@@ -224,10 +228,13 @@ func revisionOf(cm *balsav1.ConfigMap) int64 {
 	return revision
 }
 
-func changeOf(event store.Event) history.Change {
-	ch := history.Change{Revision: int64(event.KV.ModRevision), Key: strings.TrimPrefix(event.KV.Key, keyPrefix)}
+// objectOf is a change of a ConfigMap as the history of the API's clients has it;
+// false for what is none of theirs.
+func objectOf(event store.Event) (history.KV, bool) {
+	name, ours := strings.CutPrefix(event.KV.Key, keyPrefix)
+	kv := history.KV{Key: name, ModRevision: int64(event.KV.ModRevision), Deleted: event.Type == store.EventDelete}
 	if cm, ok := event.KV.Object.(*balsav1.ConfigMap); ok {
-		ch.Value = cm.GetData()[field]
+		kv.Value = cm.GetData()[field]
 	}
-	return ch
+	return kv, ours
 }

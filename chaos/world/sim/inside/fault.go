@@ -1,56 +1,148 @@
 package inside
 
 import (
-	"context"
 	"fmt"
-	"math/rand/v2"
 	"slices"
-	"strings"
 	"time"
 )
 
-// Kind is a way in which a machine or its links fail.
+// Kind is a way in which a machine or its links fail, or a thing that an operator
+// does. Its text is what stands in a schedule's JSON, and does not change.
 type Kind string
 
+// Processes.
 const (
 	// Kill ends the process; its connections end at once.
 	Kill Kind = "kill"
-	// PowerCut ends the process, and the others hear nothing until it is back.
+	// PowerCut ends the process, and the others hear nothing until it is back. Of
+	// an append that was under way a part may be on the disk.
 	PowerCut Kind = "power cut"
 	// PowerCutAll is that for all machines at once.
 	PowerCutAll Kind = "power cut all"
 	// Restart stops the process in good order, and starts it again.
 	Restart Kind = "restart"
+	// Storm kills the process and starts it, again and again, each By.
+	Storm Kind = "restart storm"
+	// CrashBefore cuts the power of a server right before the N-th of its writes
+	// from now on whose name begins with What, and CrashAfter right after it, when
+	// it is on the disk and the server does not know. The server is off until the
+	// fault ends; it ends without a crash when there are fewer writes.
+	CrashBefore Kind = "crash before write"
+	CrashAfter  Kind = "crash after write"
+	// Upgrade restarts a server as the next version, which can do one feature
+	// level more. It stays one.
+	Upgrade Kind = "upgrade"
+)
+
+// Links.
+const (
 	// Isolate holds what goes between a server and the others, both ways. Its
 	// clients reach it.
 	Isolate Kind = "isolate"
 	// CutOff is Isolate from the clients as well.
 	CutOff Kind = "cut off"
+	// Split isolates a server and a few others, together a minority, from the rest.
+	Split Kind = "split"
 	// Deaf holds what the others send to a server, Mute what it sends.
 	Deaf Kind = "deaf"
 	Mute Kind = "mute"
 	// Late delays what the others send to a server by By, each link by its own
 	// share of it: answers prove less than they seem to.
 	Late Kind = "late"
+	// Loss loses one in ten of the segments between a server and the others, both
+	// ways. A stream sends them again after By, twice that the second time, and
+	// so on, and all behind them wait. (A stream shows no duplicates.)
+	Loss Kind = "loss"
+	// Reset breaks the connections of a server at both ends, each By.
+	Reset Kind = "reset"
+	// Flap is Isolate for By, nothing for By, and so on.
+	Flap Kind = "flap"
+	// Swizzle holds the links among all servers one by one, and lets them go one by
+	// one in another order.
+	Swizzle Kind = "swizzle"
+)
+
+// Disks.
+const (
 	// Hang lets no write to a server's disk end.
 	Hang Kind = "hang"
 	// Stall is Hang with CutOff: all that a frozen machine shows to others. What
 	// it does not model: the clocks of its process run on.
 	Stall Kind = "stall"
+	// Slow adds up to By to each write, twice.
+	Slow Kind = "slow disk"
+	// IOError fails every write; of an append a part may be on the disk. The
+	// server gives up and is started again when the fault ends.
+	IOError Kind = "io error"
+	// NoRoom leaves a server's disk less room than it needs to run, and then none:
+	// every write fails. It is restarted when it gives up, and waits for room.
+	NoRoom Kind = "no room"
+	// TornWrite cuts the power in the middle of a server's next append of several
+	// entries: the first of them are on the disk.
+	TornWrite Kind = "torn write"
+	// FlipSnapshot flips a bit in the newest snapshot while the power is cut, and
+	// FlipEntry one in an entry of the log. A snapshot has a checksum. An entry has
+	// none, here as in cluster/raftlog: no run survives that for sure, and Generate
+	// draws it only when it is told to.
+	FlipSnapshot Kind = "flip snapshot"
+	FlipEntry    Kind = "flip entry"
+	// DiskLost empties a server's disk. First it is started under the id that it
+	// had, as a careless operator would; when the fault ends it joins under a new
+	// one.
+	DiskLost Kind = "disk lost"
 )
 
-// Kinds are all kinds.
+// Clocks. What a server asks its clock.Clock is wrong then; the timers of the
+// raft library ask the runtime, which is the same for all, and cannot be wrong.
+const (
+	// Jump sets a server's wall clock By forward, or back, for a while. Monotonic
+	// readings and timers know nothing of it.
+	Jump Kind = "clock jump"
+	// Drift lets a server's clock, all of it, gain By in each second, or lose it.
+	// What it has gained it keeps; more than a second it never is.
+	Drift Kind = "clock drift"
+)
+
+// Operators.
+const (
+	// AddServer lets a new machine join; there are five at most. It stays.
+	AddServer Kind = "add server"
+	// RemoveServer takes a follower out and switches it off for good; three are
+	// left at least.
+	RemoveServer Kind = "remove server"
+	// ReplaceServer gives a follower an empty disk and a new id.
+	ReplaceServer Kind = "replace server"
+	// Transfer hands over leadership.
+	Transfer Kind = "transfer"
+	// Snapshot makes a server write a snapshot and shorten its log now.
+	Snapshot Kind = "snapshot"
+	// Compact forgets the history of the objects, but for the last By revisions (a
+	// number, as nanoseconds). That of the etcd space is left to the workloads:
+	// who watches there has to know of it.
+	Compact Kind = "compact"
+)
+
+// Kinds are all kinds, in the order in which they are documented.
 func Kinds() []Kind {
-	return []Kind{Kill, PowerCut, PowerCutAll, Restart, Isolate, CutOff, Deaf, Mute, Late, Hang, Stall}
+	return []Kind{
+		Kill, PowerCut, PowerCutAll, Restart, Storm, CrashBefore, CrashAfter, Upgrade,
+		Isolate, CutOff, Split, Deaf, Mute, Late, Loss, Reset, Flap, Swizzle,
+		Hang, Stall, Slow, IOError, NoRoom, TornWrite, FlipSnapshot, FlipEntry, DiskLost,
+		Jump, Drift,
+		AddServer, RemoveServer, ReplaceServer, Transfer, Snapshot, Compact,
+	}
 }
 
-// Target says which server a fault is done to. It is decided at that moment.
+// Target says which server a fault is done to. It is decided at that moment. The
+// name of a server is a target, too.
 type Target string
 
 const (
 	Leader   Target = "leader"
 	Follower Target = "follower"
 	Any      Target = "any"
+	// Same is the server to which the fault before was done.
+	Same Target = "same"
 )
 
 // Fault is one thing that goes wrong for a while.
@@ -58,7 +150,12 @@ type Fault struct {
 	Kind   Kind
 	Target Target
 	For    time.Duration
-	By     time.Duration // of Late
+	// By is of the kinds that say so, and so are N, a number of writes from 1, and
+	// What, the beginning of a write's name: "append", "truncate", "vote",
+	// "stable", "snapshot", or "" for any.
+	By   time.Duration
+	N    int
+	What string
 }
 
 func (f Fault) String() string {
@@ -66,239 +163,78 @@ func (f Fault) String() string {
 	if f.By != 0 {
 		text += fmt.Sprintf(" by up to %v", f.By)
 	}
+	if f.N != 0 {
+		text += fmt.Sprintf(", number %d %s", f.N, f.What)
+	}
 	return text
 }
 
-// Step is a fault and when it begins, counted from the beginning of the schedule.
-type Step struct {
-	At time.Duration
-	Fault
+// needs is what a kind wants to know beyond its target and how long.
+type needs struct{ by, negative, n bool }
+
+func needsOf(k Kind) needs {
+	switch k {
+	case Late, Loss, Reset, Flap, Slow, Storm:
+		return needs{by: true}
+	case Jump, Drift:
+		return needs{by: true, negative: true}
+	case CrashBefore, CrashAfter:
+		return needs{n: true}
+	}
+	return needs{}
 }
 
-// Schedule is what goes wrong in a run, in order of time. Steps may overlap.
-type Schedule []Step
-
-// Bounds of what Generate draws. A stall must end before a server gives up on
-// its disk (cluster.DefaultStallFatal).
+// maxBy and the others bound what a schedule may ask for.
 const (
-	faultMin = 200 * time.Millisecond
-	faultMax = 4 * time.Second
-	stallMax = 7 * time.Second
-	lateMin  = 20 * time.Millisecond
-	lateMax  = 800 * time.Millisecond
-	pauseMin = 500 * time.Millisecond
-	pauseMax = 4 * time.Second
-	// One fault in overlaps begins while the one before is still there.
-	overlaps = 4
+	maxFor   = 10 * time.Minute
+	maxBy    = 24 * time.Hour
+	minPulse = 10 * time.Millisecond // of Flap, Reset and Storm
+	maxDrift = 100 * time.Millisecond
+	maxSlow  = 2 * time.Second
+	maxN     = 1_000_000
+	maxSteps = 10_000
 )
 
-// Generate draws a schedule of about a given length. Whatever the numbers, a
-// leader dies once in it and is cut off once, and in every second one all lose
-// power: nothing else shows so well what a disk has forgotten.
-func Generate(chance *rand.Rand, length time.Duration) Schedule {
-	var out Schedule
-	sure := []Fault{
-		{Kind: pick(chance, Kill, PowerCut), Target: Leader, For: between(chance, time.Second, faultMax)},
-		{Kind: pick(chance, Isolate, CutOff), Target: Leader, For: between(chance, 2*time.Second, faultMax)},
+// Check tells what is wrong with a fault.
+func (f Fault) Check() error {
+	n := needsOf(f.Kind)
+	switch {
+	case !slices.Contains(Kinds(), f.Kind):
+		return fmt.Errorf("kind is %q, which is none: see inside.Kinds", f.Kind)
+	case f.Target == "":
+		return fmt.Errorf("%s: target is missing: leader, follower, any, same, or a server's name", f.Kind)
+	case f.For < 0 || f.For > maxFor:
+		return fmt.Errorf("%s: for is %v, allowed is 0 to %v", f.Kind, f.For, maxFor)
+	case !n.by && f.By != 0 && f.Kind != Compact:
+		return fmt.Errorf("%s: by is %v, but it takes none", f.Kind, f.By)
+	case n.by && (f.By == 0 || f.By > maxBy || -f.By > maxBy || f.By < 0 && !n.negative):
+		return fmt.Errorf("%s: by is %v, allowed is more than 0 and at most %v", f.Kind, f.By, maxBy)
+	case n.n != (f.N != 0) || f.N < 0 || f.N > maxN:
+		return fmt.Errorf("%s: n is %d, it is a number of writes from 1 to %d for a crash at a write, and 0 for all others", f.Kind, f.N, maxN)
+	case f.What != "" && !n.n:
+		return fmt.Errorf("%s: what is %q, but it takes none", f.Kind, f.What)
 	}
-	chance.Shuffle(len(sure), func(i, j int) { sure[i], sure[j] = sure[j], sure[i] })
-	if chance.IntN(2) == 0 {
-		sure = append(sure, Fault{Kind: PowerCutAll, Target: Any, For: between(chance, faultMin, faultMax)})
-	}
-	for at := pauseMin; at < length; {
-		f := draw(chance)
-		if len(sure) > 0 {
-			f, sure = sure[0], sure[1:]
-		}
-		out = append(out, Step{At: at.Round(time.Microsecond), Fault: f})
-		if chance.IntN(overlaps) == 0 {
-			at += between(chance, 0, f.For)
-		} else {
-			at += f.For + between(chance, pauseMin, pauseMax)
-		}
-	}
-	return out
+	return f.checkBy()
 }
 
-func draw(chance *rand.Rand) Fault {
-	f := Fault{
-		Kind: pick(chance, Kinds()...), Target: pick(chance, Leader, Leader, Follower, Any),
-		For: between(chance, faultMin, faultMax).Round(time.Microsecond),
-	}
+func (f Fault) checkBy() error {
 	switch f.Kind {
-	case Late:
-		f.By = between(chance, lateMin, lateMax).Round(time.Microsecond)
-	case Hang, Stall:
-		f.For = between(chance, faultMin, stallMax).Round(time.Microsecond)
-	}
-	return f
-}
-
-func pick[T any](chance *rand.Rand, from ...T) T { return from[chance.IntN(len(from))] }
-
-// Inject does a fault and returns what undoes it, or nil when there was nobody
-// to do it to: no leader for a fault of the leader, or a server that is off.
-func (w *World) Inject(f Fault, chance *rand.Rand) (heal func()) {
-	if f.Kind == PowerCutAll {
-		return w.powerCutAll(f)
-	}
-	s := w.target(f.Target, chance)
-	if s == nil || s.Core() == nil {
-		w.Trace.Sayf("", "no %s for %s", f.Target, f.Kind)
-		return nil
-	}
-	w.Trace.Sayf(s.Name, "FAULT %s", f)
-	undo := w.inject(s, f, chance)
-	return func() {
-		undo()
-		w.Trace.Sayf(s.Name, "healed: %s", f.Kind)
-	}
-}
-
-func (w *World) inject(s *Server, f Fault, chance *rand.Rand) (undo func()) {
-	switch f.Kind {
-	case Kill:
-		return w.crash(s, true)
-	case PowerCut:
-		return both(w.hold(s, true, true, true), w.crash(s, false))
-	case Restart:
-		return w.restart(s)
-	case Isolate:
-		return w.hold(s, true, true, false)
-	case CutOff:
-		return w.hold(s, true, true, true)
-	case Deaf:
-		return w.hold(s, true, false, false)
-	case Mute:
-		return w.hold(s, false, true, false)
-	case Late:
-		return w.late(s, f.By, chance)
-	case Hang:
-		return s.hang()
-	case Stall:
-		return both(w.hold(s, true, true, true), s.hang())
-	}
-	panic("inside: no fault " + string(f.Kind))
-}
-
-// both undoes the second first.
-func both(first, second func()) func() { return func() { second(); first() } }
-
-func (w *World) powerCutAll(f Fault) (heal func()) {
-	w.Trace.Sayf("", "FAULT %s for %v", f.Kind, f.For)
-	var undo []func()
-	for _, s := range w.servers {
-		if s.Core() != nil {
-			undo = append(undo, w.inject(s, Fault{Kind: PowerCut}, nil))
+	case Flap, Reset, Storm:
+		if f.By < minPulse {
+			return fmt.Errorf("%s: by is %v, at least %v", f.Kind, f.By, minPulse)
+		}
+	case Drift:
+		if f.By > maxDrift || -f.By > maxDrift {
+			return fmt.Errorf("%s: by is %v a second, at most %v", f.Kind, f.By, maxDrift)
+		}
+	case Slow:
+		if f.By > maxSlow {
+			return fmt.Errorf("%s: by is %v, at most %v: a server gives up on a disk that is slower", f.Kind, f.By, maxSlow)
+		}
+	case Compact:
+		if f.By < 0 {
+			return fmt.Errorf("%s: by is %d revisions, at least 0", f.Kind, f.By)
 		}
 	}
-	return func() {
-		for _, each := range undo {
-			each()
-		}
-		w.Trace.Sayf("", "healed: %s", f.Kind)
-	}
-}
-
-func (w *World) target(t Target, chance *rand.Rand) *Server {
-	leader := w.Leader()
-	switch t {
-	case Leader:
-		return leader
-	case Follower:
-		rest := slices.DeleteFunc(slices.Clone(w.servers), func(s *Server) bool { return s == leader })
-		return pick(chance, rest...)
-	}
-	return pick(chance, w.servers...)
-}
-
-func (w *World) crash(s *Server, loud bool) (undo func()) {
-	restore, err := s.Crash(loud)
-	if err != nil {
-		w.Wrongf("crash: %v", err)
-		return func() {}
-	}
-	return func() {
-		restore()
-		w.start(s)
-	}
-}
-
-// stopLimit is what a server may take to stop in good order, with or without the
-// others.
-const stopLimit = 30 * time.Second
-
-func (w *World) restart(s *Server) (undo func()) {
-	stopped := make(chan struct{})
-	go func() {
-		defer close(stopped)
-		ctx, cancel := context.WithTimeout(context.Background(), stopLimit)
-		defer cancel()
-		if err := s.Stop(ctx); err != nil {
-			w.Wrongf("restart: %v", err)
-		}
-	}()
-	return func() {
-		<-stopped
-		w.start(s)
-	}
-}
-
-// start does nothing for a server that another fault's end has started.
-func (w *World) start(s *Server) {
-	if s.Core() != nil {
-		return
-	}
-	if err := s.Start(); err != nil {
-		w.Wrongf("after a crash: %v", err)
-	}
-}
-
-// hold holds what a server receives from the other servers, what it sends to
-// them, and both for clients.
-func (w *World) hold(s *Server, in, out, clients bool) (undo func()) {
-	var heals []func()
-	for _, other := range w.hosts() {
-		isClient := strings.HasSuffix(other, clientPort)
-		if other == s.address || isClient && !clients {
-			continue
-		}
-		if in {
-			heals = append(heals, w.cut(other, s.address))
-		}
-		if out {
-			heals = append(heals, w.cut(s.address, other))
-		}
-	}
-	return func() {
-		for _, heal := range heals {
-			heal()
-		}
-	}
-}
-
-func (w *World) late(s *Server, by time.Duration, chance *rand.Rand) (undo func()) {
-	var heals []func()
-	for _, other := range w.Addresses() {
-		if other != s.address {
-			heals = append(heals, w.slow(other, s.address, by/2+time.Duration(chance.Int64N(int64(by/2)+1))))
-		}
-	}
-	return func() {
-		for _, heal := range heals {
-			heal()
-		}
-	}
-}
-
-// hosts are all that were ever linked, sorted.
-func (w *World) hosts() []string {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	var out []string
-	for key := range w.links {
-		out = append(out, key[0])
-	}
-	slices.Sort(out)
-	return slices.Compact(out)
+	return nil
 }

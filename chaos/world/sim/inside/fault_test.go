@@ -79,8 +79,30 @@ func TestEveryFaultHeals(t *testing.T) {
 	}
 }
 
+// example is a fault of a kind that changes something.
+func example(kind Kind, target Target) Fault {
+	f := Fault{Kind: kind, Target: target, For: 3 * time.Second}
+	if needsOf(kind).by {
+		f.By = 300 * time.Millisecond
+	}
+	if needsOf(kind).n {
+		f.N = 2
+	}
+	switch kind {
+	case Drift:
+		f.By = maxDrift
+	case Jump:
+		f.By = -time.Hour
+	}
+	return f
+}
+
 func faultHeals(t *testing.T, kind Kind, target Target) {
-	w := newWorld(t, 3)
+	servers := 3
+	if kind == RemoveServer {
+		servers = 4
+	}
+	w := newWorld(t, servers)
 	defer end(t, w)
 	c := w.testClient(t, "c1")
 	ctx, cancel := context.WithTimeout(t.Context(), testLimit)
@@ -88,7 +110,11 @@ func faultHeals(t *testing.T, kind Kind, target Target) {
 	if err := write(ctx, c, "before"); err != nil {
 		t.Fatal(err)
 	}
-	heal := w.Inject(Fault{Kind: kind, Target: target, For: 3 * time.Second, By: 300 * time.Millisecond}, rand.New(rand.NewPCG(1, 1)))
+	f := example(kind, target)
+	if err := f.Check(); err != nil {
+		t.Fatal(err)
+	}
+	heal := w.Inject(f, rand.New(rand.NewPCG(1, 1)))
 	if heal == nil {
 		t.Fatalf("nobody to do it to")
 	}
@@ -98,6 +124,9 @@ func faultHeals(t *testing.T, kind Kind, target Target) {
 		t.Fatal(err)
 	}
 	for _, s := range w.Servers() {
+		if err := Await(ctx, func() (bool, string) { return s.Core().Cluster().Phase() == cluster.PhaseRunning, "it waits for room" }); err != nil {
+			t.Errorf("%s: %v", s.Name, err)
+		}
 		if _, err := s.Core().Cluster().ReadIndex(ctx); err != nil {
 			t.Errorf("%s: %v", s.Name, err)
 		}
@@ -222,8 +251,11 @@ func TestGenerate(t *testing.T) {
 			if (step.Kind == Hang || step.Kind == Stall) && step.For >= cluster.DefaultStallFatal {
 				t.Errorf("%v outlasts a server's patience of %v", step.Fault, cluster.DefaultStallFatal)
 			}
-			if (step.Kind == Late) != (step.By > 0) {
-				t.Errorf("%v", step.Fault)
+			if err := step.Check(); err != nil {
+				t.Errorf("%v: %v", step.Fault, err)
+			}
+			if step.Kind == FlipEntry {
+				t.Errorf("%v is drawn by itself", step.Fault)
 			}
 			last = step.At
 		}

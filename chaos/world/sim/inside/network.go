@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -192,6 +193,19 @@ func (p *port) die() {
 		_ = l.Close()
 	}
 	_ = p.host.Close()
+}
+
+// reset breaks the open connections at both ends, and tells how many there were.
+func (p *port) reset() int {
+	p.mu.Lock()
+	conns := slices.Clone(p.conns)
+	p.mu.Unlock()
+	for _, c := range conns {
+		if raw, ok := c.Conn.(*memnet.Conn); ok {
+			raw.Reset()
+		}
+	}
+	return len(conns)
 }
 
 // bury lets the other ends know, as far as the network lets them.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"sync"
 	"time"
 
@@ -14,18 +15,23 @@ import (
 	"github.com/balsa-run/balsa/cluster/memlog"
 	"github.com/balsa-run/balsa/daemon/core"
 	internalv1 "github.com/balsa-run/balsa/gen/balsainternal/v1"
-	"github.com/balsa-run/balsa/internal/clock"
 	"github.com/balsa-run/balsa/pki"
 	"github.com/balsa-run/balsa/store"
 )
 
 const (
-	simVersion = "0.0.0-sim"
+	simVersion = "0.0.%d-sim"
 	// Snapshots come early, so that a short run has some, and members that fell
 	// behind get them.
 	snapshotEntries = 40
 	trailingEntries = 8
 	trailingBytes   = 1 << 10
+	// commitTimeout is not 10 ms: that is two messages a follower each 15 ms on an
+	// idle cluster, which were half of what a run costs. Followers hear of a commit
+	// from cluster's teller at once; this is for those that missed it.
+	commitTimeout = 50 * time.Millisecond
+	// plenty is the room on a disk that nobody has filled.
+	plenty = 64 << 30
 )
 
 // Server is a machine with one server of the control plane on it. Its process
@@ -35,11 +41,22 @@ type Server struct {
 	address string
 	world   *World
 
-	mu    sync.Mutex
-	disk  *memlog.Disk // guarded by mu
-	life  *life        // guarded by mu; nil while it is off
-	lives int          // guarded by mu
-	past  []*life      // guarded by mu; every life that there was
+	clock *machineClock
+
+	mu      sync.Mutex
+	id      string        // guarded by mu; the name, and after a disk was lost another
+	ids     int           // guarded by mu; how many it has had
+	disk    *memlog.Disk  // guarded by mu
+	life    *life         // guarded by mu; nil while it is off
+	lives   int           // guarded by mu
+	past    []*life       // guarded by mu; every life that there was
+	slow    time.Duration // guarded by mu; what a fault adds to each write, at most
+	free    uint64        // guarded by mu; room on the disk
+	version uint32        // guarded by mu; what it can do beyond store.FeatureLevel
+	excuses []string      // guarded by mu; why it may give up now
+	removed bool          // guarded by mu; it is not a member any more, and never starts again
+	fault   memlog.Fault  // guarded by mu; of its disk, through all its lives
+	damaged bool          // guarded by mu; what it has is less than it promised, until it joins anew
 }
 
 // life is a process.
@@ -48,26 +65,55 @@ type life struct {
 	port   *port
 	cancel context.CancelFunc
 	ended  chan struct{}
+	leads  bool // guarded by Server.mu; as it was last heard
 }
 
 func newServer(w *World, name string) *Server {
-	s := &Server{Name: name, address: name + apiPort, world: w}
+	s := &Server{Name: name, address: name + apiPort, world: w, clock: newMachineClock(), id: name, ids: 1, free: plenty}
 	s.useDisk(memlog.New())
 	return s
 }
 
+// useDisk is called with mu held, but for the first.
 func (s *Server) useDisk(disk *memlog.Disk) {
 	chance := s.world.Chance(fmt.Sprintf("disk %d of %s", s.lives, s.Name))
 	var mu sync.Mutex
 	disk.SetLatency(func() time.Duration {
+		slow := s.slowness()
 		mu.Lock()
 		defer mu.Unlock()
+		takes := between(chance, writeMin, writeMax)
 		if chance.IntN(slowWrites) == 0 {
-			return slowWrite
+			takes = slowWrite
 		}
-		return between(chance, writeMin, writeMax)
+		if slow > 0 {
+			takes += between(chance, 0, slow)
+		}
+		return takes
 	})
+	torn := s.world.Chance(fmt.Sprintf("torn writes %d of %s", s.lives, s.Name))
+	disk.SetTorn(func(entries int) int {
+		kept := torn.IntN(entries + 1)
+		if kept > 0 && kept < entries {
+			s.world.Reach(ReachedTornAppend)
+		}
+		return kept
+	})
+	disk.SetFault(s.fault)
 	s.disk = disk
+}
+
+func (s *Server) slowness() time.Duration {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.slow
+}
+
+// ID is the id that it has now; a server whose disk was lost has another.
+func (s *Server) ID() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.id
 }
 
 // Address is where the others reach it.
@@ -102,7 +148,7 @@ func (s *Server) Start() error {
 }
 
 func (s *Server) boot() (*life, error) {
-	p, err := newPort(s.world.net, s.address, pki.Identity{Role: pki.RoleServer, Name: s.Name})
+	p, err := newPort(s.world.net, s.address, pki.Identity{Role: pki.RoleServer, Name: s.id})
 	if err != nil {
 		return nil, err
 	}
@@ -125,24 +171,61 @@ func (s *Server) boot() (*life, error) {
 
 func (s *Server) config(l *life) core.Config {
 	return core.Config{
-		ID: s.Name, Name: s.Name, Address: s.address, Version: simVersion, Network: l.port,
+		ID: s.id, Name: s.Name, Address: s.address, Version: fmt.Sprintf(simVersion, s.version), Network: l.port,
 		Logs: s.disk.Log(), Stable: s.disk.Stable(), Snapshots: s.disk.Snapshots(),
-		Blobs: noImages{}, Archives: noImages{}, Bundle: s.world.bundle, Guard: pki.NewGuard(clock.Real{}, nil),
-		Clock: clock.Real{}, Random: crypto.Reader, Logger: s.world.Trace.Logger(s.Name),
+		Blobs: noImages{}, Archives: noImages{}, Bundle: s.world.bundle, Guard: pki.NewGuard(s.clock, nil),
+		Clock: s.clock, Random: crypto.Reader, Logger: s.world.Trace.Logger(s.Name),
 		Fatal:        func(reason error) { s.fatal(l, reason) },
 		Limits:       cluster.Limits{SnapshotEntries: snapshotEntries, TrailingEntries: trailingEntries, TrailingBytes: trailingBytes},
-		FeatureLevel: store.FeatureLevel,
+		Timing:       cluster.Timing{Commit: commitTimeout},
+		FeatureLevel: store.FeatureLevel + s.version,
+		FreeSpace:    s.freeSpace, Metrics: s.world.metrics,
 	}
 }
 
+func (s *Server) freeSpace() (uint64, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.free, nil
+}
+
 // fatal: a process that lives must have no reason to give up, whatever is done
-// to its network, and as long as its disk comes back in time.
+// to its network, and as long as its disk comes back in time. One that has a
+// reason ends here, as the daemon does.
 func (s *Server) fatal(l *life, reason error) {
 	s.mu.Lock()
-	current := s.life == l
+	current, excused := s.life == l, len(s.excuses) > 0 || s.damaged || s.removed
 	s.mu.Unlock()
-	if current {
+	switch {
+	case !current:
+	case !excused:
 		s.world.Wrongf("%s gave up: %v", s.Name, reason)
+	default:
+		s.world.Trace.Sayf(s.Name, "gives up: %v", reason)
+		s.world.Reach(ReachedGaveUp)
+		s.exit(l)
+	}
+}
+
+// exit ends one life, unless it has ended.
+func (s *Server) exit(l *life) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.life == l {
+		s.crashLocked().bury()
+	}
+}
+
+// excuse lets a server give up until the result is called.
+func (s *Server) excuse(why Kind) (end func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.excuses = append(s.excuses, string(why))
+	return func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		i := slices.Index(s.excuses, string(why))
+		s.excuses = slices.Delete(s.excuses, i, i+1)
 	}
 }
 
@@ -150,9 +233,17 @@ func (s *Server) watchLeadership(ctx context.Context, l *life) {
 	for state := range l.core.Cluster().Leadership(ctx) {
 		s.mu.Lock()
 		current := s.life == l
+		led := l.leads
+		l.leads = state.Leader
 		s.mu.Unlock()
-		if current && state.Leader {
+		if !current {
+			continue
+		}
+		if state.Leader {
 			s.world.elected(s.Name, state.Epoch)
+		}
+		if status := l.core.Cluster().Status(); led && !state.Leader && status.LastIndex > status.CommitIndex {
+			s.world.Reach(ReachedDeposedWithEntries)
 		}
 	}
 }
@@ -164,19 +255,28 @@ func (s *Server) watchLeadership(ctx context.Context, l *life) {
 func (s *Server) Crash(loud bool) (restore func(), err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	l := s.life
-	if l == nil {
+	if s.life == nil {
 		return nil, fmt.Errorf("%s is off already", s.Name)
+	}
+	p := s.crashLocked()
+	if loud {
+		p.bury()
+		return func() {}, nil
+	}
+	return p.bury, nil
+}
+
+// crashLocked returns the port of the life that it ends.
+func (s *Server) crashLocked() *port {
+	l := s.life
+	if status := l.core.Cluster().Status(); l.leads && status.LastIndex > status.CommitIndex {
+		s.world.Reach(ReachedKilledWithEntries)
 	}
 	s.life = nil
 	s.useDisk(s.disk.Crash())
 	l.port.die()
 	l.cancel()
-	if loud {
-		l.port.bury()
-		return func() {}, nil
-	}
-	return l.port.bury, nil
+	return l.port
 }
 
 // Stop ends the process as an operator does, and waits for it.
@@ -217,15 +317,6 @@ func (s *Server) gone(ctx context.Context) error {
 		}
 	}
 	return nil
-}
-
-// hang stops the disk until the result is called.
-func (s *Server) hang() (heal func()) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	disk := s.disk
-	disk.Hang()
-	return disk.Release
 }
 
 // noImages is a server's share of images in a world without agents to run them:

@@ -37,20 +37,18 @@ type World struct {
 	seed    uint64
 	net     *memnet.Network
 	bundle  *pki.Bundle
-	servers []*Server
+	metrics *metrics
 
 	mu        sync.Mutex
+	servers   []*Server           // guarded by mu; by name
+	gone      []*Server           // guarded by mu; those that were removed
+	made      int                 // guarded by mu; servers, ever
+	last      *Server             // guarded by mu; see Same
+	reached   map[string]int      // guarded by mu
 	links     map[[2]string]*link // guarded by mu; by the hosts from and to
 	wrong     []string            // guarded by mu; see Wrongf
 	elections []Election          // guarded by mu
 	clients   []func()            // guarded by mu; each detaches one
-}
-
-// link is one direction between two hosts.
-type link struct {
-	cuts  int // faults that hold it
-	delay time.Duration
-	slow  []time.Duration // what faults add
 }
 
 // Election is a server that began to lead.
@@ -62,18 +60,37 @@ type Election struct {
 
 // New makes a world with servers s1 to s<n>, which are switched off.
 func New(seed uint64, servers int, trace *Trace) (*World, error) {
-	w := &World{Trace: trace, seed: seed, net: memnet.New(), links: map[[2]string]*link{}}
+	w := &World{Trace: trace, seed: seed, net: memnet.New(), links: map[[2]string]*link{}, reached: map[string]int{}}
+	w.metrics = &metrics{world: w}
 	now := time.Now()
 	ca, err := pki.NewCA(fmt.Sprintf("%032x", seed), now)
 	if err != nil {
 		return nil, fmt.Errorf("make the world's authority: %w", err)
 	}
 	w.bundle = pki.NewBundle(ca, pki.NewKeyring(pki.NewSealKey(now)), pki.NewGossipKey())
-	for i := range servers {
-		w.servers = append(w.servers, newServer(w, fmt.Sprintf("s%d", i+1)))
+	for range servers {
+		w.buy()
 	}
 	w.lay(w.Addresses())
 	return w, nil
+}
+
+// buy makes a machine, which is off.
+func (w *World) buy() *Server {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.made++
+	s := newServer(w, fmt.Sprintf("s%d", w.made))
+	w.servers = append(w.servers, s)
+	return s
+}
+
+// scrap takes a machine, which is off for good, out of the world.
+func (w *World) scrap(s *Server) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.servers = slices.DeleteFunc(slices.Clone(w.servers), func(other *Server) bool { return other == s })
+	w.gone = append(w.gone, s)
 }
 
 // lay gives every link among hosts its ordinary delay.
@@ -101,22 +118,31 @@ func between(chance *rand.Rand, low, high time.Duration) time.Duration {
 	return low + time.Duration(chance.Int64N(int64(high-low)))
 }
 
-// Servers are all servers, by name.
-func (w *World) Servers() []*Server { return w.servers }
+// Servers are all servers, in the order in which they came. A schedule may add
+// and remove some.
+func (w *World) Servers() []*Server {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.Clone(w.servers)
+}
 
 // Addresses are those of all servers.
 func (w *World) Addresses() []string {
 	var out []string
-	for _, s := range w.servers {
+	for _, s := range w.Servers() {
 		out = append(out, s.address)
 	}
 	return out
 }
 
-// Server returns a server by its name.
+// Server returns a server by its name, or nil.
 func (w *World) Server(name string) *Server {
-	i := slices.IndexFunc(w.servers, func(s *Server) bool { return s.Name == name })
-	return w.servers[i]
+	for _, s := range w.Servers() {
+		if s.Name == name {
+			return s
+		}
+	}
+	return nil
 }
 
 // Client attaches a client of the API that may do anything. It talks to the
@@ -147,17 +173,18 @@ func (w *World) Client(name string, servers []string, retryFor time.Duration) (*
 // Form makes a cluster of the servers, which are off and have empty disks: the
 // first begins it, the others join. It returns when all of them have a vote.
 func (w *World) Form(ctx context.Context) error {
-	for _, s := range w.servers {
+	servers := w.Servers()
+	for _, s := range servers {
 		if err := s.Start(); err != nil { //nolint:contextcheck // a process outlives whoever started it
 			return err
 		}
 	}
-	first := w.servers[0].Core()
+	first := servers[0].Core()
 	if err := first.Initialise(ctx, core.Settings{}); err != nil {
 		return err
 	}
-	for _, s := range w.servers[1:] {
-		if err := first.Cluster().AddNonvoter(ctx, s.Name, s.address); err != nil {
+	for _, s := range servers[1:] {
+		if err := first.Cluster().AddNonvoter(ctx, s.ID(), s.address); err != nil {
 			return err
 		}
 		if err := s.Core().Join(ctx); err != nil {
@@ -166,12 +193,12 @@ func (w *World) Form(ctx context.Context) error {
 	}
 	return Await(ctx, func() (bool, string) {
 		voters := 0
-		for _, s := range w.servers {
+		for _, s := range servers {
 			if s.Core().Cluster().Status().Voter {
 				voters++
 			}
 		}
-		return voters == len(w.servers), fmt.Sprintf("%d of %d servers vote", voters, len(w.servers))
+		return voters == len(servers), fmt.Sprintf("%d of %d servers vote", voters, len(servers))
 	})
 }
 
@@ -185,19 +212,26 @@ func (w *World) Close(ctx context.Context) error {
 	for _, detach := range clients {
 		detach()
 	}
-	for _, s := range w.servers {
+	for _, s := range w.Servers() {
 		if s.Core() != nil {
 			if _, err := s.Crash(true); err != nil {
 				return err
 			}
 		}
 	}
-	for _, s := range w.servers {
+	for _, s := range w.everyone() {
 		if err := s.gone(ctx); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// everyone is also those that were removed.
+func (w *World) everyone() []*Server {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.Concat(w.servers, w.gone)
 }
 
 // Wrongf notes that something happened that must not.
@@ -242,7 +276,7 @@ func (w *World) elected(server string, term uint64) {
 
 // Leader is the server that may act as leader now, or nil.
 func (w *World) Leader() *Server {
-	for _, s := range w.servers {
+	for _, s := range w.Servers() {
 		if running := s.Core(); running != nil && running.Cluster().Status().Leading != 0 {
 			return s
 		}
@@ -275,58 +309,5 @@ func Sleep(ctx context.Context, d time.Duration) bool {
 		return true
 	case <-ctx.Done():
 		return false
-	}
-}
-
-func (w *World) linkLocked(from, to string) *link {
-	key := [2]string{from, to}
-	if w.links[key] == nil {
-		w.links[key] = &link{}
-	}
-	return w.links[key]
-}
-
-func (w *World) setDelay(from, to string, d time.Duration) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.linkLocked(from, to).delay = d
-	w.net.Delay(from, to, d)
-}
-
-// cut holds back what goes from one host to another until the result is called:
-// then it arrives. Several cuts of one link all have to end.
-func (w *World) cut(from, to string) (heal func()) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	l := w.linkLocked(from, to)
-	if l.cuts++; l.cuts == 1 {
-		w.net.Cut(from, to)
-	}
-	return func() {
-		w.mu.Lock()
-		defer w.mu.Unlock()
-		if l.cuts--; l.cuts == 0 {
-			w.net.Heal(from, to)
-		}
-	}
-}
-
-// slow adds to the delay of a link; of several the longest counts.
-func (w *World) slow(from, to string, by time.Duration) (heal func()) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	l := w.linkLocked(from, to)
-	l.slow = append(l.slow, by)
-	w.net.Delay(from, to, l.delay+slices.Max(l.slow))
-	return func() {
-		w.mu.Lock()
-		defer w.mu.Unlock()
-		i := slices.Index(l.slow, by)
-		l.slow = slices.Delete(l.slow, i, i+1)
-		longest := time.Duration(0)
-		for _, d := range l.slow {
-			longest = max(longest, d)
-		}
-		w.net.Delay(from, to, l.delay+longest)
 	}
 }

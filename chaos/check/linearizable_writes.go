@@ -1,0 +1,418 @@
+package check
+
+import (
+	"fmt"
+	"slices"
+
+	"github.com/balsa-run/balsa/chaos/history"
+)
+
+// linMustExist is the base of a deletion that names no revision.
+const linMustExist = -1
+
+// acknowledge judges a write that ended, and has a revision.
+func (c *Linearizable) acknowledge(o *linOp, r *history.Record) {
+	if o.f == history.Txn {
+		c.acknowledgeTxn(o, r)
+		return
+	}
+	c.forget(o)
+	k, rev := o.key, r.Revision
+	if o.claimed != 0 && o.claimed != rev && !c.rebind(o) && !c.excused(o.content()) {
+		proof := append(c.shownAt(k, o.claimed), *r)
+		c.violate("twice", fmt.Sprintf("it was shown as revision %d, and acknowledged as %d", o.claimed, rev), proof...)
+	}
+	if rev <= o.floor {
+		c.tooLow(o, r)
+		return
+	}
+	at, there := k.at(rev)
+	switch f := c.fact(rev); {
+	case there && k.versions[at].shownOnly:
+		c.confirm(&k.versions[at], o, r)
+	case f.sum != 0:
+		c.violate("lost", fmt.Sprintf("another write has its revision %d", rev), append(c.madeOrShown(k, rev), *r)...)
+		c.raise(r, max(rev, r.At))
+		return
+	default:
+		c.assign(rev, o)
+		at = c.insert(k, linVersion{rev: rev, content: o.content(), invoked: o.index, by: linSlipOf(r)})
+	}
+	c.fact(rev).base = linBaseOf(o)
+	c.made.put(rev, linSlipOf(r))
+	if at > 0 {
+		c.basis(k, at, o, r)
+	}
+	c.lookAtAbsences(k)
+	c.raise(r, max(rev, r.At))
+}
+
+// assign gives a revision its write.
+func (c *Linearizable) assign(rev int64, o *linOp) {
+	c.fact(rev).sum = linSum(o.key.key, o.value, o.deletes)
+	if rev > c.opts.Start {
+		c.assigned++
+	}
+}
+
+func linBaseOf(o *linOp) int64 {
+	switch {
+	case o.f == history.CAS, o.f == history.Delete && o.base != 0:
+		return o.base + 1
+	case o.f == history.Delete:
+		return linMustExist
+	}
+	return 0
+}
+
+// tooLow judges a write whose revision was known before it began.
+func (c *Linearizable) tooLow(o *linOp, r *history.Record) {
+	at, there := o.key.at(r.Revision)
+	rule := "stale"
+	switch f := c.fact(r.Revision); {
+	case there && o.key.versions[at].content == o.content() && o.key.versions[at].shownOnly:
+		rule = "future"
+	case f.sum != 0:
+		rule = "lost"
+	default:
+		c.assign(r.Revision, o)
+		c.made.put(r.Revision, linSlipOf(r))
+	}
+	proof := append(c.witness(o.floor), c.madeOrShown(o.key, r.Revision)...)
+	c.violate(rule, fmt.Sprintf("it got revision %d, and revision %d was known before it began", r.Revision, o.floor), append(proof, *r)...)
+	c.lookAtAbsences(o.key)
+}
+
+// madeOrShown is the record of another operation at a revision.
+func (c *Linearizable) madeOrShown(k *linKey, rev int64) []history.Record {
+	if made := c.made.get(rev); made != nil {
+		return made
+	}
+	return c.shownAt(k, rev)
+}
+
+func (c *Linearizable) shownAt(k *linKey, rev int64) []history.Record {
+	if at, there := k.at(rev); there && k.versions[at].by.f != 0 {
+		return []history.Record{k.versions[at].by.record()}
+	}
+	return c.witness(rev)
+}
+
+// confirm joins a write with the version that was shown before it was
+// acknowledged.
+func (c *Linearizable) confirm(v *linVersion, o *linOp, r *history.Record) {
+	if holder := v.holder; holder != nil && holder != o {
+		// It was taken for that of another write with the same content.
+		holder.claimed = 0
+		c.count(holder, 1)
+		if holder.ended {
+			c.unknown[holder.content()] = append(c.unknown[holder.content()], holder)
+		}
+	}
+	if v.content != o.content() && !v.opaque {
+		c.violate("value", fmt.Sprintf("revision %d of %q was written as %s, and it was shown as %s", v.rev, o.key.key, o.content().text(), v.content.text()),
+			*r, v.by.record())
+	}
+	v.shownOnly, v.holder, v.content, v.invoked = false, nil, o.content(), o.index
+	c.fact(v.rev).sum = linSum(o.key.key, o.value, o.deletes)
+}
+
+// basis judges a conditional write, whose version is at, by the version before.
+func (c *Linearizable) basis(k *linKey, at int, o *linOp, r *history.Record) {
+	before := &k.versions[at-1]
+	base := linBaseOf(o)
+	switch {
+	case base == 0 || before.opaque:
+	case base == linMustExist:
+		if before.deletes && k.puts+k.wild == 0 && (before.rev != 0 || c.opts.Start == 1) {
+			c.violate("basis", fmt.Sprintf("it deleted %q, which was not there", k.key), append(c.writeOf(k, before.rev), *r)...)
+		}
+	case base == 1 && !before.deletes:
+		c.needs(k, before.rev, before.invoked, linSlipOf(r))
+	case base == 1, before.rev == o.base && !before.deletes:
+		if last := r.Revision - 1; last > before.until {
+			before.until, before.quiet = last, linSlipOf(r)
+		}
+	case before.rev >= o.base:
+		c.violate("basis", fmt.Sprintf("it was made upon revision %d of %q, and %q was at %d", o.base, k.key, k.key, before.rev),
+			append(c.writeOf(k, before.rev), *r)...)
+	case o.base > c.opts.Start && (c.fact(o.base).sum != 0 || k.puts+k.wild == 0):
+		c.violate("basis", fmt.Sprintf("it was made upon revision %d of %q, and no write of %q has that", o.base, k.key, k.key),
+			append(c.madeOrShown(k, o.base), *r)...)
+	}
+}
+
+func (c *Linearizable) acknowledgeTxn(o *linOp, r *history.Record) {
+	c.forget(o)
+	rev := r.Revision
+	switch f := c.fact(rev); {
+	case rev <= o.floor:
+		c.violate("stale", fmt.Sprintf("it got revision %d, and revision %d was known before it began", rev, o.floor), append(c.witness(o.floor), *r)...)
+	case f.sum != 0 && !slices.ContainsFunc(o.touches, func(k *linKey) bool { return k.shownAlready(rev) }):
+		c.violate("lost", fmt.Sprintf("another write has its revision %d", rev), append(c.made.get(rev), *r)...)
+	default:
+		if f.sum == 0 && rev > c.opts.Start {
+			c.assigned++
+		}
+		f.sum = linAnySum
+		c.made.put(rev, linSlipOf(r))
+		for _, k := range o.touches {
+			c.insertOpaque(k, rev, o, r)
+		}
+	}
+	c.raise(r, max(rev, r.At))
+}
+
+func (k *linKey) shownAlready(rev int64) bool {
+	at, there := k.at(rev)
+	return there && k.versions[at].shownOnly
+}
+
+func (c *Linearizable) insertOpaque(k *linKey, rev int64, o *linOp, r *history.Record) {
+	if at, there := k.at(rev); there {
+		v := &k.versions[at]
+		v.shownOnly, v.invoked = false, o.index
+		return
+	}
+	c.insert(k, linVersion{rev: rev, content: content{key: k}, opaque: true, invoked: o.index, by: linSlipOfKey(r, k.key, "", rev)})
+}
+
+// keep takes an operation that ended as Unknown: it may take effect at any time.
+func (c *Linearizable) keep(o *linOp) {
+	o.ended = true
+	if o.key == nil {
+		return
+	}
+	o.key.open = slices.DeleteFunc(o.key.open, func(other *linOp) bool { return other == o })
+	if o.claimed == 0 {
+		c.unknown[o.content()] = append(c.unknown[o.content()], o)
+	}
+}
+
+// forget takes an operation that ended from what is open.
+func (c *Linearizable) forget(o *linOp) {
+	if o.key != nil {
+		at := slices.Index(o.key.open, o)
+		o.key.open = slices.Delete(o.key.open, at, at+1)
+	}
+	if o.claimed == 0 {
+		c.count(o, -1)
+	}
+}
+
+// count adds n to what counts the operation as one that may yet be shown.
+func (c *Linearizable) count(o *linOp, n int) {
+	if !o.writes {
+		return
+	}
+	c.free += int64(n)
+	switch {
+	case o.key == nil:
+		for _, k := range o.touches {
+			k.wild += n
+		}
+	case o.deletes:
+		o.key.deletes += n
+	default:
+		o.key.puts += n
+	}
+}
+
+// refuse takes an operation that never took effect.
+func (c *Linearizable) refuse(o *linOp, r *history.Record) {
+	if !o.writes {
+		return
+	}
+	c.release(o, r, "refused-applied")
+	if o.key == nil || o.deletes {
+		return
+	}
+	s := linSum(o.key.key, o.value, false)
+	if _, there := c.refused[s]; there {
+		return
+	}
+	c.refused[s] = struct{}{}
+	if c.refusedOrder = append(c.refusedOrder, s); len(c.refusedOrder) > maxRefused {
+		delete(c.refused, c.refusedOrder[0])
+		c.refusedOrder = c.refusedOrder[1:]
+	}
+}
+
+// release takes a write that made nothing; when something was shown that only it
+// can have made, it breaks rule.
+func (c *Linearizable) release(o *linOp, r *history.Record, rule string) {
+	c.forget(o)
+	if o.claimed != 0 && !c.rebind(o) && !c.excused(o.content()) {
+		c.violate(rule, fmt.Sprintf("it made nothing, and what it would have made was shown as revision %d", o.claimed),
+			append(c.shownAt(o.key, o.claimed), *r)...)
+	}
+	if o.key != nil {
+		c.lookAtAbsences(o.key)
+	}
+}
+
+// showsNew takes a revision of k that is shown before its write was acknowledged,
+// and returns where it is; -1 when there is no such version.
+func (c *Linearizable) showsNew(k *linKey, rev int64, what content, s linSight) int {
+	f := c.fact(rev)
+	switch {
+	case rev < k.versions[0].rev:
+		c.showsForgotten(k, rev, what, s)
+		return -1
+	case rev <= c.opts.Start:
+		return c.insert(k, linVersion{rev: rev, content: what, invoked: -1, by: linSlipOfKey(s.r, k.key, what.value, rev)})
+	case f.sum != 0 && k.wild == 0:
+		c.violate("phantom", fmt.Sprintf("it shows revision %d of %q, and that is another write", rev, k.key), append(c.made.get(rev), *s.r)...)
+		return -1
+	case f.sum != 0:
+		// A transaction that is not acknowledged yet, of which another key was shown.
+		f.sum = linAnySum
+		return c.insert(k, linVersion{rev: rev, content: what, shownOnly: true, invoked: -1, by: linSlipOfKey(s.r, k.key, what.value, rev)})
+	}
+	o := c.candidate(what, rev)
+	if o == nil && !c.excused(what) {
+		c.nobodyWrote(k, rev, what, s)
+		return -1
+	}
+	f.sum = linSum(k.key, what.value, what.deletes)
+	c.assigned++
+	v := linVersion{rev: rev, content: what, shownOnly: true, holder: o, invoked: -1, by: linSlipOfKey(s.r, k.key, what.value, rev)}
+	if o != nil {
+		c.claim(o, rev)
+		v.invoked = o.index
+	}
+	return c.insert(k, v)
+}
+
+// candidate is a write that may have made what was shown as revision rev: one that
+// began before that was known, and was not shown yet. When there are several, it
+// may have been another one, and what it is is vague from then on.
+func (c *Linearizable) candidate(what content, rev int64) *linOp {
+	var found *linOp
+	look := func(operations []*linOp) {
+		for _, o := range operations {
+			switch {
+			case o.claimed != 0 || o.floor >= rev || o.content() != what:
+			case found == nil:
+				found = o
+			default:
+				c.vague[what] = struct{}{}
+			}
+		}
+	}
+	look(what.key.open)
+	look(c.unknown[what])
+	return found
+}
+
+// excused says that what may have been made by a write that cannot be told: a
+// transaction's, a lease's end, or one of several with the same content.
+func (c *Linearizable) excused(what content) bool {
+	if _, vague := c.vague[what]; vague {
+		return true
+	}
+	if what.deletes {
+		return what.key.leased
+	}
+	return what.key.wild > 0
+}
+
+// claim notes that o was shown as revision rev: it has taken effect.
+func (c *Linearizable) claim(o *linOp, rev int64) {
+	c.count(o, -1)
+	o.claimed = rev
+	what := o.content()
+	if _, vague := c.vague[what]; !vague {
+		c.fact(rev).base = linBaseOf(o)
+	}
+	if !o.ended {
+		return
+	}
+	c.taken[what] = rev
+	rest := slices.DeleteFunc(c.unknown[what], func(other *linOp) bool { return other == o })
+	if len(rest) == 0 {
+		delete(c.unknown, what)
+		return
+	}
+	c.unknown[what] = rest
+}
+
+// rebind gives what was taken for o's to another write that may have made it.
+func (c *Linearizable) rebind(o *linOp) bool {
+	other := c.candidate(o.content(), o.claimed)
+	if other == nil {
+		return false
+	}
+	c.fact(o.claimed).base = 0
+	c.claim(other, o.claimed)
+	if at, there := o.key.at(o.claimed); there {
+		o.key.versions[at].holder = other
+	}
+	return true
+}
+
+// nobodyWrote names the violation when something is shown that no write explains.
+func (c *Linearizable) nobodyWrote(k *linKey, rev int64, what content, s linSight) {
+	if already, proof := c.already(k, what); already != 0 && !what.deletes {
+		c.violate("twice", fmt.Sprintf("%s was written to %q once, as revision %d, and it is shown as %d", what.text(), k.key, already, rev),
+			append(proof, *s.r)...)
+		return
+	}
+	if _, there := c.refused[linSum(k.key, what.value, what.deletes)]; there {
+		c.violate("refused-applied", fmt.Sprintf("it shows %s as revision %d of %q, and that write was refused", what.text(), rev, k.key), *s.r)
+		return
+	}
+	if len(c.verdict.Violations) < MaxViolations {
+		c.phantoms = append(c.phantoms, linPhantom{violation: len(c.verdict.Violations), content: what})
+	}
+	c.violate("phantom", fmt.Sprintf("it shows %s as revision %d of %q, which nobody wrote", what.text(), rev, k.key), *s.r)
+}
+
+// already is a revision that what has, with the record that tells so; 0 when there
+// is none. It is asked for violations only.
+func (c *Linearizable) already(k *linKey, what content) (int64, []history.Record) {
+	for i := range k.versions {
+		if v := &k.versions[i]; v.content == what && v.by.f != 0 {
+			return v.rev, c.writeOf(k, v.rev)
+		}
+	}
+	if rev, there := c.taken[what]; there {
+		return rev, c.writeOf(k, rev)
+	}
+	for i := range c.made {
+		if m := &c.made[i]; m.f != 0 && m.key == k.key && m.value == what.value && m.f != history.Delete {
+			return m.of, c.made.get(m.of)
+		}
+	}
+	return 0, nil
+}
+
+// showsForgotten judges what shows a version that is not held any more, by its
+// checksum.
+func (c *Linearizable) showsForgotten(k *linKey, rev int64, what content, s linSight) {
+	f := c.fact(rev)
+	position, _ := s.position()
+	next := k.versions[0].rev
+	switch {
+	case rev <= c.opts.Start:
+	case f.sum == 0:
+		if o := c.candidate(what, rev); o != nil {
+			f.sum = linSum(k.key, what.value, what.deletes)
+			c.assigned++
+			c.claim(o, rev)
+		} else if !c.excused(what) {
+			c.nobodyWrote(k, rev, what, s)
+		}
+	case f.sum != linAnySum && f.sum != linSum(k.key, what.value, what.deletes):
+		rule, made := "phantom", c.made.get(rev)
+		if len(made) > 0 && made[0].Key == k.key {
+			rule = "value"
+		}
+		c.violate(rule, fmt.Sprintf("it shows %s as revision %d of %q, and that is another write", what.text(), rev, k.key), append(made, *s.r)...)
+	case position >= next:
+		c.violate("stale", fmt.Sprintf("it shows revision %d of %q, which was changed at %d; it has to show revision %d", rev, k.key, next, position),
+			append(c.writeOf(k, next), *s.r)...)
+	case position > f.until:
+		f.until = position
+	}
+}

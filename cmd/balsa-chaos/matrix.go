@@ -1,0 +1,250 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/balsa-run/balsa/chaos/world/sim"
+	"github.com/balsa-run/balsa/chaos/world/sim/guest/verdict"
+	"github.com/balsa-run/balsa/chaos/world/sim/inside"
+	"github.com/balsa-run/balsa/internal/mutate"
+)
+
+// directed are the named schedules.
+func directed() map[string]inside.Schedule { return map[string]inside.Schedule{} }
+
+// plan is how a planted bug is looked for: scripts first, then seeds at random.
+type plan struct {
+	bug     mutate.Bug
+	scripts []string
+}
+
+// plans name the scripts that play at the place where a bug is.
+func plans() []plan {
+	return []plan{
+		{mutate.VerifyLeader, []string{"late answers"}},
+		{mutate.NoBarrier, nil},
+		{mutate.VoteInTwoWrites, []string{"vote then crash"}},
+		{mutate.NoFsync, []string{"power cut of all"}},
+		{mutate.AckBeforeMajority, nil},
+		{mutate.RandomApply, nil},
+		{mutate.CompactionLosesEvents, []string{"watch resumed across compaction"}},
+		{mutate.WatchOneLate, nil},
+		{mutate.LeaseEarly, nil},
+		{mutate.SnapshotWithoutLast, nil},
+		{mutate.EpochNotChecked, nil},
+		{mutate.AmnesiacVotes, nil},
+	}
+}
+
+// scriptSeeds is how many seeds each script is tried with before chance is.
+const scriptSeeds = 4
+
+type matrixFlags struct {
+	bugs    string
+	limit   time.Duration
+	seeds   uint64
+	atOnce  int
+	servers int
+	pace    float64
+	length  time.Duration
+}
+
+func matrixCommand() *cobra.Command {
+	var flags matrixFlags
+	command := &cobra.Command{
+		Use: "matrix", Short: "Plant each bug, and see that it is found", Args: cobra.NoArgs,
+		Long: `Plant each bug, and see that it is found.
+
+The simulation is trusted as far as it finds what is known to be wrong. Each planted
+bug has to be found within --limit; what found it is then done to the real program,
+where nothing may be found. Exit code 1 when either fails.`,
+		RunE: func(command *cobra.Command, _ []string) error {
+			chosen, err := chosenPlans(flags.bugs)
+			if err != nil {
+				return err
+			}
+			ctx := command.Context()
+			m, err := machine(ctx, tagsFor("all")...)
+			if err != nil {
+				return err
+			}
+			defer func() { _ = m.Close(context.WithoutCancel(ctx)) }()
+			x := &matrix{flags: flags, print: command.OutOrStdout()}
+			x.hunt(ctx, m, chosen)
+			if ctx.Err() != nil {
+				return &exitError{code: exitInterrupted, reason: errors.New("interrupted")}
+			}
+			return x.prove(ctx)
+		},
+	}
+	f := command.Flags()
+	f.StringVar(&flags.bugs, "bugs", "", "only these, with commas")
+	f.DurationVar(&flags.limit, "limit", 2*time.Minute, "real time for each bug")
+	f.Uint64Var(&flags.seeds, "first", 1, "the first seed")
+	f.IntVar(&flags.atOnce, "parallel", 0, "runs at once; 0: one for each processor")
+	f.IntVar(&flags.servers, "servers", 3, "servers of the cluster")
+	f.Float64Var(&flags.pace, "pace", 3, "how much faster than in sim clients ask")
+	f.DurationVar(&flags.length, "length", time.Minute, "how long faults are done in a run")
+	return command
+}
+
+func chosenPlans(names string) ([]plan, error) {
+	bugs, err := mutate.Parse(names)
+	if err != nil {
+		return nil, err
+	}
+	return slices.DeleteFunc(plans(), func(p plan) bool { return len(bugs) > 0 && !slices.Contains(bugs, p.bug) }), nil
+}
+
+// matrix is the table in the making.
+type matrix struct {
+	flags matrixFlags
+	print io.Writer
+	found []finding
+	lost  []mutate.Bug
+}
+
+// finding is a bug that was found.
+type finding struct {
+	bug  mutate.Bug
+	by   string // "chance", or a script
+	rule string
+	seed uint64
+	took time.Duration
+	args []string // without the bug
+}
+
+func (x *matrix) printf(format string, args ...any) { _, _ = fmt.Fprintf(x.print, format, args...) }
+
+func (x *matrix) hunt(ctx context.Context, m *sim.Machine, chosen []plan) {
+	x.printf("%-26s %-34s %-28s %6s %8s\n", "BUG", "FOUND BY", "RULE", "SEED", "TIME")
+	for _, p := range chosen {
+		if ctx.Err() != nil {
+			return
+		}
+		f, found := x.find(ctx, m, p)
+		if !found {
+			x.lost = append(x.lost, p.bug)
+			x.printf("%-26s %-34s after %v\n", p.bug, "NOT FOUND", f.took.Round(time.Second))
+			continue
+		}
+		x.found = append(x.found, f)
+		x.printf("%-26s %-34s %-28s %6d %7.1fs\n", f.bug, f.by, f.rule, f.seed, f.took.Seconds())
+	}
+}
+
+// attempt is a run that may find a bug.
+type attempt struct {
+	by     string
+	recipe recipe
+}
+
+// attempts are the scripts with a few seeds each, then seeds without end.
+func (x *matrix) attempts(p plan) iter.Seq[attempt] {
+	return func(yield func(attempt) bool) {
+		base := recipe{Seed: x.flags.seeds, Length: x.flags.length, Servers: x.flags.servers, Clients: 3, Pace: x.flags.pace}
+		scripts := directed()
+		for i := range uint64(scriptSeeds) {
+			for _, name := range p.scripts {
+				schedule, known := scripts[name]
+				r := base
+				r.Seed, r.Schedule = base.Seed+i, &schedule
+				if known && !yield(attempt{by: "script: " + name, recipe: r}) {
+					return
+				}
+			}
+		}
+		for r := base; yield(attempt{by: "chance", recipe: r}); r.Seed++ {
+		}
+	}
+}
+
+func (x *matrix) find(ctx context.Context, m *sim.Machine, p plan) (f finding, found bool) {
+	ctx, cancel := context.WithTimeoutCause(ctx, x.flags.limit, errEnough)
+	defer cancel()
+	began := time.Now()
+	by := map[string]string{}
+	jobs := func(yield func(sim.Options) bool) {
+		for a := range x.attempts(p) {
+			plain, err := a.recipe.args()
+			if err != nil {
+				return // a schedule that is in the program
+			}
+			a.recipe.Bugs = string(p.bug)
+			args, err := a.recipe.args()
+			if err != nil || !yield(sim.Options{Seed: a.recipe.Seed, Args: args}) {
+				return
+			}
+			by[strings.Join(args, " ")] = a.by
+			_ = plain
+		}
+	}
+	for done := range m.RunAll(ctx, jobs, x.flags.atOnce) {
+		summary, _ := verdict.Read(done.Result.Lines)
+		if len(summary.Violations) == 0 {
+			continue
+		}
+		v := summary.Violations[0]
+		return finding{
+			bug: p.bug, by: by[strings.Join(done.Options.Args, " ")], rule: v.Checker + " " + v.Rule, seed: done.Options.Seed,
+			took: time.Since(began), args: without(done.Options.Args, "-mutate="),
+		}, true
+	}
+	return finding{took: time.Since(began)}, false
+}
+
+// without leaves an argument empty.
+func without(args []string, flag string) []string {
+	out := slices.Clone(args)
+	for i, arg := range out {
+		if strings.HasPrefix(arg, flag) {
+			out[i] = flag
+		}
+	}
+	return out
+}
+
+// prove does to the real program what found the bugs: nothing may be found.
+func (x *matrix) prove(ctx context.Context) error {
+	m, err := machine(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = m.Close(context.WithoutCancel(ctx)) }()
+	jobs := func(yield func(sim.Options) bool) {
+		for _, f := range x.found {
+			if !yield(sim.Options{Seed: f.seed, Args: f.args}) {
+				return
+			}
+		}
+	}
+	clean, wrong := 0, 0
+	for done := range m.RunAll(ctx, jobs, x.flags.atOnce) {
+		summary, told := verdict.Read(done.Result.Lines)
+		switch {
+		case done.Err != nil || !told:
+			wrong++
+			x.printf("without a bug, seed %d: %v\n%s\n%s\n", done.Options.Seed, done.Err, lastWords(done.Result), done.Result.Stderr)
+		case len(summary.Violations) > 0:
+			wrong++
+			x.printf("without a bug, seed %d: %s: %s\n", done.Options.Seed, summary.Violations[0].Checker, summary.Violations[0].Text)
+		default:
+			clean++
+		}
+	}
+	x.printf("%d of %d planted bugs found; the same %d runs without them: %d clean, %d not\n",
+		len(x.found), len(x.found)+len(x.lost), len(x.found), clean, wrong)
+	if len(x.lost) > 0 || wrong > 0 || clean != len(x.found) {
+		return &exitError{code: 1, reason: fmt.Errorf("not found: %v; found without being there: %d", x.lost, wrong)}
+	}
+	return nil
+}

@@ -1,0 +1,140 @@
+package daemon
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/balsa-run/balsa/etcdapi"
+	"github.com/balsa-run/balsa/etcdapi/archive"
+	"github.com/balsa-run/balsa/internal/clock"
+	"github.com/balsa-run/balsa/pki"
+)
+
+// etcdStopTimeout bounds the calls of etcd's API that are under way at the end.
+const etcdStopTimeout = 5 * time.Second
+
+// etcdFace is etcd's API on a port of its own.
+type etcdFace struct {
+	listener net.Listener
+	server   *etcdapi.Server
+}
+
+// completeEtcd checks where etcd's API is to be; empty: nowhere.
+func (o *ServerOptions) completeEtcd() error {
+	if o.EtcdListen == "" {
+		if o.EtcdAdvertise != "" {
+			return fmt.Errorf("--etcd-advertise %s without --etcd-listen: nobody would answer there", o.EtcdAdvertise)
+		}
+		return nil
+	}
+	setDefault(&o.EtcdAdvertise, o.EtcdListen)
+	if _, _, err := net.SplitHostPort(o.EtcdListen); err != nil {
+		return fmt.Errorf("--etcd-listen %q is not host:port: %w", o.EtcdListen, err)
+	}
+	if o.EtcdListen == o.Listen {
+		return fmt.Errorf("--etcd-listen %s is the API's address already: give another port, for example %s", o.EtcdListen, DefaultEtcdPort)
+	}
+	return reachable("--etcd-advertise", o.EtcdAdvertise)
+}
+
+// addresses are all that clients may check the server's certificate for. Clients of
+// etcd on the same machine like to call it localhost; of the other ports nobody
+// checks the address.
+func (o *ServerOptions) addresses() []string {
+	addresses := []string{o.Listen, o.Advertise}
+	if o.EtcdListen == "" {
+		return addresses
+	}
+	addresses = append(addresses, o.EtcdListen, o.EtcdAdvertise)
+	host, _, _ := net.SplitHostPort(o.EtcdListen)
+	if ip, err := netip.ParseAddr(host); host == "" || host == "localhost" || err == nil && (ip.IsUnspecified() || ip.IsLoopback()) {
+		addresses = append(addresses, "localhost", "127.0.0.1")
+	}
+	return addresses
+}
+
+// openEtcd listens for clients of etcd's API, if that was asked for. It is called
+// before the server takes part: a port that is taken is told at once.
+func (s *server) openEtcd(ctx context.Context, options pki.TLSOptions) error {
+	if s.EtcdListen == "" {
+		return nil
+	}
+	raw, err := (&net.ListenConfig{}).Listen(ctx, "tcp", s.EtcdListen)
+	if err != nil {
+		return fmt.Errorf("--etcd-listen: %w", err)
+	}
+	s.etcd = &etcdFace{listener: tls.NewListener(raw, etcdTLS(options))}
+	return nil
+}
+
+// etcdTLS is mutual TLS with the server's certificate of the moment. gRPC names its
+// protocol; who names none has no business here.
+func etcdTLS(options pki.TLSOptions) *tls.Config {
+	config := pki.ServerTLS(options)
+	choose := config.GetConfigForClient
+	config.GetConfigForClient = func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
+		if !slices.Contains(hello.SupportedProtos, pki.ProtoHTTP2) {
+			return nil, errors.New("etcd's API is spoken over HTTP/2, which the client does not offer")
+		}
+		return choose(hello)
+	}
+	return config
+}
+
+// assembleEtcd makes the API's server.
+func (s *server) assembleEtcd() error {
+	if s.etcd == nil {
+		return nil
+	}
+	scratch, err := emptyDir(filepath.Join(s.dir, "etcd-snapshots"))
+	if err != nil {
+		return err
+	}
+	config := s.core.Etcd()
+	config.Identify, config.Archiver = s.core.EtcdIdentify(), archive.Archiver{Dir: scratch}
+	s.etcd.server, err = etcdapi.New(config)
+	return err
+}
+
+// serveEtcd answers until ctx ends, then lets the calls under way end.
+func (s *server) serveEtcd(ctx context.Context) {
+	if s.etcd == nil {
+		return
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if err := s.etcd.server.Serve(s.etcd.listener); err != nil {
+			s.fail(err)
+		}
+	}()
+	s.Logger.Info("etcd's API is served", "address", s.EtcdAdvertise)
+	<-ctx.Done()
+	limit, cancel := context.WithTimeout(context.Background(), etcdStopTimeout)
+	defer cancel()
+	s.etcd.server.Stop(limit)
+	<-done
+}
+
+// close is for a server that never came to serve.
+func (e *etcdFace) close() error {
+	if e == nil {
+		return nil
+	}
+	if err := e.listener.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
+		return err
+	}
+	return nil
+}
+
+// tlsOptions are those of every listener of this server.
+func (s *server) tlsOptions() pki.TLSOptions {
+	return pki.TLSOptions{Credentials: s.keeper, Guard: s.guard, Clock: clock.Real{}, Log: s.Logger}
+}

@@ -1,0 +1,320 @@
+package daemon
+
+//balsa:real-processes
+
+import (
+	"bytes"
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.uber.org/zap"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	balsav1 "github.com/balsa-run/balsa/gen/balsa/v1"
+
+	"github.com/balsa-run/balsa/client"
+	"github.com/balsa-run/balsa/pki"
+)
+
+// etcdUser is what `balsa user create --pem` gives a user of etcd's API.
+func etcdUser(t *testing.T, c *client.Client, name, role string) *tls.Config {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	csr, err := pki.NewCSR(name, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	made, err := c.Cluster.CreateIdentity(t.Context(), &balsav1.CreateIdentityRequest{
+		Name: name, Role: role, Csr: pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: csr}),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	block, _ := pem.Decode(made.GetCertificate())
+	roots := x509.NewCertPool()
+	if !roots.AppendCertsFromPEM(made.GetCa()) {
+		t.Fatal("the authority's certificate is not PEM")
+	}
+	return &tls.Config{RootCAs: roots, Certificates: []tls.Certificate{{Certificate: [][]byte{block.Bytes}, PrivateKey: key}}}
+}
+
+// etcdClient checks the servers' certificates for the addresses that it dials.
+func etcdClient(t *testing.T, config *tls.Config, servers ...*running) *clientv3.Client {
+	t.Helper()
+	var endpoints []string
+	for _, s := range servers {
+		endpoints = append(endpoints, "https://"+s.options.EtcdListen)
+	}
+	c, err := clientv3.New(clientv3.Config{Endpoints: endpoints, TLS: config, DialTimeout: patience, Logger: zap.NewNop()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	return c
+}
+
+// etcdServers are three that serve etcd's API.
+func etcdServers(t *testing.T) (all []*running, admin *client.Client) {
+	first := runServer(t, ServerOptions{Name: "s1", Init: true, EtcdListen: freeAddress(t)})
+	all, admin = []*running{first}, first.admin(t)
+	for _, name := range []string{"s2", "s3"} {
+		var token string
+		eventually(t, func() error {
+			made, err := admin.Cluster.CreateToken(t.Context(), &balsav1.CreateTokenRequest{Role: "server"})
+			token = made.GetToken()
+			return err
+		})
+		all = append(all, runServer(t, ServerOptions{Name: name, Join: []string{first.options.Listen}, Token: token, EtcdListen: freeAddress(t)}))
+		eventually(t, func() error { return voters(admin, len(all)) })
+	}
+	return all, admin
+}
+
+// TestEtcdOnThreeServers is etcd's API as its clients meet it.
+func TestEtcdOnThreeServers(t *testing.T) {
+	servers, admin := etcdServers(t)
+	user := etcdUser(t, admin, "shop", "admin")
+	t.Run("every server serves", func(t *testing.T) { everyServerServes(t, servers, user) })
+	t.Run("a lease survives its leader", func(t *testing.T) { leaseSurvives(t, servers, admin, user) })
+	t.Run("who may do what", func(t *testing.T) { etcdRoles(t, servers, admin) })
+	t.Run("a snapshot", func(t *testing.T) { etcdSnapshot(t, servers, user) })
+	t.Run("a server that is down", func(t *testing.T) { listedWhileDown(t, servers, user) })
+	admin.Close()
+	for _, s := range servers {
+		s.stop()
+	}
+	for _, s := range servers {
+		select {
+		case err := <-s.ended: // the last has nobody to hand over to
+			if err != nil {
+				t.Logf("%s ends with %v", s.options.Name, err)
+			}
+		case <-time.After(patience):
+			t.Fatalf("%s does not end:\n%s", s.options.Name, goroutines())
+		}
+	}
+	eventually(t, func() error {
+		if text := goroutines(); strings.Contains(text, "etcdapi.(*Server)") || strings.Contains(text, "leases.(*Lessor)") {
+			return errors.New(text)
+		}
+		return leftOver()
+	})
+}
+
+func everyServerServes(t *testing.T, servers []*running, user *tls.Config) {
+	var want []string
+	for _, s := range servers {
+		want = append(want, "https://"+s.options.EtcdListen)
+	}
+	slices.Sort(want)
+	for i, s := range servers {
+		c := etcdClient(t, user, s)
+		key := fmt.Sprint("from-", i)
+		put, err := c.Put(t.Context(), key, "v")
+		if err != nil {
+			t.Fatalf("%s: %v", s.options.Name, err)
+		}
+		for _, other := range servers {
+			got, err := etcdClient(t, user, other).Get(t.Context(), key)
+			if err != nil || got.Count != 1 || got.Header.GetRevision() < put.Header.GetRevision() {
+				t.Errorf("put at %s, read at %s: %v, %v", s.options.Name, other.options.Name, got, err)
+			}
+		}
+		eventually(t, func() error {
+			list, err := c.MemberList(t.Context())
+			if err != nil {
+				return err
+			}
+			var urls []string
+			for _, m := range list.Members {
+				urls = append(urls, m.GetClientURLs()...)
+			}
+			if slices.Sort(urls); !slices.Equal(urls, want) {
+				return fmt.Errorf("client URLs are %v, want %v", urls, want)
+			}
+			return nil
+		})
+		if _, err := c.MemberAdd(t.Context(), []string{"https://127.0.0.1:1"}); !strings.Contains(fmt.Sprint(err), "balsa token create") {
+			t.Errorf("adding a member: %v", err)
+		}
+	}
+}
+
+// leaseSurvives keeps a lease alive through followers while leadership moves, and
+// sees it go when nobody does any more.
+func leaseSurvives(t *testing.T, servers []*running, admin *client.Client, user *tls.Config) {
+	const ttl = 3
+	c := etcdClient(t, user, servers...)
+	granted, err := c.Grant(t.Context(), ttl)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Put(t.Context(), "alive", "yes", clientv3.WithLease(granted.ID)); err != nil {
+		t.Fatal(err)
+	}
+	ctx, forget := context.WithCancel(t.Context())
+	defer forget()
+	alive, err := c.KeepAlive(ctx, granted.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	deadline := time.Now().Add(2 * ttl * time.Second)
+	last := time.Now()
+	for moved := 0; time.Now().Before(deadline); {
+		if res, open := <-alive; !open {
+			t.Fatal("the lease is lost while it is kept alive")
+		} else if res.TTL != ttl {
+			t.Errorf("kept alive: %v", res)
+		}
+		last = time.Now()
+		if moved++; moved <= 2 {
+			if _, err := admin.Cluster.TransferLeadership(t.Context(), &balsav1.TransferLeadershipRequest{}); err != nil {
+				t.Log(err)
+			}
+		}
+	}
+	if got, err := c.Get(t.Context(), "alive"); err != nil || got.Count != 1 {
+		t.Fatalf("after two leaders: %v, %v", got, err)
+	}
+	forget()
+	eventually(t, func() error {
+		got, err := c.Get(t.Context(), "alive")
+		if err != nil {
+			return err
+		}
+		if got.Count != 0 {
+			return errors.New("the key outlives its lease")
+		}
+		return nil
+	})
+	if lived := time.Since(last); lived < (ttl-1)*time.Second {
+		t.Errorf("the lease was over %v after it was last kept alive", lived)
+	}
+	if left, err := c.TimeToLive(t.Context(), granted.ID); err != nil || left.TTL != -1 {
+		t.Errorf("a lease that is over: %v, %v", left, err)
+	}
+}
+
+func etcdRoles(t *testing.T, servers []*running, admin *client.Client) {
+	reader := etcdClient(t, etcdUser(t, admin, "dashboard", "reader"), servers...)
+	if _, err := reader.Put(t.Context(), "k", "v"); !errors.Is(err, rpctypes.ErrPermissionDenied) {
+		t.Errorf("a reader writes: %v", err)
+	}
+	if _, err := reader.Grant(t.Context(), 10); !errors.Is(err, rpctypes.ErrPermissionDenied) {
+		t.Errorf("a reader takes a lease: %v", err)
+	}
+	if got, err := reader.Get(t.Context(), "from-0"); err != nil || got.Count != 1 {
+		t.Errorf("a reader reads: %v, %v", got, err)
+	}
+	watch := reader.Watch(t.Context(), "watched", clientv3.WithCreatedNotify())
+	if res, open := <-watch; !open || !res.Created {
+		t.Fatalf("a reader watches: %v", res)
+	}
+	began := time.Now()
+	if _, err := admin.Cluster.RemoveIdentity(t.Context(), &balsav1.RemoveIdentityRequest{Name: "dashboard", Role: "reader"}); err != nil {
+		t.Fatal(err)
+	}
+	for open := true; open; {
+		select {
+		case res, more := <-watch:
+			open = more && res.Err() == nil
+		case <-time.After(patience):
+			t.Fatal("the watch of a reader who was removed goes on")
+		}
+	}
+	if took := time.Since(began); took > 5*time.Second {
+		t.Errorf("a removed reader went on watching for %v", took)
+	}
+	eventually(t, func() error {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if _, err := reader.Get(ctx, "from-0"); err == nil {
+			return errors.New("a removed reader reads")
+		}
+		return nil
+	})
+	strangers := &tls.Config{InsecureSkipVerify: true} //nolint:gosec // it shows no certificate, and gets nowhere
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	if _, err := etcdClient(t, strangers, servers[0]).Get(ctx, "from-0"); err == nil || status.Code(err) == codes.OK {
+		t.Errorf("a stranger reads: %v", err)
+	}
+}
+
+func etcdSnapshot(t *testing.T, servers []*running, user *tls.Config) {
+	res, err := etcdClient(t, user, servers[1]).SnapshotWithVersion(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Snapshot.Close()
+	text, err := io.ReadAll(res.Snapshot)
+	if err != nil {
+		t.Fatal(err)
+	}
+	body := text[:len(text)-sha256.Size]
+	if sum := sha256.Sum256(body); len(body)%512 != 0 || !bytes.Equal(sum[:], text[len(body):]) || !bytes.Contains(body, []byte("from-0")) {
+		t.Errorf("%d bytes, whose digest is not at their end, or whose keys are not in them", len(text))
+	}
+}
+
+func listedWhileDown(t *testing.T, servers []*running, user *tls.Config) {
+	servers[2].stop()
+	servers[2].wait(t)
+	servers[2].ended <- nil // it is waited for once more
+	c := etcdClient(t, user, servers[0])
+	eventually(t, func() error {
+		list, err := c.MemberList(t.Context())
+		if err != nil {
+			return err
+		}
+		for _, m := range list.Members {
+			if m.GetName() == "s3" && slices.Equal(m.GetClientURLs(), []string{"https://" + servers[2].options.EtcdListen}) {
+				return nil
+			}
+		}
+		return fmt.Errorf("a server that is down is not listed: %v", list.Members)
+	})
+}
+
+func TestEtcdOptions(t *testing.T) {
+	for name, c := range map[string]struct {
+		options ServerOptions
+		want    string
+	}{
+		"no listener":   {ServerOptions{Listen: "10.0.0.1:7443", EtcdAdvertise: "10.0.0.1:2379"}, "without --etcd-listen"},
+		"no port":       {ServerOptions{Listen: "10.0.0.1:7443", EtcdListen: "10.0.0.1"}, "is not host:port"},
+		"the same":      {ServerOptions{Listen: "10.0.0.1:7443", EtcdListen: "10.0.0.1:7443"}, "already"},
+		"leads nowhere": {ServerOptions{Listen: "10.0.0.1:7443", EtcdListen: "0.0.0.0:2379"}, "no address that others can reach"},
+	} {
+		if err := c.options.completeEtcd(); err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	local := ServerOptions{Listen: "10.0.0.1:7443", EtcdListen: "127.0.0.1:2379"}
+	if err := local.completeEtcd(); err != nil || local.EtcdAdvertise != local.EtcdListen || !slices.Contains(local.addresses(), "localhost") {
+		t.Errorf("on loopback: %v, %v, %v", err, local.EtcdAdvertise, local.addresses())
+	}
+	off := ServerOptions{Listen: "10.0.0.1:7443", Advertise: "10.0.0.1:7443"}
+	if err := off.completeEtcd(); err != nil || off.EtcdAdvertise != "" || len(off.addresses()) != 2 {
+		t.Errorf("not asked for: %v, %v", err, off.addresses())
+	}
+}

@@ -1,0 +1,122 @@
+package etcdtest
+
+import (
+	"slices"
+	"strings"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/protobuf/reflect/protoreflect"
+
+	"github.com/balsa-run/balsa/store"
+)
+
+// acceptedDifference is one that is meant, with the reason. One that a long run
+// never meets fails it, so the list cannot outlive what it describes.
+type acceptedDifference struct {
+	name, reason string
+	match        func(o op, etcd, balsa answer) bool
+	// kills says that etcd does not live through it.
+	kills bool
+	used  int
+}
+
+func acceptedDifferences() []*acceptedDifference {
+	return []*acceptedDifference{
+		{
+			name:   "keys longer than the store takes",
+			reason: "every key is held in memory by every server; etcd bounds the request only",
+			match: func(o op, etcd, balsa answer) bool {
+				return longestKey(o.msg.ProtoReflect()) > store.DefaultKeyBytes &&
+					balsa.code == codes.InvalidArgument && balsa.message == rpctypes.ErrorDesc(rpctypes.ErrGRPCRequestTooLarge)
+			},
+		},
+		{
+			name:   "which of two mistakes is told",
+			reason: "a transaction that is too large and writes a key twice is refused for its size, which is looked at first",
+			match: func(_ op, etcd, balsa answer) bool {
+				return etcd.code == codes.InvalidArgument && balsa.code == etcd.code &&
+					etcd.message == rpctypes.ErrorDesc(rpctypes.ErrGRPCDuplicateKey) && balsa.message == rpctypes.ErrorDesc(rpctypes.ErrGRPCRequestTooLarge)
+			},
+		},
+		{
+			name:   "etcd panics at ignore_value or ignore_lease behind a deletion without end",
+			reason: "a mistake of etcd 3.7.3: the transaction's check finds the key, the transaction has deleted it when the put looks for it; we put an empty value, without a lease",
+			kills:  true,
+			match: func(o op, etcd, _ answer) bool {
+				t, ok := o.msg.(*pb.TxnRequest)
+				return ok && etcd.code == codes.Unavailable && keepsBehindDeletion(t)
+			},
+		},
+		{
+			name:   "a stream of a range with something to sort by and no order",
+			reason: "etcd sorts each part of the stream for itself, and the size of its parts is its own; we keep the order of keys",
+			match: func(o op, etcd, balsa answer) bool {
+				r, ok := o.msg.(*pb.RangeRequest)
+				return ok && o.kind == "rangestream" && r.GetSortOrder() == pb.RangeRequest_NONE && r.GetSortTarget() != pb.RangeRequest_KEY &&
+					etcd.code == codes.OK && balsa.code == codes.OK && sorted(etcd) == sorted(balsa)
+			},
+		},
+		{
+			name:   "the hash at a compacted revision",
+			reason: "etcd notes the hashes at its last compactions and still tells them; we tell of what can be read",
+			match: func(o op, etcd, balsa answer) bool {
+				return o.kind == "hashkv" && etcd.code == codes.OK && balsa.code == codes.OutOfRange &&
+					balsa.message == rpctypes.ErrorDesc(rpctypes.ErrGRPCCompacted)
+			},
+		},
+		{
+			name:   "the hash at a negative revision",
+			reason: "there is none; etcd hashes the newest and names the negative one, we name what was hashed",
+			match: func(o op, etcd, balsa answer) bool {
+				h, ok := o.msg.(*pb.HashKVRequest)
+				return ok && h.GetRevision() < 0 && etcd.code == codes.OK && balsa.code == codes.OK
+			},
+		},
+	}
+}
+
+// sorted is an answer with its words in order.
+func sorted(a answer) string {
+	words := strings.Fields(a.response)
+	slices.Sort(words)
+	return strings.Join(words, " ")
+}
+
+// keepsBehindDeletion tells whether a transaction has both a deletion of every key
+// from one on and a put that keeps the value or the lease.
+func keepsBehindDeletion(t *pb.TxnRequest) bool {
+	deletes, keeps := false, false
+	var look func([]*pb.RequestOp)
+	look = func(ops []*pb.RequestOp) {
+		for _, o := range ops {
+			deletes = deletes || string(o.GetRequestDeleteRange().GetRangeEnd()) == "\x00"
+			keeps = keeps || o.GetRequestPut().GetIgnoreValue() || o.GetRequestPut().GetIgnoreLease()
+			look(o.GetRequestTxn().GetSuccess())
+			look(o.GetRequestTxn().GetFailure())
+		}
+	}
+	look(t.GetSuccess())
+	look(t.GetFailure())
+	return deletes && keeps
+}
+
+// longestKey is the length of the longest key or end of a range in a request.
+func longestKey(m protoreflect.Message) int {
+	longest := 0
+	m.Range(func(fd protoreflect.FieldDescriptor, v protoreflect.Value) bool {
+		switch {
+		case fd.Message() != nil && fd.IsList():
+			for i := range v.List().Len() {
+				longest = max(longest, longestKey(v.List().Get(i).Message()))
+			}
+		case fd.Message() != nil:
+			longest = max(longest, longestKey(v.Message()))
+		case fd.Name() == "key" || fd.Name() == "range_end":
+			longest = max(longest, len(v.Bytes()))
+		}
+		return true
+	})
+	return longest
+}

@@ -1,0 +1,164 @@
+package leases
+
+import (
+	"math"
+	"slices"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+
+	"github.com/balsa-run/balsa/internal/clock"
+	"github.com/balsa-run/balsa/store"
+)
+
+// naive is the table's dumb twin: a list that is looked through.
+type naive struct {
+	leases map[int64]*naiveLease
+}
+
+type naiveLease struct {
+	ttl, deadline time.Duration
+	over          bool
+}
+
+func (n *naive) expire(now time.Duration, limit int) []int64 {
+	var ids []int64
+	for id, l := range n.leases {
+		if !l.over && l.deadline <= now {
+			ids = append(ids, id)
+		}
+	}
+	slices.SortFunc(ids, func(a, b int64) int {
+		if x, y := n.leases[a], n.leases[b]; x.deadline != y.deadline {
+			return int(x.deadline - y.deadline)
+		}
+		return int(a - b)
+	})
+	ids = ids[:min(limit, len(ids))]
+	for _, id := range ids {
+		n.leases[id].over = true
+	}
+	return ids
+}
+
+func (n *naive) sync(all []store.Lease, now time.Duration) {
+	there := map[int64]bool{}
+	for _, granted := range all {
+		there[granted.ID] = true
+		ttl := time.Duration(granted.TTLSeconds) * time.Second
+		if l, known := n.leases[granted.ID]; !known || !l.over && l.ttl != ttl {
+			n.leases[granted.ID] = &naiveLease{ttl: ttl, deadline: now + ttl}
+		}
+	}
+	for id, l := range n.leases {
+		if !there[id] && !l.over {
+			delete(n.leases, id)
+		}
+	}
+}
+
+func TestTableIsTheNaiveOne(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		table, twin, now := newTable(), &naive{map[int64]*naiveLease{}}, time.Duration(0)
+		ids := rapid.Int64Range(1, 8)
+		for range rapid.IntRange(1, 80).Draw(t, "steps") {
+			switch rapid.IntRange(0, 4).Draw(t, "step") {
+			case 0:
+				var all []store.Lease
+				for id := int64(1); id <= 8; id++ {
+					if rapid.Bool().Draw(t, "there") {
+						all = append(all, store.Lease{ID: id, TTLSeconds: rapid.Int64Range(0, 5).Draw(t, "ttl")})
+					}
+				}
+				table.sync(slices.Values(all), now)
+				twin.sync(all, now)
+			case 1:
+				id := ids.Draw(t, "renewed")
+				l, known := twin.leases[id]
+				want := known && !l.over && l.deadline > now
+				if want {
+					l.deadline = now + l.ttl
+				}
+				if got := table.renew(id, now); got != want {
+					t.Fatalf("renew %d at %v: %v, want %v", id, now, got, want)
+				}
+			case 2:
+				limit := rapid.IntRange(0, 4).Draw(t, "limit")
+				if got, want := table.expire(now, limit), twin.expire(now, limit); !slices.Equal(got, want) {
+					t.Fatalf("at %v, limit %d: over are %v, want %v", now, limit, got, want)
+				}
+			case 3:
+				id := ids.Draw(t, "settled")
+				table.settled(id)
+				if l, known := twin.leases[id]; known && l.over {
+					delete(twin.leases, id)
+				}
+			case 4:
+				now += time.Duration(rapid.IntRange(0, 3000).Draw(t, "ms")) * time.Millisecond
+			}
+			for id := int64(1); id <= 8; id++ {
+				l, known := twin.leases[id]
+				want := known && !l.over && l.deadline > now
+				left, got := table.left(id, now)
+				if got != want || want && left != l.deadline-now {
+					t.Fatalf("lease %d at %v has %v left (%v), the twin says %v", id, now, left, got, want)
+				}
+			}
+		}
+	})
+}
+
+func TestTimeDoesNotRunOver(t *testing.T) {
+	table := newTable()
+	table.sync(slices.Values([]store.Lease{{ID: 1, TTLSeconds: store.MaxLeaseTTLSeconds}, {ID: 2, TTLSeconds: math.MaxInt64}, {ID: 3, TTLSeconds: -4}}), 1<<62)
+	if got := table.expire(1<<62, 10); !slices.Equal(got, []int64{3}) {
+		t.Errorf("over at once are %v, want only the one without time", got)
+	}
+	if left, ok := table.left(1, 1<<62); !ok || left < 1<<61 {
+		t.Errorf("the longest lease has %v left (%v)", left, ok)
+	}
+}
+
+// TestClockThatJumps: only what passes between looks counts, and of a jump little.
+func TestClockThatJumps(t *testing.T) {
+	at := time.Date(2030, 1, 1, 0, 0, 0, 0, time.UTC)
+	fake := clock.NewFake(at)
+	watch := newStopwatch(fake)
+	for _, step := range []struct {
+		name string
+		move func()
+		want time.Duration
+	}{
+		{"a moment", func() { fake.Advance(300 * time.Millisecond) }, 300 * time.Millisecond},
+		{"back by an hour", func() { fake.Set(at.Add(-time.Hour)) }, 300 * time.Millisecond},
+		{"a moment after it", func() { fake.Advance(200 * time.Millisecond) }, 500 * time.Millisecond},
+		{"forward by a day", func() { fake.Advance(24 * time.Hour) }, 500*time.Millisecond + maxStep},
+		{"nothing", func() {}, 500*time.Millisecond + maxStep},
+	} {
+		step.move()
+		if got := watch.now(); got != step.want {
+			t.Errorf("after %s: %v passed, want %v", step.name, got, step.want)
+		}
+	}
+}
+
+func TestAllowance(t *testing.T) {
+	a := allowance{perSecond: 1000, most: 250, tokens: 250}
+	a.take(a.at(0))
+	if got := a.at(0); got != 0 {
+		t.Fatalf("an empty bucket gives %d", got)
+	}
+	given := 0
+	for now := time.Duration(0); now <= 10*time.Second; now += 700 * time.Microsecond {
+		n := a.at(now)
+		a.take(n)
+		given += n
+	}
+	if given < 9_990 || given > 10_000 {
+		t.Errorf("10 s at 1000/s gave %d", given)
+	}
+	if got := a.at(time.Hour); got != 250 {
+		t.Errorf("a long rest gives %d, want no more than the bucket", got)
+	}
+}
