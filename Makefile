@@ -98,6 +98,14 @@ bench-store: build ## Compare the store with etcd, in turns; write its part of d
 test-zero-drop: build ## Roll, drain, upgrade and kill under load; no request may fail (SHORT=1: two minutes)
 	@tools/zerodrop/run
 
+# How long its differential fuzz runs; 30m and more also holds the list of accepted
+# differences to be in use.
+FUZZ_FOR ?= 60s
+
+.PHONY: test-etcd
+test-etcd: build $(TOOLS)/peers/etcd ## Hold the etcd API against a real etcd: clients, etcdctl, a minute of fuzz (FUZZ_FOR=30m)
+	go test -count=1 -parallel 4 -timeout 2h ./etcdapi/etcdtest -fuzz-for $(FUZZ_FOR)
+
 .PHONY: test-v2
 test-v2: build ## Pods, demo and systemd units on Debian's own kernel with cgroup v2 alone, in a VM
 	@tools/v2/run
@@ -117,3 +125,6 @@ $(TOOLS)/protoc-gen-go: tools/go.mod
 $(TOOLS)/protoc-gen-connect-go: tools/go.mod
 	@mkdir -p $(TOOLS)
 	cd tools && go build -o $@ connectrpc.com/connect/cmd/protoc-gen-connect-go
+
+$(TOOLS)/peers/etcd: tools/peers/etcd/go.mod tools/peers/etcd/build
+	tools/peers/etcd/build $(TOOLS)/peers

@@ -71,7 +71,7 @@ func balsaRival(ctx context.Context, s *stage.Stage) (*rival, error) {
 		return nil, err
 	}
 	r := &rival{name: "balsa", identity: identity{
-		authority: filepath.Join(dir, "ca.crt"), certificate: filepath.Join(dir, "bench.crt"), key: filepath.Join(dir, "bench.key"),
+		authority: filepath.Join(dir, "ca.crt"), certificate: filepath.Join(dir, "client.crt"), key: filepath.Join(dir, "client.key"),
 	}}
 	for _, server := range s.Servers {
 		r.members = append(r.members, rivalMember{host: server.Host, process: func() *host.Process { return server.Process }, restart: server.Restart})

@@ -158,7 +158,7 @@ func TestLogsBreak(t *testing.T) {
 		in(t, func(t *testing.T, w *world) {
 			var want []string
 			at := 1
-			print := func() {
+			printSome := func() {
 				for range rapid.IntRange(1, 4).Draw(r, "lines") {
 					at += rapid.IntRange(0, 1).Draw(r, "later")
 					line := fmt.Sprint("line ", len(want), " at ", at)
@@ -166,7 +166,7 @@ func TestLogsBreak(t *testing.T) {
 					w.state.print(at, line)
 				}
 			}
-			print()
+			printSome()
 			request := &balsav1.LogsRequest{Follow: true}
 			if rapid.Bool().Draw(r, "tail") {
 				want = want[len(want)-1:]
@@ -177,7 +177,7 @@ func TestLogsBreak(t *testing.T) {
 			for range rapid.IntRange(1, 8).Draw(r, "steps") {
 				w.servers[rapid.SampledFrom(w.names).Draw(r, "server")].breakAfter(rapid.IntRange(0, 3).Draw(r, "messages"))
 				time.Sleep(time.Duration(rapid.IntRange(0, 900).Draw(r, "pause")) * time.Millisecond)
-				print()
+				printSome()
 			}
 			for _, s := range w.servers {
 				s.fail(well)

@@ -38,7 +38,7 @@ func (r *retrier) WrapUnary(next connect.UnaryFunc) connect.UnaryFunc {
 				return nil, err
 			}
 			if !mayRepeat(request, err) || hopeless(err) && count >= r.servers.size() {
-				if connect.CodeOf(err) == connect.CodeUnavailable {
+				if connect.CodeOf(err) == connect.CodeUnavailable || cutOff(err) {
 					r.servers.failed(made.address, err) // the next call goes elsewhere
 				}
 				return nil, tried.conclude(request.Spec(), err, r.clock.Now())
@@ -113,13 +113,19 @@ func mayRepeat(request connect.AnyRequest, err error) bool {
 	if neverSent(err) {
 		return true
 	}
-	if connect.CodeOf(err) != connect.CodeUnavailable {
+	if connect.CodeOf(err) != connect.CodeUnavailable && !cutOff(err) {
 		return false
 	}
 	if reads(request.Spec()) || Applied(err) == balsav1.ErrorDetail_APPLIED_NOT_APPLIED {
 		return true
 	}
 	return sameTwice(request)
+}
+
+// cutOff tells that a call which nobody here has given up was: by a connection that
+// broke, which the protocol's library calls canceled, for HTTP/2 does.
+func cutOff(err error) bool {
+	return connect.CodeOf(err) == connect.CodeCanceled && !connect.IsWireError(err)
 }
 
 // sameTwice tells whether making a write a second time, after a first whose fate

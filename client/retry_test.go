@@ -2,6 +2,7 @@ package client
 
 import (
 	"context"
+	"errors"
 	"strings"
 	"testing"
 	"time"
@@ -195,6 +196,33 @@ func TestPlainConnectionIsRefused(t *testing.T) {
 		}
 		if w.servers["a:1"].count() != 0 {
 			t.Error("the request was sent all the same")
+		}
+	})
+}
+
+// TestCutOff: what the library calls canceled although nobody here gave up is a
+// connection that broke. Reads and streams go on elsewhere, writes whose second time
+// changes nothing as well, others end with a fate that is not known; what a server
+// itself calls canceled stays so.
+func TestCutOff(t *testing.T) {
+	broken := connect.NewError(connect.CodeCanceled, errors.New("read: connection reset by peer"))
+	for want, request := range map[bool]connect.AnyRequest{
+		true:  connect.NewRequest(&balsav1.EvictRequest{Uid: "u"}),
+		false: connect.NewRequest(&balsav1.UpdateRequest{}),
+	} {
+		if got := mayRepeat(request, broken); got != want {
+			t.Errorf("%T is repeated: %v", request.Any(), got)
+		}
+	}
+	if !resumable(broken) || Applied(broken) != balsav1.ErrorDetail_APPLIED_UNKNOWN {
+		t.Error("a stream is not resumed, or the fate of a write is said to be known")
+	}
+	in(t, func(t *testing.T, w *world) {
+		w.servers["a:1"].fail(refusing)
+		_, err := Create(t.Context(), w.client, configMap("x"), WriteOptions{})
+		var wire *connect.Error
+		if !errors.As(err, &wire) || !connect.IsWireError(wire) || cutOff(err) {
+			t.Errorf("what a server says is taken for a broken connection: %v", err)
 		}
 	})
 }

@@ -266,7 +266,7 @@ func resumable(err error) bool {
 	switch {
 	case errors.Is(err, errForeign):
 		return false
-	case errors.Is(err, io.ErrUnexpectedEOF):
+	case errors.Is(err, io.ErrUnexpectedEOF), cutOff(err):
 		return true
 	}
 	switch connect.CodeOf(err) {

@@ -15,6 +15,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
+	"net"
 	"slices"
 	"strings"
 	"testing"
@@ -29,6 +31,7 @@ import (
 	balsav1 "github.com/balsa-run/balsa/gen/balsa/v1"
 
 	"github.com/balsa-run/balsa/client"
+	"github.com/balsa-run/balsa/internal/clock"
 	"github.com/balsa-run/balsa/pki"
 )
 
@@ -316,5 +319,48 @@ func TestEtcdOptions(t *testing.T) {
 	off := ServerOptions{Listen: "10.0.0.1:7443", Advertise: "10.0.0.1:7443"}
 	if err := off.completeEtcd(); err != nil || off.EtcdAdvertise != "" || len(off.addresses()) != 2 {
 		t.Errorf("not asked for: %v, %v", err, off.addresses())
+	}
+}
+
+// TestEtcdPortTakesHTTP2Only: who means another of the server's protocols is at the
+// wrong door, above all a stranger who wants to join.
+func TestEtcdPortTakesHTTP2Only(t *testing.T) {
+	_, credentials := portOf(t)
+	removed, err := pki.NewRemoved(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	options := pki.TLSOptions{Credentials: credentials, Guard: pki.NewGuard(clock.Real{}, removed), Clock: clock.Real{}, Log: slog.New(slog.DiscardHandler)}
+	raw, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := tls.NewListener(raw, etcdTLS(options))
+	t.Cleanup(func() { _ = l.Close() })
+	go func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			_ = conn.(*tls.Conn).HandshakeContext(context.Background())
+			_ = conn.Close()
+		}
+	}()
+	for _, c := range []struct {
+		protos []string
+		good   bool
+	}{
+		{[]string{pki.ProtoHTTP2}, true}, {[]string{pki.ProtoRaft}, false}, {[]string{pki.ProtoJoin}, false}, {nil, false},
+	} {
+		config := pki.ClientTLS(credentials, clock.Real{})
+		config.NextProtos = c.protos
+		conn, err := tls.Dial("tcp", raw.Addr().String(), config)
+		if err == nil {
+			_ = conn.Close()
+		}
+		if (err == nil) != c.good {
+			t.Errorf("a client that offers %q: %v", c.protos, err)
+		}
 	}
 }

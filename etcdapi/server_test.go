@@ -22,7 +22,7 @@ import (
 	"github.com/balsa-run/balsa/store"
 )
 
-const patience = 10 * time.Second
+const patience = 30 * time.Second
 
 // group is a Backend, Leases and Group of one member: commands are applied to a
 // store at once, after a trip through their encoding.

@@ -331,7 +331,7 @@ func TestProgressIsNeverAhead(t *testing.T) {
 	written := make(chan struct{})
 	go func() {
 		defer close(written)
-		for i := 0; ctx.Err() == nil && i < 3000; i++ {
+		for i := 0; ctx.Err() == nil && i < 800; i++ {
 			r.group.Propose(ctx, txnCommand(opPutOf("a", fmt.Sprint(i))))
 		}
 	}()
@@ -339,7 +339,7 @@ func TestProgressIsNeverAhead(t *testing.T) {
 	told := map[int64]int64{} // the last revision that each watch has told
 	requested, marks := int64(0), 0
 	for marks < 30 {
-		if requested < 40 {
+		if requested < 15 {
 			w.create(&pb.WatchCreateRequest{Key: b("a"), StartRevision: 1})
 			requested++
 		}

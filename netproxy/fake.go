@@ -24,6 +24,10 @@ type Kernel interface {
 	// PolicyCounters tells what the policies of this node's pods have counted,
 	// sorted by pod and direction.
 	PolicyCounters(ctx context.Context) ([]PolicyCount, error)
+	// Forget deletes the TCP connections through services to addresses that are no
+	// endpoints any more, but for those that are open, and counts them: else the next
+	// connection from the same port would go where nobody is.
+	Forget(ctx context.Context, gone []netip.Addr) (int, error)
 	// Watch calls changed, never more than once at a time, each time somebody
 	// else has touched the table, until ctx is done; it returns nil then. The
 	// answer to a call is a Scrub.
@@ -95,6 +99,7 @@ type Fake struct {
 	changed map[int]func() // guarded by mu; who watches
 	watched int            // guarded by mu
 	counts  map[PolicyCount][2]uint64
+	gone    []netip.Addr // guarded by mu
 }
 
 // fakeTables is the content of the kernel's table.
@@ -181,6 +186,21 @@ func (f *Fake) Scrub(context.Context) (ScrubReport, error) {
 		f.tables, report.Repaired = wanted, true
 	}
 	return report, nil
+}
+
+// Forget implements Kernel: the fake keeps no connections, only who has gone.
+func (f *Fake) Forget(_ context.Context, gone []netip.Addr) (int, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.gone = append(f.gone, gone...)
+	return 0, nil
+}
+
+// Forgotten are the addresses that Forget was told of.
+func (f *Fake) Forgotten() []netip.Addr {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.Clone(f.gone)
 }
 
 // PolicyCounters implements Kernel.

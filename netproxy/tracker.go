@@ -45,6 +45,7 @@ type Tracker struct {
 	// problems of each owner: "s" service, "p" pod, "n" namespace, "c" claim.
 	problems map[string][]Problem
 	told     []Problem // all problems, sorted; nil: to be made
+	gone     map[netip.Addr]bool
 }
 
 type trackedService struct {
@@ -56,7 +57,7 @@ type trackedService struct {
 
 // NewTracker makes a tracker that knows no objects.
 func NewTracker(node NodeParams) *Tracker {
-	t := &Tracker{services: map[objectName]*trackedService{}, owners: map[objectName]objectName{}, pods: map[netip.Addr]*LocalPod{}, spaces: map[string]*space{}}
+	t := &Tracker{services: map[objectName]*trackedService{}, owners: map[objectName]objectName{}, pods: map[netip.Addr]*LocalPod{}, spaces: map[string]*space{}, gone: map[netip.Addr]bool{}}
 	t.SetNode(node)
 	return t
 }
@@ -109,6 +110,7 @@ func (t *Tracker) SetSlice(s *balsav1.EndpointSlice) {
 		return
 	}
 	t.owners[name] = owner
+	t.noteGone(t.service(owner).slices[name.name], s)
 	t.service(owner).slices[name.name] = s
 	t.dirtyServices[owner] = true
 }
@@ -121,8 +123,38 @@ func (t *Tracker) DeleteSlice(namespace, name string) {
 		return
 	}
 	delete(t.owners, n)
+	t.noteGone(t.service(owner).slices[name], nil)
 	delete(t.service(owner).slices, name)
 	t.dirtyServices[owner] = true
+}
+
+// noteGone remembers the addresses that a slice no longer has, ready or not.
+func (t *Tracker) noteGone(before, now *balsav1.EndpointSlice) {
+	if before == nil {
+		return
+	}
+	stays := make(map[string]bool, len(now.GetEndpoints()))
+	for _, e := range now.GetEndpoints() {
+		for _, a := range e.GetAddresses() {
+			stays[a] = true
+		}
+	}
+	for _, e := range before.GetEndpoints() {
+		for _, a := range e.GetAddresses() {
+			if ip, err := netip.ParseAddr(a); err == nil && !stays[a] {
+				t.gone[ip] = true
+			}
+		}
+	}
+}
+
+// TakeGone returns the addresses that slices had and have no longer since it was last
+// called, sorted: connections to them are at their end (Kernel.Forget). One of them
+// may be another slice's.
+func (t *Tracker) TakeGone() []netip.Addr {
+	gone := slices.SortedFunc(maps.Keys(t.gone), netip.Addr.Compare)
+	clear(t.gone)
+	return gone
 }
 
 func (t *Tracker) service(name objectName) *trackedService {

@@ -37,6 +37,7 @@ type Agent struct {
 	hooks    *hookRunner
 	tally    *tally
 	rules    *knownPods
+	departed *departed
 	notices  *notices
 	users    *userRanges
 	began    time.Time // of Run
@@ -136,7 +137,7 @@ func New(cfg Config) (*Agent, error) {
 	a.probes = newProbeRunner(a)
 	a.hooks = newHookRunner(a)
 	a.tally = newTally(a)
-	a.rules = newKnownPods()
+	a.rules, a.departed = newKnownPods(), newDeparted()
 	a.notices = newNotices(a)
 	a.users = newUserRanges()
 	a.reports = newReporter(a)
@@ -233,7 +234,7 @@ func (a *Agent) serve(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	a.work = ctx
 	for _, part := range []func(context.Context) error{
-		a.registerLoop, a.heartbeatLoop, a.assignLoop, a.syncLoop, a.cleanLoop, a.saveLoop, a.watchRuntime, a.reports.run, a.pruneLoop,
+		a.registerLoop, a.heartbeatLoop, a.assignLoop, a.syncLoop, a.cleanLoop, a.saveLoop, a.forgetLoop, a.watchRuntime, a.reports.run, a.pruneLoop,
 		a.guard.run, a.guard.surveyLoop, a.tally.run, a.guardNetwork, a.watchNetwork, a.watchProxy, a.announceLoop,
 	} {
 		group.Go(func() error { return part(ctx) })

@@ -153,6 +153,28 @@ func TestDrainSurvivesTheAgent(t *testing.T) {
 	})
 }
 
+// TestConnectionsToTheGoneAreForgotten: once an endpoint is in no slice any more, and
+// not while it is only not ready, what is left of connections to it is forgotten.
+func TestConnectionsToTheGoneAreForgotten(t *testing.T) {
+	onNode(t, func(l *lab) {
+		slice := func(ready bool, ips ...string) *balsav1.EndpointSlice {
+			s := &balsav1.EndpointSlice{Metadata: &balsav1.ObjectMeta{Name: "web", Namespace: "default", Labels: map[string]string{object.LabelServiceName: "web"}},
+				AddressType: "IPv4", Ports: []*balsav1.EndpointPort{{Port: 8080, Protocol: "TCP"}}}
+			for _, ip := range ips {
+				s.Endpoints = append(s.Endpoints, &balsav1.Endpoint{Addresses: []string{ip}, Conditions: &balsav1.EndpointConditions{Ready: &ready}})
+			}
+			return s
+		}
+		l.server.put(slice(true, "10.244.2.7", "10.244.2.8"))
+		l.server.put(slice(false, "10.244.2.7", "10.244.2.8"))
+		l.always(5*time.Second, "all are still there", func() bool { return len(l.kernel.Forgotten()) == 0 })
+		l.server.put(slice(false, "10.244.2.7"))
+		l.within(2*time.Second, "one has gone", func() bool { return fmt.Sprint(l.kernel.Forgotten()) == "[10.244.2.8]" })
+		l.server.remove("endpointslices/default/web")
+		l.within(2*time.Second, "the other", func() bool { return fmt.Sprint(l.kernel.Forgotten()) == "[10.244.2.8 10.244.2.7]" })
+	})
+}
+
 // image is what is on a disk.
 func (d *memDisk) image() map[string][]byte {
 	d.mu.Lock()

@@ -52,6 +52,9 @@ type Network interface {
 type Proxy interface {
 	Sync(ctx context.Context, r netproxy.Ruleset) (netproxy.Result, error)
 	Scrub(ctx context.Context) (netproxy.ScrubReport, error)
+	// Forget ends what the kernel still tracks of connections to endpoints that are
+	// no more.
+	Forget(ctx context.Context, gone []netip.Addr) (int, error)
 	// Watch calls changed each time somebody else has touched the rules, until ctx
 	// ends.
 	Watch(ctx context.Context, changed func()) error

@@ -108,6 +108,7 @@ func (s *syncer) sync(ctx context.Context) error {
 		s.a.rules.set(s.local, s.proxy.Pending)
 	}
 	s.applied(n.revision, changed)
+	s.a.departed.add(s.proxy.TakeGone())
 	if n.fromServer {
 		s.a.announce(s.announced())
 	}

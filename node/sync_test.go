@@ -38,9 +38,10 @@ func (s *sink) Sync(context.Context, netproxy.Ruleset) (netproxy.Result, error) 
 func (*sink) Scrub(context.Context) (netproxy.ScrubReport, error) {
 	return netproxy.ScrubReport{}, nil
 }
-func (*sink) Watch(ctx context.Context, _ func()) error { <-ctx.Done(); return nil }
-func (*sink) SetZone(*dns.Zone)                         {}
-func (*sink) SetClients(*dns.Clients)                   {}
+func (*sink) Forget(context.Context, []netip.Addr) (int, error) { return 0, nil }
+func (*sink) Watch(ctx context.Context, _ func()) error         { <-ctx.Done(); return nil }
+func (*sink) SetZone(*dns.Zone)                                 {}
+func (*sink) SetClients(*dns.Clients)                           {}
 
 // syncLab is an agent's sync without the agent.
 func syncLab(t testing.TB) (*Agent, *syncer, *sink) {
@@ -55,7 +56,7 @@ func syncLab(t testing.TB) (*Agent, *syncer, *sink) {
 	}
 	a := &Agent{
 		cfg: Config{Name: "n1", NodeIP: netip.MustParseAddr("10.0.0.11"), Clock: clock.Real{}}, log: slog.New(slog.DiscardHandler), metrics: m,
-		set: newSet(), journal: journal{disk: Dir(t.TempDir()), run: Dir(t.TempDir())}, toBeat: newSignal(), toAnnounce: newSignal(), toSync: newSignal(), rules: newKnownPods(),
+		set: newSet(), journal: journal{disk: Dir(t.TempDir()), run: Dir(t.TempDir())}, toBeat: newSignal(), toAnnounce: newSignal(), toSync: newSignal(), rules: newKnownPods(), departed: newDeparted(),
 		facts: ClusterFacts{PodCIDR: netip.MustParsePrefix("10.244.1.0/24"), ClusterCIDR: netip.MustParsePrefix("10.244.0.0/16"), ServiceCIDR: netip.MustParsePrefix("10.96.0.0/12"), DNSDomain: "cluster.local"},
 	}
 	a.notices, a.reports = newNotices(a), newReporter(a)

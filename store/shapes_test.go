@@ -11,6 +11,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
@@ -261,8 +262,7 @@ func TestEtcd18055TwoSnapshotsInAShortTime(t *testing.T) {
 		both.Go(func() { follower.restore(s) })
 	}
 	both.Wait()
-	for range w.Events() {
-	}
+	rest(t, w)
 	if rev := follower.revision(); rev != 501 && rev != 1001 {
 		t.Fatalf("the follower is at revision %d, the snapshots are of 501 and 1001", rev)
 	}
@@ -447,6 +447,36 @@ func (m *member) watch(o store.WatchOptions) *store.Watcher {
 	}
 	m.t.Cleanup(w.Stop)
 	return w
+}
+
+// next is the next batch of a watch; an empty one when it has ended or nothing
+// comes. It may be called from any goroutine.
+func next(t *testing.T, w *store.Watcher) store.Batch {
+	t.Helper()
+	select {
+	case b := <-w.Events():
+		return b
+	case <-time.After(20 * time.Second):
+		t.Errorf("a watch delivers nothing")
+		return store.Batch{}
+	}
+}
+
+// rest is what a watch delivers until it ends, which it must do.
+func rest(t *testing.T, w *store.Watcher) (all []store.Batch) {
+	t.Helper()
+	timeout := time.After(20 * time.Second)
+	for {
+		select {
+		case b, open := <-w.Events():
+			if !open {
+				return all
+			}
+			all = append(all, b)
+		case <-timeout:
+			t.Fatal("a watch does not end")
+		}
+	}
 }
 
 // restore may be called from any goroutine.

@@ -27,7 +27,7 @@ func TestEtcd15220ProgressBeforeItsEvents(t *testing.T) {
 		w := m.watch(store.WatchOptions{Buffer: buffer})
 		watches.Go(func() {
 			last, marks := store.Revision(1), 0
-			for b := range w.Events() {
+			for b := next(t, w); b.Revision != 0; b = next(t, w) {
 				w.RequestProgress()
 				if len(b.Events) == 0 {
 					marks++
@@ -62,7 +62,7 @@ func TestEtcd15271WatchTravelsBackInTime(t *testing.T) {
 	}
 	w := follower.watch(store.WatchOptions{From: 2})
 	for rev := store.Revision(2); rev <= 50; rev++ {
-		if b := <-w.Events(); b.Revision != rev {
+		if b := next(t, w); b.Revision != rev {
 			t.Fatalf("revision %d, want %d", b.Revision, rev)
 		}
 	}
@@ -71,7 +71,7 @@ func TestEtcd15271WatchTravelsBackInTime(t *testing.T) {
 	}
 	leader.do(storetest.Compact(store.SpaceEtcd, 40))
 	follower.restore(leader.Snapshot())
-	for b := range w.Events() {
+	for _, b := range rest(t, w) {
 		t.Errorf("after the snapshot the old watch delivers revision %d", b.Revision)
 	}
 	if !errors.Is(w.Err(), store.ErrResync) {
@@ -80,7 +80,7 @@ func TestEtcd15271WatchTravelsBackInTime(t *testing.T) {
 	again := follower.watch(store.WatchOptions{From: 51})
 	follower.put("k0", "behind the snapshot")
 	for rev := store.Revision(51); rev <= 101; rev++ {
-		if b := <-again.Events(); b.Revision != rev || len(b.Events) != 1 {
+		if b := next(t, again); b.Revision != rev || len(b.Events) != 1 {
 			t.Fatalf("%d events of revision %d, want one of %d", len(b.Events), b.Revision, rev)
 		}
 	}
@@ -109,7 +109,7 @@ func TestEtcd17247DuplicatedEvent(t *testing.T) {
 			}
 			defer w.Stop()
 			for rev := from; rev <= revisions; rev++ {
-				if b := <-w.Events(); b.Revision != rev || len(b.Events) != eventsOf(rev) {
+				if b := next(t, w); b.Revision != rev || len(b.Events) != eventsOf(rev) {
 					t.Errorf("watch %d: %d events of revision %d, want %d of %d", i, len(b.Events), b.Revision, eventsOf(rev), rev)
 					return
 				}
@@ -149,7 +149,7 @@ func TestEtcd17529EventsLostWhenAStreamStarves(t *testing.T) {
 		}
 		for i, w := range append(slices.Clone(starved), fed) {
 			for want := first; want <= rev; want++ {
-				if b := <-w.Events(); b.Revision != want || len(b.Events) != 1 {
+				if b := next(t, w); b.Revision != want || len(b.Events) != 1 {
 					t.Fatalf("watch %d: %d events of revision %d, want one of %d", i, len(b.Events), b.Revision, want)
 				}
 			}
@@ -171,7 +171,7 @@ func TestEtcd18089WatchDropsADeletionAtTheCompactedRevision(t *testing.T) {
 	m.put("other", "2")
 	m.do(storetest.Compact(store.SpaceEtcd, 4))
 	check := func(m *member, when string) {
-		b := <-m.watch(store.WatchOptions{Key: "k", From: 4, PrevKV: true}).Events()
+		b := next(t, m.watch(store.WatchOptions{Key: "k", From: 4, PrevKV: true}))
 		want := store.Batch{Revision: 4, Events: []store.Event{{Type: store.EventDelete, KV: store.KV{Key: "k", ModRevision: 4}}}}
 		if diff := cmp.Diff(want, b, cmpopts.IgnoreFields(store.Batch{}, "TimeNS")); diff != "" {
 			t.Errorf("%s: (-want +got)\n%s", when, diff)
@@ -203,7 +203,7 @@ func TestEtcd19179MissingDeletionWhenWatchAndCompactionMeet(t *testing.T) {
 			}
 		})
 		w := m.watch(store.WatchOptions{Key: "k", From: 3})
-		if b := <-w.Events(); b.Revision != 3 || len(b.Events) != 1 || b.Events[0].Type != store.EventDelete {
+		if b := next(t, w); b.Revision != 3 || len(b.Events) != 1 || b.Events[0].Type != store.EventDelete {
 			t.Fatalf("the watch begins with %+v: %v", b, w.Err())
 		}
 		w.Stop()
@@ -223,15 +223,15 @@ func TestEtcd20221WatchOnAFutureRevisionIsToldOfOlderOnes(t *testing.T) {
 	w := m.watch(store.WatchOptions{From: from})
 	for rev := store.Revision(1); rev < from; rev = m.put("k", "") {
 		w.RequestProgress()
-		if b := <-w.Events(); len(b.Events) != 0 || b.Revision != rev {
+		if b := next(t, w); len(b.Events) != 0 || b.Revision != rev {
 			t.Fatalf("at revision %d a watch from %d is sent %+v", rev, from, b)
 		}
 	}
-	if b := <-w.Events(); b.Revision != from || len(b.Events) != 1 {
+	if b := next(t, w); b.Revision != from || len(b.Events) != 1 {
 		t.Fatalf("a watch from %d begins with %+v", from, b)
 	}
 	w.RequestProgress()
-	if b := <-w.Events(); len(b.Events) != 0 || b.Revision != from {
+	if b := next(t, w); len(b.Events) != 0 || b.Revision != from {
 		t.Fatalf("then %+v, want a mark of %d", b, from)
 	}
 }
@@ -251,7 +251,7 @@ func TestEtcd20221WatchOnAFutureRevisionReturnsOlderEvents(t *testing.T) {
 		}
 		w := follower.watch(store.WatchOptions{From: from})
 		follower.restore(leader.Snapshot())
-		for b := range w.Events() {
+		for _, b := range rest(t, w) {
 			t.Errorf("a watch from %d is sent revision %d by a snapshot", from, b.Revision)
 		}
 		again := follower.watch(store.WatchOptions{From: from})
@@ -259,7 +259,7 @@ func TestEtcd20221WatchOnAFutureRevisionReturnsOlderEvents(t *testing.T) {
 			follower.put("k", "")
 		}
 		for rev := from; rev <= 125; rev++ {
-			if b := <-again.Events(); b.Revision != rev || len(b.Events) != 1 {
+			if b := next(t, again); b.Revision != rev || len(b.Events) != 1 {
 				t.Fatalf("a watch from %d is sent %d events of revision %d, want one of %d", from, len(b.Events), b.Revision, rev)
 			}
 		}

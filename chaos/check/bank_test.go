@@ -43,7 +43,15 @@ func (s *space) writeAll(end *history.Record) {
 // banking is a random operation of a correct bank.
 func (s *space) banking(dice dice) act {
 	all := history.Record{F: history.List, Key: "bank/", End: "bank0"}
-	switch dice(4) {
+	switch dice(5) {
+	case 4: // a page, which shows no total
+		all.Limit = 2
+		return act{invoke: all, effect: func(end *history.Record) {
+			end.At, end.KVs = s.revision, s.list(end.Key, end.End)
+			if end.More = len(end.KVs) > 2; end.More {
+				end.KVs = end.KVs[:2]
+			}
+		}}
 	case 0:
 		return act{invoke: all, effect: func(end *history.Record) { end.At, end.KVs = s.revision, s.list(end.Key, end.End) }}
 	case 1:
@@ -175,6 +183,9 @@ func TestBankFindsWhatIsPlanted(t *testing.T) {
 		}},
 		{"a balance is torn", "unreadable", func(dice dice, records []history.Record, _ []check.Member) {
 			last(records).KVs[dice(3)].Value = "1\x00"
+		}},
+		{"a negative balance at rest", "negative", func(_ dice, _ []history.Record, members []check.Member) {
+			members[0].Changes[len(members[0].Changes)-1].Value = "-5"
 		}},
 		{"an account from nowhere", "phantom", func(_ dice, records []history.Record, _ []check.Member) {
 			r := last(records)

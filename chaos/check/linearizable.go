@@ -2,7 +2,6 @@ package check
 
 import (
 	"fmt"
-	"slices"
 
 	"github.com/balsa-run/balsa/chaos/history"
 )
@@ -54,6 +53,8 @@ type LinearizableOptions struct {
 // told, so it is only to be checked, in one pass. It holds 24 bytes for each
 // revision, one version of each key and those that an open operation may still
 // show, each write that ended as Unknown, and the last maxMade writes for proofs.
+// Values are to be unique for each key: of what several writes may have made it is
+// not asked which, and then less is found. A history is of one space.
 //
 // Reads named Stale, and what watches delivered, are judged by phantom, value,
 // refused-applied, future and twice, and at the revision At that they say they
@@ -113,8 +114,10 @@ type linOp struct {
 	base int64
 	// ended: as Unknown.
 	ended bool
-	// touches are the keys that a transaction writes.
-	touches []*linKey
+	// reads is the key that it reads.
+	reads *linKey
+	// makes are what a transaction writes: all of it at one revision.
+	makes []linMake
 	// asked is the revision that a list asks for.
 	asked int64
 	// claimed is the revision at which its write was shown.
@@ -128,6 +131,13 @@ type content struct {
 	key     *linKey
 	value   string
 	deletes bool
+}
+
+// linMake is what a transaction makes of one key. It is opaque when it appends: of
+// what, is not known.
+type linMake struct {
+	content
+	opaque bool
 }
 
 // linPhantom is a violation of which it may yet be seen that its write began later.
@@ -189,7 +199,7 @@ func (c *Linearizable) lookForHorizon() {
 
 func (c *Linearizable) begin(r *history.Record) {
 	o := c.newOperation()
-	*o = linOp{f: r.F, floor: c.known, index: r.Index, asked: r.At, base: r.Base, touches: o.touches[:0]}
+	*o = linOp{f: r.F, floor: c.known, index: r.Index, asked: r.At, base: r.Base, makes: o.makes[:0]}
 	c.open[r.Process] = o
 	switch r.F {
 	case history.Put, history.CAS, history.Fenced, history.Delete:
@@ -203,25 +213,13 @@ func (c *Linearizable) begin(r *history.Record) {
 			c.leave("gap: keys have leases, and the history does not tell when they expire")
 		}
 		c.explain(o, r)
+	case history.Read, history.StaleRead:
+		o.reads = c.key(r.Key)
 	case history.Txn:
-		c.touch(o, r.Mops)
+		c.beginTxn(o, r)
 	}
 	if o.writes {
 		c.free++
-	}
-}
-
-// touch is what a transaction may write: any value of these keys.
-func (c *Linearizable) touch(o *linOp, mops []history.Mop) {
-	for i := range mops {
-		if mops[i].F == history.MopRead {
-			continue
-		}
-		k := c.key(mops[i].Key)
-		if o.writes = true; !slices.Contains(o.touches, k) {
-			o.touches = append(o.touches, k)
-			k.wild++
-		}
 	}
 }
 
@@ -275,11 +273,11 @@ func (c *Linearizable) show(o *linOp, r *history.Record) {
 		c.raise(r, r.At)
 	case r.Revision == 0:
 		c.atLeast(s)
-		c.absent(c.key(r.Key), s)
+		c.absent(o.reads, s)
 		c.raise(r, r.At)
 	default:
 		c.atLeast(s)
-		if k, ours := c.ours(r.Key); ours {
+		if k := o.reads; k.written || !c.opts.Foreign {
 			c.shows(k, r.Revision, content{value: r.Value}, s)
 		}
 		c.raise(r, max(r.At, r.Revision))
@@ -366,7 +364,7 @@ func (c *Linearizable) witness(revision int64) []history.Record { return c.shown
 func (c *Linearizable) explain(o *linOp, r *history.Record) {
 	for _, p := range c.phantoms {
 		v := &c.verdict.Violations[p.violation]
-		if v.Rule == "phantom" && p.content == o.content() {
+		if v.Rule == "phantom" && o.mayMake(p.content) {
 			v.Rule, v.Reason = "future", "it was shown before its write began"
 			v.Proof = append(v.Proof, *r)
 		}

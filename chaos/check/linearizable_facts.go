@@ -8,8 +8,9 @@ import (
 
 // linFact is what is held of each revision for ever.
 type linFact struct {
-	// sum is of key and value; 0 while the revision has no write that is known, and
-	// anySum when it is a transaction's.
+	// sum is of what was written; see linSum. It is 0 while the revision has no write
+	// that is known, and linAnySum when a transaction may have made it, or a lease's
+	// end: then it may be of more keys than are known.
 	sum uint64
 	// base is the revision that its write depended on, plus one; 0: on none.
 	base int64
@@ -36,8 +37,20 @@ func (c *Linearizable) fact(revision int64) *linFact {
 	return &c.lastPage[uint64(revision)%pageSize] // a wrong revision may be negative
 }
 
-// linSum is 64 bits of a write, by FNV-1a with a last mixing (the finalizer of
-// MurmurHash3), since the low bits of FNV are weak.
+// single says that the revision is of one key, which is known.
+func (f *linFact) single() bool { return f.sum != 0 && f.sum&1 == 0 }
+
+// linSumOf is of all that was written at one revision, from the total of the sums of
+// its n keys: even when n is 1, else odd.
+func linSumOf(n int, total uint64) uint64 {
+	if n == 1 {
+		return total
+	}
+	return max(total|1, linAnySum+2)
+}
+
+// linSum is 63 bits of a write, by FNV-1a with a last mixing (the finalizer of
+// MurmurHash3), since the low bits of FNV are weak. It is even, and not 0.
 func linSum(key, value string, deletes bool) uint64 {
 	const offset, prime = 14695981039346656037, 1099511628211
 	h := uint64(offset)
@@ -55,7 +68,7 @@ func linSum(key, value string, deletes bool) uint64 {
 	h ^= h >> 33
 	h *= 0xff51afd7ed558ccd
 	h ^= h >> 33
-	return max(h, linAnySum+1)
+	return max(h&^1, linAnySum+1)
 }
 
 // linSlip is what a proof needs of a record: without lists, which may be long.

@@ -17,8 +17,9 @@ type linKey struct {
 	// open are the writes of the key that have not ended.
 	open []*linOp
 	// puts and deletes count what may make a version that is not known: open, or
-	// ended as Unknown. wild counts the transactions among those.
-	puts, deletes, wild int
+	// ended as Unknown. wild counts the transactions that may, and blind those among
+	// them of which it is not known what they make of this key.
+	puts, deletes, wild, blind int
 	// absences are answers that need a deletion that is not known yet; see needs.
 	absences []linAbsence
 	// written: the history writes it. leased: it may vanish with a lease.
@@ -40,8 +41,9 @@ type linVersion struct {
 	// until is the highest revision at which quiet showed that it was still there.
 	until int64
 	quiet linSlip
-	// gone showed, at index gone.index, that it was not there any more.
-	gone linSlip
+	// gone showed, at index gone.index, that it was not there any more; nil when
+	// nothing did.
+	gone *linSlip
 }
 
 // linAbsence is an answer that did not show a key which was there at revision after:
@@ -119,14 +121,14 @@ func (c *Linearizable) insert(k *linKey, v linVersion) int {
 // prune forgets versions that no open operation can show. It returns the new place
 // of the version at.
 func (c *Linearizable) prune(k *linKey, at int) int {
-	if len(k.versions) < 8 {
+	if len(k.versions) < 4 {
 		return at
 	}
 	cut := 0
 	for cut+1 < len(k.versions) && (k.versions[cut+1].rev <= c.horizon || len(k.versions)-cut > maxVersions) {
 		cut++
 	}
-	if cut < 4 {
+	if cut < 2 {
 		return at
 	}
 	k.versions = slices.Delete(k.versions, 0, cut)
@@ -143,6 +145,9 @@ func (k *linKey) deletedAt(revision int64) {
 // absences, in which the key was written again after the absence before was told,
 // needs as many deletions.
 func (c *Linearizable) needs(k *linKey, after, invoked int64, by linSlip) {
+	if k.leased {
+		return
+	}
 	a := linAbsence{after: after, by: by, chained: len(k.absences) > 0}
 	for _, b := range k.absences {
 		a.chained = a.chained && b.by.index < invoked
@@ -154,7 +159,7 @@ func (c *Linearizable) needs(k *linKey, after, invoked int64, by linSlip) {
 }
 
 func (c *Linearizable) lookAtAbsences(k *linKey) {
-	if k.leased || len(k.absences) == 0 {
+	if len(k.absences) == 0 {
 		return
 	}
 	chain := 1
@@ -230,7 +235,7 @@ func (c *Linearizable) shows(k *linKey, rev int64, what content, s linSight) {
 		return
 	}
 	v := &k.versions[at]
-	if !s.late && v.gone.f != 0 && v.gone.index < s.invoked {
+	if !s.late && v.gone != nil && v.gone.index < s.invoked {
 		c.violate("stale", fmt.Sprintf("%q was gone before it began, and it shows revision %d of it", k.key, rev), v.gone.record(), *s.r)
 		return
 	}
@@ -283,7 +288,7 @@ func (c *Linearizable) still(k *linKey, at int, position int64, s linSight) {
 // absent judges that s did not show k.
 func (c *Linearizable) absent(k *linKey, s linSight) {
 	position, exact := s.position()
-	if s.late && !exact {
+	if s.late && !exact || c.opts.Foreign && !k.written {
 		return
 	}
 	at, there := k.at(position)
@@ -302,8 +307,8 @@ func (c *Linearizable) absent(k *linKey, s linSight) {
 		return
 	case v.rev == 0 || v.opaque:
 		return
-	case !s.late && v.gone.f == 0:
-		v.gone = linSlipOfKey(s.r, k.key, "", 0)
+	case !s.late && v.gone == nil:
+		v.gone = new(linSlipOfKey(s.r, k.key, "", 0))
 	}
 	if !exact && slices.ContainsFunc(k.versions[at+1:], func(v linVersion) bool { return v.deletes }) {
 		return
@@ -331,7 +336,7 @@ func (c *Linearizable) list(o *linOp, r *history.Record, s linSight) {
 	for i := range kvs {
 		kv := &kvs[i]
 		highest = max(highest, kv.ModRevision)
-		for ; next < len(c.sorted) && c.sorted[next].key < kv.Key; next++ {
+		for ; next < len(c.sorted) && c.sorted[next].key < kv.Key && inRange(c.sorted[next].key, r.Key, r.End); next++ {
 			c.absent(c.sorted[next], s)
 		}
 		k, ours := c.ours(kv.Key)
@@ -343,7 +348,7 @@ func (c *Linearizable) list(o *linOp, r *history.Record, s linSight) {
 		}
 	}
 	// A page says nothing about the keys after it.
-	for ; !r.More && next < len(c.sorted) && c.sorted[next].key < r.End; next++ {
+	for ; !r.More && next < len(c.sorted) && inRange(c.sorted[next].key, r.Key, r.End); next++ {
 		c.absent(c.sorted[next], s)
 	}
 	c.raise(r, highest)

@@ -22,13 +22,16 @@ func (c *Linearizable) acknowledge(o *linOp, r *history.Record) {
 		proof := append(c.shownAt(k, o.claimed), *r)
 		c.violate("twice", fmt.Sprintf("it was shown as revision %d, and acknowledged as %d", o.claimed, rev), proof...)
 	}
+	if o.claimed != rev {
+		c.letGo(o)
+	}
 	if rev <= o.floor {
 		c.tooLow(o, r)
 		return
 	}
-	at, there := k.at(rev)
+	at, _ := k.at(rev)
 	switch f := c.fact(rev); {
-	case there && k.versions[at].shownOnly:
+	case k.shownAlready(rev, o):
 		c.confirm(&k.versions[at], o, r)
 	case f.sum != 0:
 		c.violate("lost", fmt.Sprintf("another write has its revision %d", rev), append(c.madeOrShown(k, rev), *r)...)
@@ -101,14 +104,7 @@ func (c *Linearizable) shownAt(k *linKey, rev int64) []history.Record {
 // confirm joins a write with the version that was shown before it was
 // acknowledged.
 func (c *Linearizable) confirm(v *linVersion, o *linOp, r *history.Record) {
-	if holder := v.holder; holder != nil && holder != o {
-		// It was taken for that of another write with the same content.
-		holder.claimed = 0
-		c.count(holder, 1)
-		if holder.ended {
-			c.unknown[holder.content()] = append(c.unknown[holder.content()], holder)
-		}
-	}
+	c.unhold(v, o)
 	if v.content != o.content() && !v.opaque {
 		c.violate("value", fmt.Sprintf("revision %d of %q was written as %s, and it was shown as %s", v.rev, o.key.key, o.content().text(), v.content.text()),
 			*r, v.by.record())
@@ -142,58 +138,22 @@ func (c *Linearizable) basis(k *linKey, at int, o *linOp, r *history.Record) {
 	}
 }
 
-func (c *Linearizable) acknowledgeTxn(o *linOp, r *history.Record) {
-	c.forget(o)
-	rev := r.Revision
-	switch f := c.fact(rev); {
-	case rev <= o.floor:
-		c.violate("stale", fmt.Sprintf("it got revision %d, and revision %d was known before it began", rev, o.floor), append(c.witness(o.floor), *r)...)
-	case f.sum != 0 && !slices.ContainsFunc(o.touches, func(k *linKey) bool { return k.shownAlready(rev) }):
-		c.violate("lost", fmt.Sprintf("another write has its revision %d", rev), append(c.made.get(rev), *r)...)
-	default:
-		if f.sum == 0 && rev > c.opts.Start {
-			c.assigned++
-		}
-		f.sum = linAnySum
-		c.made.put(rev, linSlipOf(r))
-		for _, k := range o.touches {
-			c.insertOpaque(k, rev, o, r)
-		}
-	}
-	c.raise(r, max(rev, r.At))
-}
-
-func (k *linKey) shownAlready(rev int64) bool {
-	at, there := k.at(rev)
-	return there && k.versions[at].shownOnly
-}
-
-func (c *Linearizable) insertOpaque(k *linKey, rev int64, o *linOp, r *history.Record) {
-	if at, there := k.at(rev); there {
-		v := &k.versions[at]
-		v.shownOnly, v.invoked = false, o.index
-		return
-	}
-	c.insert(k, linVersion{rev: rev, content: content{key: k}, opaque: true, invoked: o.index, by: linSlipOfKey(r, k.key, "", rev)})
-}
-
 // keep takes an operation that ended as Unknown: it may take effect at any time.
 func (c *Linearizable) keep(o *linOp) {
 	o.ended = true
-	if o.key == nil {
-		return
-	}
-	o.key.open = slices.DeleteFunc(o.key.open, func(other *linOp) bool { return other == o })
-	if o.claimed == 0 {
-		c.unknown[o.content()] = append(c.unknown[o.content()], o)
+	for what := range o.contents() {
+		what.key.open = slices.DeleteFunc(what.key.open, func(other *linOp) bool { return other == o })
+		if o.claimed == 0 {
+			c.unknown[what] = append(c.unknown[what], o)
+		}
 	}
 }
 
 // forget takes an operation that ended from what is open.
 func (c *Linearizable) forget(o *linOp) {
-	if o.key != nil {
-		at := slices.Index(o.key.open, o)
-		o.key.open = slices.Delete(o.key.open, at, at+1)
+	for what := range o.contents() {
+		at := slices.Index(what.key.open, o)
+		what.key.open = slices.Delete(what.key.open, at, at+1)
 	}
 	if o.claimed == 0 {
 		c.count(o, -1)
@@ -208,8 +168,10 @@ func (c *Linearizable) count(o *linOp, n int) {
 	c.free += int64(n)
 	switch {
 	case o.key == nil:
-		for _, k := range o.touches {
-			k.wild += n
+		for _, m := range o.makes {
+			if m.key.wild += n; m.opaque {
+				m.key.blind += n
+			}
 		}
 	case o.deletes:
 		o.key.deletes += n
@@ -224,10 +186,14 @@ func (c *Linearizable) refuse(o *linOp, r *history.Record) {
 		return
 	}
 	c.release(o, r, "refused-applied")
-	if o.key == nil || o.deletes {
-		return
+	for what := range o.contents() {
+		if !what.deletes {
+			c.refuseSum(linSum(what.key.key, what.value, false))
+		}
 	}
-	s := linSum(o.key.key, o.value, false)
+}
+
+func (c *Linearizable) refuseSum(s uint64) {
 	if _, there := c.refused[s]; there {
 		return
 	}
@@ -242,11 +208,11 @@ func (c *Linearizable) refuse(o *linOp, r *history.Record) {
 // can have made, it breaks rule.
 func (c *Linearizable) release(o *linOp, r *history.Record, rule string) {
 	c.forget(o)
-	if o.claimed != 0 && !c.rebind(o) && !c.excused(o.content()) {
+	if o.claimed != 0 && !c.rebind(o) && !c.excusedOp(o) {
 		c.violate(rule, fmt.Sprintf("it made nothing, and what it would have made was shown as revision %d", o.claimed),
-			append(c.shownAt(o.key, o.claimed), *r)...)
+			append(c.shownAt(o.anyKey(), o.claimed), *r)...)
 	}
-	if o.key != nil {
+	if c.letGo(o); o.key != nil {
 		c.lookAtAbsences(o.key)
 	}
 }
@@ -261,86 +227,147 @@ func (c *Linearizable) showsNew(k *linKey, rev int64, what content, s linSight) 
 		return -1
 	case rev <= c.opts.Start:
 		return c.insert(k, linVersion{rev: rev, content: what, invoked: -1, by: linSlipOfKey(s.r, k.key, what.value, rev)})
-	case f.sum != 0 && k.wild == 0:
+	}
+	o, sum := c.whose(what, rev)
+	switch {
+	case f.sum != 0 && (f.single() || sum&1 == 0):
 		c.violate("phantom", fmt.Sprintf("it shows revision %d of %q, and that is another write", rev, k.key), append(c.made.get(rev), *s.r)...)
 		return -1
-	case f.sum != 0:
-		// A transaction that is not acknowledged yet, of which another key was shown.
-		f.sum = linAnySum
-		return c.insert(k, linVersion{rev: rev, content: what, shownOnly: true, invoked: -1, by: linSlipOfKey(s.r, k.key, what.value, rev)})
-	}
-	o := c.candidate(what, rev)
-	if o == nil && !c.excused(what) {
+	case sum == 0:
 		c.nobodyWrote(k, rev, what, s)
 		return -1
+	case f.sum == 0:
+		f.sum = sum
+		c.assigned++
+	case o != nil && o.f != history.Txn:
+		o = nil // Another key has that revision, too.
 	}
-	f.sum = linSum(k.key, what.value, what.deletes)
-	c.assigned++
 	v := linVersion{rev: rev, content: what, shownOnly: true, holder: o, invoked: -1, by: linSlipOfKey(s.r, k.key, what.value, rev)}
-	if o != nil {
+	switch {
+	case o == nil:
+	case o.f == history.Txn:
+		return c.claimTxn(o, k, v)
+	default:
 		c.claim(o, rev)
 		v.invoked = o.index
 	}
 	return c.insert(k, v)
 }
 
-// candidate is a write that may have made what was shown as revision rev: one that
-// began before that was known, and was not shown yet. When there are several, it
-// may have been another one, and what it is is vague from then on.
-func (c *Linearizable) candidate(what content, rev int64) *linOp {
+// whose is the write that made what was shown as revision rev, and the sum of all
+// that was written then; 0 when nobody can have made it. A write may that began
+// before that was known, and was not shown yet. When there are several, it may have
+// been another one, and what it is is vague from then on. Of a transaction one must
+// be certain, since that tells what the other keys are: else it is nobody, and the
+// revision may have other keys.
+func (c *Linearizable) whose(what content, rev int64) (*linOp, uint64) {
 	var found *linOp
-	look := func(operations []*linOp) {
+	one, txn := 0, 0
+	for _, operations := range [][]*linOp{what.key.open, c.unknown[what]} {
 		for _, o := range operations {
 			switch {
-			case o.claimed != 0 || o.floor >= rev || o.content() != what:
-			case found == nil:
-				found = o
+			case o.claimed != 0 || o.floor >= rev || !o.mayMake(what):
+			case o.f == history.Txn:
+				if txn++; one == 0 {
+					found = o
+				}
 			default:
-				c.vague[what] = struct{}{}
+				if one++; one == 1 {
+					found = o
+				}
 			}
 		}
 	}
-	look(what.key.open)
-	look(c.unknown[what])
-	return found
+	hidden := what.deletes && what.key.leased || !what.deletes && what.key.blind > 0
+	if one+txn > 1 || found != nil && hidden {
+		c.vague[what] = struct{}{}
+	}
+	switch {
+	case found == nil && !c.excused(what):
+		return nil, 0
+	case one > 0 && txn == 0 && !hidden:
+		return found, linSum(what.key.key, what.value, what.deletes)
+	case txn > 0 && one == 0 && !c.isVague(what):
+		return found, found.sum()
+	case one > 0:
+		return found, linAnySum
+	}
+	return nil, linAnySum
+}
+
+func (c *Linearizable) isVague(what content) bool {
+	_, vague := c.vague[what]
+	return vague
 }
 
 // excused says that what may have been made by a write that cannot be told: a
 // transaction's, a lease's end, or one of several with the same content.
 func (c *Linearizable) excused(what content) bool {
-	if _, vague := c.vague[what]; vague {
+	if what.deletes && what.key.leased || !what.deletes && what.key.blind > 0 {
 		return true
 	}
-	if what.deletes {
-		return what.key.leased
-	}
-	return what.key.wild > 0
+	return c.isVague(what)
+}
+
+// excusedOp says that what o was shown to make may have been made by another write. A
+// transaction is taken to be shown only when that is certain.
+func (c *Linearizable) excusedOp(o *linOp) bool {
+	return o.f != history.Txn && c.excused(o.content())
 }
 
 // claim notes that o was shown as revision rev: it has taken effect.
 func (c *Linearizable) claim(o *linOp, rev int64) {
 	c.count(o, -1)
 	o.claimed = rev
-	what := o.content()
-	if _, vague := c.vague[what]; !vague {
+	if o.f == history.Txn || !c.isVague(o.content()) {
 		c.fact(rev).base = linBaseOf(o)
 	}
 	if !o.ended {
 		return
 	}
-	c.taken[what] = rev
-	rest := slices.DeleteFunc(c.unknown[what], func(other *linOp) bool { return other == o })
-	if len(rest) == 0 {
-		delete(c.unknown, what)
+	for what := range o.contents() {
+		c.taken[what] = rev
+		rest := slices.DeleteFunc(c.unknown[what], func(other *linOp) bool { return other == o })
+		if c.unknown[what] = rest; len(rest) == 0 {
+			delete(c.unknown, what)
+		}
+	}
+}
+
+// unhold takes a version from who was taken for its writer, but for o: that is
+// another write with the same content.
+func (c *Linearizable) unhold(v *linVersion, o *linOp) {
+	holder := v.holder
+	if holder == nil || holder == o || holder.f == history.Txn {
 		return
 	}
-	c.unknown[what] = rest
+	holder.claimed = 0
+	c.count(holder, 1)
+	if holder.ended {
+		c.unknown[holder.content()] = append(c.unknown[holder.content()], holder)
+	}
+}
+
+// letGo takes from o the versions that it was taken to have written: it did not, and
+// is forgotten.
+func (c *Linearizable) letGo(o *linOp) {
+	if o.claimed == 0 {
+		return
+	}
+	for what := range o.keys() {
+		if at, there := what.at(o.claimed); there && what.versions[at].holder == o {
+			what.versions[at].holder = nil
+		}
+	}
 }
 
 // rebind gives what was taken for o's to another write that may have made it.
 func (c *Linearizable) rebind(o *linOp) bool {
-	other := c.candidate(o.content(), o.claimed)
-	if other == nil {
+	if o.f == history.Txn {
+		return false
+	}
+	other, _ := c.whose(o.content(), o.claimed)
+	if other == nil || other.f == history.Txn {
 		return false
 	}
 	c.fact(o.claimed).base = 0
@@ -372,7 +399,7 @@ func (c *Linearizable) nobodyWrote(k *linKey, rev int64, what content, s linSigh
 // is none. It is asked for violations only.
 func (c *Linearizable) already(k *linKey, what content) (int64, []history.Record) {
 	for i := range k.versions {
-		if v := &k.versions[i]; v.content == what && v.by.f != 0 {
+		if v := &k.versions[i]; v.content == what && !v.opaque && v.by.f != 0 {
 			return v.rev, c.writeOf(k, v.rev)
 		}
 	}
@@ -396,14 +423,15 @@ func (c *Linearizable) showsForgotten(k *linKey, rev int64, what content, s linS
 	switch {
 	case rev <= c.opts.Start:
 	case f.sum == 0:
-		if o := c.candidate(what, rev); o != nil {
-			f.sum = linSum(k.key, what.value, what.deletes)
-			c.assigned++
-			c.claim(o, rev)
-		} else if !c.excused(what) {
+		o, sum := c.whose(what, rev)
+		if sum == 0 {
 			c.nobodyWrote(k, rev, what, s)
+			return
 		}
-	case f.sum != linAnySum && f.sum != linSum(k.key, what.value, what.deletes):
+		f.sum = sum
+		c.assigned++
+		c.claimAny(o, k, linVersion{rev: rev, content: what, by: linSlipOfKey(s.r, k.key, what.value, rev)})
+	case f.single() && f.sum != linSum(k.key, what.value, what.deletes):
 		rule, made := "phantom", c.made.get(rev)
 		if len(made) > 0 && made[0].Key == k.key {
 			rule = "value"

@@ -56,7 +56,8 @@ func NewLocks(drift time.Duration) *Locks {
 }
 
 type lock struct {
-	holds []*hold
+	holds   []*hold
+	byToken map[int64]*hold
 	// newest is the hold with the greatest token that was acknowledged; floors are
 	// what it was when a running Lock began.
 	newest *hold
@@ -115,7 +116,7 @@ func (c *Locks) Add(r history.Record) {
 
 func (c *Locks) named(name string) *lock {
 	if c.locks[name] == nil {
-		c.locks[name] = &lock{floors: map[int64]*hold{}}
+		c.locks[name] = &lock{byToken: map[int64]*hold{}, floors: map[int64]*hold{}}
 		c.names = append(c.names, name)
 	}
 	return c.locks[name]
@@ -145,10 +146,11 @@ func (c *Locks) lock(l *lock, invoke started, r history.Record) {
 		c.addf("token", []history.Record{r}, "the lock %s was given without a fencing token", r.Key)
 	case floor != nil && h.token <= floor.token:
 		c.addf("token", []history.Record{floor.end, invoke.Record, r}, "the lock %s was given with the token %d, after %d was given", r.Key, h.token, floor.token)
-	default:
-		if i := slices.IndexFunc(l.holds, func(o *hold) bool { return o.token == h.token }); i >= 0 {
-			c.addf("token", []history.Record{l.holds[i].end, r}, "two hold the lock %s with the token %d", r.Key, h.token)
-		}
+	case l.byToken[h.token] != nil:
+		c.addf("token", []history.Record{l.byToken[h.token].end, r}, "two hold the lock %s with the token %d", r.Key, h.token)
+	}
+	if l.byToken[h.token] == nil {
+		l.byToken[h.token] = h
 	}
 	l.holds = append(l.holds, h)
 	if l.newest == nil || h.token > l.newest.token {
@@ -157,15 +159,17 @@ func (c *Locks) lock(l *lock, invoke started, r history.Record) {
 }
 
 func (c *Locks) unlock(l *lock, invoke started, r history.Record) {
-	for _, h := range l.holds {
-		switch {
-		case h.token != invoke.Base:
-		case r.Type == history.Invoke:
-			h.unlocks = append(h.unlocks, unlock{started: invoke})
-		default:
-			if i := slices.IndexFunc(h.unlocks, func(u unlock) bool { return u.seq == invoke.seq }); i >= 0 {
-				h.unlocks[i].end = r
-			}
+	h := l.byToken[invoke.Base]
+	if h == nil {
+		return // a token that nobody was told
+	}
+	if r.Type == history.Invoke {
+		h.unlocks = append(h.unlocks, unlock{started: invoke})
+		return
+	}
+	for i := range h.unlocks {
+		if h.unlocks[i].seq == invoke.seq {
+			h.unlocks[i].end = r
 		}
 	}
 }

@@ -314,6 +314,9 @@ func TestLocksFindsWhatIsPlanted(t *testing.T) {
 		{"two holders, and the first gives it back too late", "overlap", func() []history.Record {
 			return together(granting(1, 1, 100), granting(3, 2, 100), locking(5, 2, 1, 10), locking(20, 3, 2, 11), unlocking(30, 2, 10, func(r *history.Record) { refuse(r, "lost") }))
 		}},
+		{"two holders, and the first was not let go", "overlap", func() []history.Record {
+			return together(locking(5, 2, 0, 10), unlocking(7, 2, 10, func(r *history.Record) { refuse(r, "no") }), locking(20, 3, 0, 11))
+		}},
 		{"a third holder", "overlap", func() []history.Record {
 			return together(granting(1, 1, 100), locking(5, 2, 1, 10), locking(20, 3, 1, 11), unlocking(21, 3, 11, ok), locking(30, 3, 1, 12), unlocking(40, 3, 12, ok))
 		}},
@@ -322,6 +325,16 @@ func TestLocksFindsWhatIsPlanted(t *testing.T) {
 		}},
 		{"a token again", "token", func() []history.Record {
 			return together(granting(1, 1, 100), locking(5, 2, 1, 10), unlocking(10, 2, 10, ok), locking(20, 3, 1, 10))
+		}},
+		{"a token for two at once", "token", func() []history.Record {
+			token := func(r *history.Record) { r.Base = 10 }
+			lock := history.Record{F: history.Lock, Key: "lock/plant"}
+			return together(both(5, 20, 2, lock, token), both(6, 19, 3, lock, token))
+		}},
+		{"two holders, of a lease that came with the lock", "overlap", func() []history.Record {
+			first := locking(5, 2, 1, 10)
+			first[1].TTL = 100 * time.Millisecond
+			return together(first, locking(50, 3, 0, 11))
 		}},
 		{"no token", "token", func() []history.Record { return together(granting(1, 1, 100), locking(5, 2, 1, 0)) }},
 		{"an older token after a newer one", "fence", func() []history.Record {
@@ -404,12 +417,23 @@ func TestLocksAcceptsFragments(t *testing.T) {
 		"somebody deletes the key": func() []history.Record {
 			return together(granting(1, 1, 100), leased(5, 1), both(8, 60, 4, history.Record{F: history.Delete, Key: "lease/plant"}, ok), reading(30, 0))
 		},
+		"a deletion may still come": func() []history.Record {
+			return together(granting(1, 1, 100), both(2, 3, 4, history.Record{F: history.Delete, Key: "lease/plant"}, func(r *history.Record) { r.Type = history.Unknown }), leased(5, 1), reading(30, 0))
+		},
 		"deleted while it is written": func() []history.Record {
 			return together(granting(1, 1, 100), both(4, 6, 4, history.Record{F: history.Delete, Key: "lease/plant"}, ok),
 				both(5, 8, 6, history.Record{F: history.Put, Key: "lease/plant", Lease: 1}, func(r *history.Record) { r.Revision = 5 }), reading(30, 0))
 		},
 		"read before it is written": func() []history.Record {
 			return together(granting(1, 1, 100), both(3, 20, 7, history.Record{F: history.Read, Key: "lease/plant"}, ok), leased(5, 1))
+		},
+		"nobody knows for how long": func() []history.Record {
+			return together(locking(5, 2, 1, 10), locking(50, 3, 0, 11), leased(60, 1), reading(70, 0))
+		},
+		"a lease without end": func() []history.Record {
+			grant := granting(1, 1, 1)
+			grant[0].TTL, grant[1].TTL = history.MaxTime, history.MaxTime
+			return together(grant, locking(5, 2, 1, 10), unlocking(7, 2, 10, ok), locking(9, 3, 0, 11))
 		},
 		"the loser is told": func() []history.Record {
 			return together(granting(1, 1, 10), locking(5, 2, 1, 10), locking(50, 3, 0, 11), unlocking(60, 2, 10, func(r *history.Record) { refuse(r, "lost") }))
@@ -421,5 +445,12 @@ func TestLocksAcceptsFragments(t *testing.T) {
 				accepts(t, judged(check.NewLocks(drift), all, nil), all)
 			}
 		})
+	}
+}
+
+func TestLocksSaysWhatItDoesNotJudge(t *testing.T) {
+	v := judged(check.NewLocks(drift), together(leased(5, 1), reading(10, 0)), nil)
+	if len(v.Violations) > 0 || !strings.Contains(fmt.Sprint(v.Left), "1 leases that were gone, of which nobody was told") {
+		t.Errorf("%v, left %q", v.Violations, v.Left)
 	}
 }

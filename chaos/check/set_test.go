@@ -23,7 +23,9 @@ func (s *space) adding(dice dice) act {
 			end.KVs = replay(s.changes, end.Key, end.End, end.At)
 		}}
 	case 1: // a page
-		all.Limit = int64(1 + dice(4))
+		if all.Limit = int64(1 + dice(4)); dice(2) == 0 {
+			all.Key, all.End = "set/v2", "set/v5"
+		}
 		return act{invoke: all, effect: func(end *history.Record) {
 			end.At, end.KVs = s.revision, s.list(end.Key, end.End)
 			if end.More = int64(len(end.KVs)) > end.Limit; end.More {

@@ -95,6 +95,7 @@ func TestTxnFindsWhatIsPlanted(t *testing.T) {
 		{"a refused append below others", "G1a", "1> ax1 | 1! ax1 | 3> ax2 | 3< ax2 | 2> rx | 2< rx=1,2"},
 		{"half a transaction", "G1b", "1> ax1 ax2 | 2> rx | 2< rx=1 | 1< ax1 ax2 | 3> rx | 3< rx=1,2"},
 		{"two orders", "incompatible", "1> ax1 | 2> ax2 | 1< ax1 | 2< ax2 | 3> rx | 4> rx | 3< rx=1,2 | 4< rx=2,1"},
+		{"two orders at the end of long lists", "incompatible", "1> ax0 ax1 ax2 ax3 ax4 ax5 ax6 ax7 | 2> ax8 | 3> ax9 | 1< ax0 ax1 ax2 ax3 ax4 ax5 ax6 ax7 | 2< ax8 | 3< ax9 | 4> rx | 5> rx | 4< rx=0,1,2,3,4,5,6,7,8,9 | 5< rx=0,1,2,3,4,5,6,7,9,8"},
 		{"a lost append", "lost", "1> ax1 | 1< ax1 | 2> rx | 2< rx="},
 		{"a lost append among others", "lost", "1> ax1 | 1< ax1 | 2> ax2 | 2< ax2 | 3> rx | 3< rx=2"},
 		{"writes across", "G0", "1> ax1 ay1 | 2> ax2 ay2 | 1< ax1 ay1 | 2< ax2 ay2 | 3> rx ry | 3< rx=1,2 ry=2,1"},

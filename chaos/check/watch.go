@@ -1,7 +1,6 @@
 package check
 
 import (
-	"slices"
 	"time"
 
 	"github.com/balsa-run/balsa/chaos/history"
@@ -90,6 +89,8 @@ type watch struct {
 	// prevs: it asked for what was before, since it got some. full: it delivered
 	// more than is kept.
 	prevs, full bool
+	// seen is all that it delivered, once an event was not in order.
+	seen map[changeID]bool
 }
 
 // batch is a Deliver record without its events.
@@ -180,39 +181,63 @@ func (c *Watch) marked(w *watch, r history.Record) {
 
 // event judges an event by its watch, and keeps it.
 func (c *Watch) event(w *watch, r history.Record, kv history.KV) {
-	proof := []history.Record{w.invoke, r}
+	proof := func() []history.Record { return []history.Record{w.invoke, r} }
 	if !inRange(kv.Key, w.invoke.Key, w.invoke.End) {
-		c.addf("filter", proof, "%s is not watched", kv.Key)
+		c.addf("filter", proof(), "%s is not watched", kv.Key)
 	}
 	if kv.ModRevision <= w.last {
 		c.old(w, r, kv)
 	}
 	if kv.ModRevision <= w.mark {
-		c.addf("bookmarkable", proof, "an event of revision %d, after the mark of %d", kv.ModRevision, w.mark)
+		c.addf("bookmarkable", proof(), "an event of revision %d, after the mark of %d", kv.ModRevision, w.mark)
 	}
 	if r.At != 0 && kv.ModRevision > r.At {
-		c.addf("future", proof, "an event of revision %d in a batch of %d", kv.ModRevision, r.At)
+		c.addf("future", proof(), "an event of revision %d in a batch of %d", kv.ModRevision, r.At)
 	}
 	if kv.ModRevision < w.invoke.Base {
-		c.addf("resumable", proof, "an event of revision %d, and %d was asked for", kv.ModRevision, w.invoke.Base)
+		c.addf("resumable", proof(), "an event of revision %d, and %d was asked for", kv.ModRevision, w.invoke.Base)
 	}
 	w.prevs = w.prevs || kv.Prev != nil
 	w.last = max(w.last, kv.ModRevision)
 	w.events = append(w.events, c.tell(w, kv))
+	if w.seen != nil {
+		w.seen[changeID{kv.ModRevision, kv.Key}] = true
+	}
 }
 
 // old judges an event that is not newer than all before it.
 func (c *Watch) old(w *watch, r history.Record, kv history.KV) {
-	twice := slices.ContainsFunc(w.events, func(e int32) bool {
-		t := &c.told[e].kv
-		return t.ModRevision == kv.ModRevision && t.Key == kv.Key
-	})
 	switch {
-	case twice:
+	case c.again(w, kv):
 		c.addf("unique", append(c.previous(w, 2), r), "%s of revision %d comes twice", kv.Key, kv.ModRevision)
 	case kv.ModRevision < w.last:
 		c.addf("ordered", append(c.previous(w, 2), r), "an event of revision %d after one of %d", kv.ModRevision, w.last)
 	}
+}
+
+// again says whether a watch has delivered an event before. Only a watch that has
+// gone back needs to know all that it delivered.
+func (c *Watch) again(w *watch, kv history.KV) bool {
+	if w.seen == nil && kv.ModRevision == w.last {
+		for i := len(w.events) - 1; i >= 0 && c.told[w.events[i]].kv.ModRevision == w.last; i-- {
+			if c.told[w.events[i]].kv.Key == kv.Key {
+				return true
+			}
+		}
+		return false
+	}
+	if w.seen == nil {
+		w.seen = c.delivered(w)
+	}
+	return w.seen[changeID{kv.ModRevision, kv.Key}]
+}
+
+func (c *Watch) delivered(w *watch) map[changeID]bool {
+	out := make(map[changeID]bool, len(w.events))
+	for _, e := range w.events {
+		out[changeID{c.told[e].kv.ModRevision, c.told[e].kv.Key}] = true
+	}
+	return out
 }
 
 // tell finds what was told of a change before, or keeps what is told now.
@@ -227,7 +252,7 @@ func (c *Watch) tell(w *watch, kv history.KV) int32 {
 	c.told = append(c.told, told{kv, w, int32(len(w.batches) - 1)})
 	if others := c.changes[id]; len(others) > 0 {
 		if first := c.told[others[0]]; differs(kv, first.kv) != "" {
-			c.addf("equal", []history.Record{first.by.record(c, first.batch), c.told[now].record(c, kv)}, "two watches tell another %s of %s at revision %d", differs(kv, first.kv), kv.Key, kv.ModRevision)
+			c.addf("equal", []history.Record{first.record(first.kv), c.told[now].record(kv)}, "two watches tell another %s of %s at revision %d", differs(kv, first.kv), kv.Key, kv.ModRevision)
 		}
 	}
 	c.changes[id] = append(c.changes[id], now)
@@ -248,9 +273,9 @@ func (c *Watch) written(r history.Record) {
 	}
 	switch r.F {
 	case history.Put, history.CAS, history.Fenced:
-		c.writes = append(c.writes, deed{kv: history.KV{Key: r.Key, Value: r.Value, ModRevision: r.Revision}, record: r})
+		c.writes = append(c.writes, deed{kv: history.KV{Key: r.Key, Value: r.Value, ModRevision: r.Revision}, record: &r})
 	case history.Delete:
-		c.writes = append(c.writes, deed{kv: history.KV{Key: r.Key, ModRevision: r.Revision, Deleted: true}, record: r})
+		c.writes = append(c.writes, deed{kv: history.KV{Key: r.Key, ModRevision: r.Revision, Deleted: true}, record: &r})
 	}
 }
 
@@ -265,20 +290,22 @@ func (c *Watch) previous(w *watch, back int) []history.Record {
 
 // record is a batch as it was delivered.
 func (w *watch) record(c *Watch, n int32) history.Record {
-	b := w.batches[n]
-	r := history.Record{
-		Index: b.index, Time: b.time, Process: w.invoke.Process, Type: history.OK, F: history.Deliver, Server: b.server,
-		Key: w.invoke.Key, End: w.invoke.End, At: b.at,
-	}
+	b := &w.batches[n]
+	var kvs []history.KV
 	for _, e := range w.events[b.from:min(b.to, len(w.events))] {
-		r.KVs = append(r.KVs, c.told[e].kv)
+		kvs = append(kvs, c.told[e].kv)
 	}
-	return r
+	return w.with(b, kvs)
 }
 
-// record is the event alone, as it was delivered first.
-func (t *told) record(c *Watch, kv history.KV) history.Record {
-	r := t.by.record(c, t.batch)
-	r.KVs = []history.KV{kv}
-	return r
+func (w *watch) with(b *batch, kvs []history.KV) history.Record {
+	return history.Record{
+		Index: b.index, Time: b.time, Process: w.invoke.Process, Type: history.OK, F: history.Deliver, Server: b.server,
+		Key: w.invoke.Key, End: w.invoke.End, At: b.at, KVs: kvs,
+	}
+}
+
+// record is an event alone, in the batch that told it first.
+func (t *told) record(kv history.KV) history.Record {
+	return t.by.with(&t.by.batches[t.batch], []history.KV{kv})
 }

@@ -302,3 +302,24 @@ func TestWatchSaysWhatItDoesNotJudge(t *testing.T) {
 		t.Errorf("left %q", v.Left)
 	}
 }
+
+func BenchmarkWatch(b *testing.B) {
+	const watches, revisions, batch = 10, 100_000, 100
+	sp, st := newSpace(), &stage{dice: seeded(1)}
+	for i := range revisions {
+		sp.put("range/"+string(rune('a'+i%26)), "value")
+	}
+	for w := range watches {
+		st.record(history.Record{F: history.Watch, Type: history.Invoke, Process: int32(w), Key: "range/", End: "range0", Base: 2})
+		for i := 0; i < revisions; i += batch {
+			st.record(history.Record{F: history.Deliver, Type: history.OK, Process: int32(w), KVs: sp.changes[i : i+batch]})
+		}
+	}
+	members := sp.members()
+	for b.Loop() {
+		if v := judged(check.NewWatch(), st.records, members); len(v.Violations) > 0 {
+			b.Fatal(v.Violations[0])
+		}
+	}
+	b.ReportMetric(float64(watches*revisions*b.N)/b.Elapsed().Seconds(), "events/s")
+}

@@ -12,8 +12,8 @@ import (
 type deed struct {
 	kv     history.KV
 	source source
-	record history.Record // of a write, or of a member
-	told   int32          // of watches only
+	record *history.Record // of a write
+	told   int32           // of watches only
 }
 
 type source uint8
@@ -63,10 +63,11 @@ func (c *Watch) Verdict(members []Member) Verdict {
 // deeds gathers the truth. What a write was told counts only where no member is
 // complete; that it is lost there is the concern of Linearizable.
 func (c *Watch) deeds(members []Member) *deeds {
-	d := &deeds{t: newTimeline(members), index: map[changeID]int{}, byKey: map[string][]int{}}
+	d := &deeds{t: newTimeline(members), byKey: map[string][]int{}}
+	d.index = make(map[changeID]int, len(c.changes))
 	if d.t != nil {
 		for _, kv := range d.t.changes {
-			d.add(deed{kv: kv, source: byMember, record: d.t.proof(kv)})
+			d.add(deed{kv: kv, source: byMember})
 		}
 	}
 	for _, w := range c.writes {
@@ -141,23 +142,27 @@ func (d *deeds) newest(of []int) *deed {
 	return &d.all[of[len(of)-1]]
 }
 
-func (c *Watch) witness(one deed) history.Record {
-	if one.source == bySomeWatch {
-		return c.told[one.told].record(c, one.kv)
+// witness is who says that a change happened.
+func (c *Watch) witness(d *deeds, one deed) history.Record {
+	switch one.source {
+	case bySomeWatch:
+		return c.told[one.told].record(one.kv)
+	case byMember:
+		return d.t.proof(one.kv)
 	}
-	return one.record
+	return *one.record
 }
 
 // happened judges what was told of a change.
 func (c *Watch) happened(d *deeds, t *told) {
 	i, ok := d.index[changeID{t.kv.ModRevision, t.kv.Key}]
 	if !ok {
-		c.addf("phantom", []history.Record{t.record(c, t.kv)}, "%s was not changed at revision %d, says %s, which is at %d", t.kv.Key, t.kv.ModRevision, d.t.member, d.t.revision)
+		c.addf("phantom", []history.Record{t.record(t.kv)}, "%s was not changed at revision %d, says %s, which is at %d", t.kv.Key, t.kv.ModRevision, d.t.member, d.t.revision)
 		return
 	}
 	if one := d.all[i]; one.source != bySomeWatch {
 		if field := differs(t.kv, one.kv); field != "" {
-			c.addf("value", []history.Record{c.witness(one), t.record(c, t.kv)}, "the watch tells another %s of %s at revision %d", field, t.kv.Key, t.kv.ModRevision)
+			c.addf("value", []history.Record{c.witness(d, one), t.record(t.kv)}, "the watch tells another %s of %s at revision %d", field, t.kv.Key, t.kv.ModRevision)
 		}
 	}
 	c.creation(d, t)
@@ -172,9 +177,9 @@ func (c *Watch) creation(d *deeds, t *told) {
 	if kv.Deleted || kv.CreateRevision == 0 {
 		return
 	}
-	created, proof := kv.CreateRevision == kv.ModRevision, []history.Record{t.record(c, kv)}
+	created := kv.CreateRevision == kv.ModRevision
 	if kv.CreateRevision > kv.ModRevision || kv.Version != 0 && (kv.Version == 1) != created {
-		c.addf("isCreate", proof, "%s is version %d at revision %d, and was created at %d", kv.Key, kv.Version, kv.ModRevision, kv.CreateRevision)
+		c.addf("isCreate", []history.Record{t.record(kv)}, "%s is version %d at revision %d, and was created at %d", kv.Key, kv.Version, kv.ModRevision, kv.CreateRevision)
 		return
 	}
 	last, certain := d.before(kv.Key, kv.ModRevision)
@@ -182,15 +187,16 @@ func (c *Watch) creation(d *deeds, t *told) {
 	if !certain || created != existed {
 		return
 	}
+	proof := []history.Record{t.record(kv)}
 	if last != nil {
-		proof = append(proof, c.witness(*last))
+		proof = append(proof, c.witness(d, *last))
 	}
 	c.addf("isCreate", proof, "%s is told as created at revision %d; that it was there before is %v", kv.Key, kv.CreateRevision, existed)
 }
 
 // prev: the key before the change is what it was.
 func (c *Watch) prev(d *deeds, t *told) {
-	prev, proof := *t.kv.Prev, []history.Record{t.record(c, t.kv)}
+	prev, proof := *t.kv.Prev, []history.Record{t.record(t.kv)}
 	if prev.Key != t.kv.Key || prev.ModRevision >= t.kv.ModRevision || prev.Deleted {
 		c.addf("prevKV", proof, "before %s of revision %d there cannot have been %s of %d", t.kv.Key, t.kv.ModRevision, prev.Key, prev.ModRevision)
 		return
@@ -201,10 +207,10 @@ func (c *Watch) prev(d *deeds, t *told) {
 		c.addf("prevKV", proof, "%s was never there before revision %d", t.kv.Key, t.kv.ModRevision)
 	case last == nil:
 	case last.kv.ModRevision > prev.ModRevision || last.kv.ModRevision < prev.ModRevision && certain:
-		c.addf("prevKV", append(proof, c.witness(*last)), "%s was of revision %d before, and not %d", t.kv.Key, last.kv.ModRevision, prev.ModRevision)
+		c.addf("prevKV", append(proof, c.witness(d, *last)), "%s was of revision %d before, and not %d", t.kv.Key, last.kv.ModRevision, prev.ModRevision)
 	case last.kv.ModRevision == prev.ModRevision:
 		if field := differs(prev, last.kv); field != "" {
-			c.addf("prevKV", append(proof, c.witness(*last)), "%s had another %s before", t.kv.Key, field)
+			c.addf("prevKV", append(proof, c.witness(d, *last)), "%s had another %s before", t.kv.Key, field)
 		}
 	}
 }
@@ -222,7 +228,7 @@ func (c *Watch) prevs(d *deeds, w *watch, forgotten int64) {
 				continue
 			}
 			if last, certain := d.before(kv.Key, kv.ModRevision); certain && last != nil && !last.kv.Deleted {
-				c.addf("prevKV", []history.Record{w.record(c, int32(n)), c.witness(*last)}, "what %s was before revision %d is left out, and nobody had asked to compact it", kv.Key, kv.ModRevision)
+				c.addf("prevKV", []history.Record{w.record(c, int32(n)), c.witness(d, *last)}, "what %s was before revision %d is left out, and nobody had asked to compact it", kv.Key, kv.ModRevision)
 				return
 			}
 		}
@@ -239,25 +245,44 @@ func (c *Watch) complete(d *deeds, w *watch, watched []int) {
 	if w.full {
 		upto = w.last
 	}
-	delivered := make(map[changeID]bool, len(w.events))
-	for _, e := range w.events {
-		delivered[changeID{c.told[e].kv.ModRevision, c.told[e].kv.Key}] = true
-	}
+	has := c.has(w)
 	i, _ := slices.BinarySearchFunc(watched, w.start, func(i int, r int64) int { return compareRevisions(d.all[i].kv, r) })
 	for ; i < len(watched); i++ {
 		one := d.all[watched[i]]
 		if one.kv.ModRevision > upto {
 			return
 		}
-		if !delivered[changeID{one.kv.ModRevision, one.kv.Key}] {
-			c.omitted(w, one)
+		if !has(one.kv) {
+			c.omitted(d, w, one)
 			return
 		}
 	}
 }
 
-func (c *Watch) omitted(w *watch, one deed) {
-	rule, proof := "reliable", []history.Record{w.invoke, c.witness(one)}
+// has returns a function that says whether a watch delivered a change; it is to be
+// asked in the order of revisions. A watch that never went back is read along.
+func (c *Watch) has(w *watch) func(kv history.KV) bool {
+	if w.seen != nil {
+		return func(kv history.KV) bool { return w.seen[changeID{kv.ModRevision, kv.Key}] }
+	}
+	next := 0
+	return func(kv history.KV) bool {
+		for next < len(w.events) && c.told[w.events[next]].kv.ModRevision < kv.ModRevision {
+			next++
+		}
+		for i := next; i < len(w.events); i++ {
+			if t := &c.told[w.events[i]].kv; t.ModRevision != kv.ModRevision {
+				break
+			} else if t.Key == kv.Key {
+				return true
+			}
+		}
+		return false
+	}
+}
+
+func (c *Watch) omitted(d *deeds, w *watch, one deed) {
+	rule, proof := "reliable", []history.Record{w.invoke, c.witness(d, one)}
 	after := slices.IndexFunc(w.batches, func(b batch) bool {
 		return slices.ContainsFunc(w.events[b.from:b.to], func(e int32) bool { return c.told[e].kv.ModRevision >= one.kv.ModRevision })
 	})

@@ -36,7 +36,7 @@ func (r *rollouts) apply(other map[string]string) {
 		if changed, is := other[name]; is {
 			value = changed
 		}
-		text = strings.ReplaceAll(text, name, value)
+		text = strings.ReplaceAll(text, "$"+name, value)
 	}
 	path := filepath.Join(r.s.Lab.Dir, "app.yaml")
 	must(r.T, os.WriteFile(path, []byte(text), 0o644))

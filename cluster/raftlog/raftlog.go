@@ -15,7 +15,6 @@ package raftlog
 import (
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -242,12 +241,4 @@ func noRoom(err error) error {
 		return err
 	}
 	return fmt.Errorf("%w: %w", cluster.ErrDiskFull, err)
-}
-
-// SnapshotHeader stands before the machine's bytes in a snapshot.
-type SnapshotHeader = cluster.SnapshotHeader
-
-// ReadSnapshotHeader reads it and leaves the reader at the machine's bytes.
-func ReadSnapshotHeader(from io.Reader) (SnapshotHeader, error) {
-	return cluster.ReadSnapshotHeader(from)
 }

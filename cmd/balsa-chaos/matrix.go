@@ -19,7 +19,13 @@ import (
 )
 
 // directed are the named schedules.
-func directed() map[string]inside.Schedule { return map[string]inside.Schedule{} }
+func directed() map[string]inside.Schedule {
+	out := map[string]inside.Schedule{}
+	for _, script := range inside.Scripts() {
+		out[script.Name] = script.Schedule
+	}
+	return out
+}
 
 // plan is how a planted bug is looked for: scripts first, then seeds at random.
 type plan struct {
@@ -31,17 +37,17 @@ type plan struct {
 func plans() []plan {
 	return []plan{
 		{mutate.VerifyLeader, []string{"late answers"}},
-		{mutate.NoBarrier, nil},
+		{mutate.NoBarrier, []string{"leader killed with uncommitted entries"}},
 		{mutate.VoteInTwoWrites, []string{"vote then crash"}},
 		{mutate.NoFsync, []string{"power cut of all"}},
-		{mutate.AckBeforeMajority, nil},
+		{mutate.AckBeforeMajority, []string{"leader killed with uncommitted entries"}},
 		{mutate.RandomApply, nil},
-		{mutate.CompactionLosesEvents, []string{"watch resumed across compaction"}},
+		{mutate.CompactionLosesEvents, []string{"watch across compaction"}},
 		{mutate.WatchOneLate, nil},
 		{mutate.LeaseEarly, nil},
-		{mutate.SnapshotWithoutLast, nil},
-		{mutate.EpochNotChecked, nil},
-		{mutate.AmnesiacVotes, nil},
+		{mutate.SnapshotWithoutLast, []string{"snapshot install cut short"}},
+		{mutate.EpochNotChecked, []string{"deposed leader with pending reads"}},
+		{mutate.AmnesiacVotes, []string{"server without memory"}},
 	}
 }
 
@@ -142,15 +148,9 @@ func (x *matrix) hunt(ctx context.Context, m *sim.Machine, chosen []plan) {
 	}
 }
 
-// attempt is a run that may find a bug.
-type attempt struct {
-	by     string
-	recipe recipe
-}
-
 // attempts are the scripts with a few seeds each, then seeds without end.
-func (x *matrix) attempts(p plan) iter.Seq[attempt] {
-	return func(yield func(attempt) bool) {
+func (x *matrix) attempts(p plan) iter.Seq[recipe] {
+	return func(yield func(recipe) bool) {
 		base := recipe{Seed: x.flags.seeds, Length: x.flags.length, Servers: x.flags.servers, Clients: 3, Pace: x.flags.pace}
 		scripts := directed()
 		for i := range uint64(scriptSeeds) {
@@ -158,12 +158,12 @@ func (x *matrix) attempts(p plan) iter.Seq[attempt] {
 				schedule, known := scripts[name]
 				r := base
 				r.Seed, r.Schedule = base.Seed+i, &schedule
-				if known && !yield(attempt{by: "script: " + name, recipe: r}) {
+				if known && !yield(r) {
 					return
 				}
 			}
 		}
-		for r := base; yield(attempt{by: "chance", recipe: r}); r.Seed++ {
+		for r := base; yield(r); r.Seed++ {
 		}
 	}
 }
@@ -172,20 +172,13 @@ func (x *matrix) find(ctx context.Context, m *sim.Machine, p plan) (f finding, f
 	ctx, cancel := context.WithTimeoutCause(ctx, x.flags.limit, errEnough)
 	defer cancel()
 	began := time.Now()
-	by := map[string]string{}
 	jobs := func(yield func(sim.Options) bool) {
-		for a := range x.attempts(p) {
-			plain, err := a.recipe.args()
-			if err != nil {
-				return // a schedule that is in the program
+		for r := range x.attempts(p) {
+			r.Bugs = string(p.bug)
+			args, err := r.args()
+			if err != nil || !yield(sim.Options{Seed: r.Seed, Args: args}) {
+				return // an error would be one of a schedule that is in the program
 			}
-			a.recipe.Bugs = string(p.bug)
-			args, err := a.recipe.args()
-			if err != nil || !yield(sim.Options{Seed: a.recipe.Seed, Args: args}) {
-				return
-			}
-			by[strings.Join(args, " ")] = a.by
-			_ = plain
 		}
 	}
 	for done := range m.RunAll(ctx, jobs, x.flags.atOnce) {
@@ -195,11 +188,25 @@ func (x *matrix) find(ctx context.Context, m *sim.Machine, p plan) (f finding, f
 		}
 		v := summary.Violations[0]
 		return finding{
-			bug: p.bug, by: by[strings.Join(done.Options.Args, " ")], rule: v.Checker + " " + v.Rule, seed: done.Options.Seed,
+			bug: p.bug, by: foundBy(done.Options.Args), rule: v.Checker + " " + v.Rule, seed: done.Options.Seed,
 			took: time.Since(began), args: without(done.Options.Args, "-mutate="),
 		}, true
 	}
 	return finding{took: time.Since(began)}, false
+}
+
+// foundBy is the script whose schedule the guest was given, or chance.
+func foundBy(args []string) string {
+	var r recipe
+	if err := r.read(args); err != nil || r.Schedule == nil {
+		return "chance"
+	}
+	for _, script := range inside.Scripts() {
+		if slices.Equal(script.Schedule, *r.Schedule) {
+			return "script: " + script.Name
+		}
+	}
+	return "a schedule"
 }
 
 // without leaves an argument empty.
@@ -241,6 +248,12 @@ func (x *matrix) prove(ctx context.Context) error {
 			clean++
 		}
 	}
+	return x.verdict(clean, wrong)
+}
+
+// verdict is how the command ends: so many runs without a bug were clean, and in so
+// many something was wrong.
+func (x *matrix) verdict(clean, wrong int) error {
 	x.printf("%d of %d planted bugs found; the same %d runs without them: %d clean, %d not\n",
 		len(x.found), len(x.found)+len(x.lost), len(x.found), clean, wrong)
 	if len(x.lost) > 0 || wrong > 0 || clean != len(x.found) {

@@ -133,6 +133,11 @@ other programs want them. The key is nowhere else.`,
 			if role == "" {
 				return &usageError{errors.New("give --role admin or --role reader")}
 			}
+			if pemDir != "" { // before anything is signed
+				if err := os.MkdirAll(pemDir, 0o700); err != nil {
+					return fmt.Errorf("--pem: %w", err)
+				}
+			}
 			c, err := a.connect()
 			if err != nil {
 				return err
@@ -200,9 +205,6 @@ func (a *app) writeUser(path string, response *balsav1.CreateIdentityResponse, k
 func (a *app) writePEM(dir string, response *balsav1.CreateIdentityResponse, key []byte) error {
 	credential, err := pki.NewCredential(response.GetCa(), response.GetCertificate(), key)
 	if err != nil {
-		return err
-	}
-	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
 	}
 	for _, file := range []struct {

@@ -108,7 +108,7 @@ debug end with that of the program.`,
 	)
 	a.add(root, "work", a.applyCommand(), a.getCommand(), a.describeCommand(), a.deleteCommand(), a.scaleCommand(),
 		a.rolloutCommand(), a.labelCommand(), a.annotateCommand(), a.eventsCommand(), a.imageCommand())
-	a.add(root, "pods", a.logsCommand(), a.execCommand(), a.attachCommand(), a.portForwardCommand(), a.cpCommand(), a.topCommand(), a.debugCommand(), a.whyCommand())
+	a.add(root, "pods", a.logsCommand(), a.execCommand(), a.attachCommand(), a.portForwardCommand(), a.proxyCommand(), a.cpCommand(), a.topCommand(), a.debugCommand(), a.whyCommand())
 	a.add(root, "cluster", a.clusterCommand(), a.nodeCommand(), a.tokenCommand(), a.userCommand(), a.configCommand(), a.versionCommand())
 	a.add(root, "run", a.serverCommand(), a.agentCommand(), a.devCommand())
 	return root

@@ -1,6 +1,7 @@
 package etcdtest
 
 import (
+	"bytes"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -16,21 +17,30 @@ func startBalsa(t testing.TB) *side {
 		t.Fatal(err)
 	}
 	dir := t.TempDir()
-	s := &side{name: "balsa server", address: freeAddress(t)}
+	s := &side{name: "balsa server", address: freeAddress(t), program: program, listen: freeAddress(t)}
 	startProcess(t, s.name, exec.Command(program, "server", "--init", "--name", "s1", "--data-dir", filepath.Join(dir, "data"),
-		"--listen", freeAddress(t), "--gossip-listen", freeAddress(t), "--etcd-listen", s.address, "--log-level", "warn"))
-	admin := filepath.Join(dir, "data", "admin.yaml")
+		"--listen", s.listen, "--gossip-listen", freeAddress(t), "--etcd-listen", s.address, "--log-level", "warn"))
+	s.admin, s.pems = filepath.Join(dir, "data", "admin.yaml"), filepath.Join(dir, "pems")
 	eventually(t, "the server has made a cluster", func() bool {
-		_, err := os.Stat(admin)
+		_, err := os.Stat(s.admin)
 		return err == nil
 	})
-	pems := filepath.Join(dir, "pems")
-	// It waits for the server by itself.
-	create := exec.CommandContext(within(t), program, "--config", admin, "user", "create", "tester", "--role", "admin", "--pem", pems)
-	if said, err := create.CombinedOutput(); err != nil {
-		t.Fatalf("%v: %v\n%s", create, err, said)
-	}
-	s.connect(t, pems)
+	s.balsa(t, "user", "create", "tester", "--role", "admin", "--pem", s.pems)
+	s.connect(t, s.pems)
 	awaitLeader(t, s.client, s.address)
 	return s
+}
+
+// balsa runs a command of the operator, which waits for the servers by itself, and
+// returns what it prints.
+func (s *side) balsa(t testing.TB, args ...string) string {
+	t.Helper()
+	cmd := exec.CommandContext(within(t), s.program, append([]string{"--config", s.admin}, args...)...)
+	var said bytes.Buffer
+	cmd.Stderr = &said
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("%v: %v\n%s%s", cmd, err, out, said.String())
+	}
+	return string(out)
 }

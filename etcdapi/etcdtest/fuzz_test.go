@@ -17,7 +17,7 @@ import (
 
 const (
 	// longRun is how long a fuzz runs for every accepted difference to have to show.
-	longRun = 10 * time.Minute
+	longRun = 30 * time.Minute
 	// differencesMost is where a fuzz gives up.
 	differencesMost = 8
 	// shrinkFor bounds the search for a shorter sequence.

@@ -42,6 +42,9 @@ func (g *generator) op() op {
 	n := 84
 	if g.watches {
 		n = 100
+		if g.IntN(12) == 0 { // watches of what is gone
+			return op{kind: "compact", msg: &pb.CompactionRequest{Revision: max(1, g.revision-int64(g.IntN(6)))}}
+		}
 	}
 	switch n := g.IntN(n); {
 	case n < 24:
@@ -89,7 +92,7 @@ func (g *generator) watchOp() op {
 	switch n := g.IntN(16); {
 	case n < 11:
 		w := &pb.WatchCreateRequest{
-			Key: g.key(), RangeEnd: g.end(), StartRevision: g.aRevision(), PrevKv: g.IntN(2) == 0,
+			Key: g.key(), RangeEnd: g.end(), StartRevision: pick(g, 0, g.aRevision(), max(1, g.revision-int64(g.IntN(20)))), PrevKv: g.IntN(2) == 0,
 			WatchId: pick(g, int64(0), 0, 0, 0, 1, 2, 7, -3), Fragment: g.IntN(4) == 0, ProgressNotify: g.IntN(4) == 0,
 		}
 		if g.IntN(4) == 0 {
@@ -184,6 +187,11 @@ func (g *generator) rangeRequest() *pb.RangeRequest {
 
 func (g *generator) txn(depth int) *pb.TxnRequest {
 	t := &pb.TxnRequest{}
+	if g.IntN(400) == 0 { // large, and nothing but a read in another
+		t.Compare = []*pb.Compare{{Key: g.key(), Target: pb.Compare_VALUE, TargetUnion: &pb.Compare_Value{Value: bytes.Repeat([]byte("v"), 2_000_000)}}}
+		t.Failure = []*pb.RequestOp{{Request: &pb.RequestOp_RequestTxn{RequestTxn: &pb.TxnRequest{}}}}
+		return t
+	}
 	for range g.IntN(3) {
 		t.Compare = append(t.Compare, g.compare())
 	}

@@ -65,8 +65,11 @@ type side struct {
 	// client is a client of everything, conn the connection below it.
 	client *clientv3.Client
 	conn   *grpc.ClientConn
-	// flags let etcdctl reach the side.
+	// flags let etcdctl reach the side; the second is its endpoint.
 	flags []string
+
+	// Of a real balsa: the program, its API's address, and the files of its clients.
+	program, listen, admin, pems string
 }
 
 // connect makes the clients of a side; with pems, a folder as `balsa user create

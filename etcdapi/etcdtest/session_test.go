@@ -214,6 +214,7 @@ func (s *session) watch(o op) error {
 const (
 	behindWithin = 350 * time.Millisecond
 	liveWithin   = 30 * time.Millisecond
+	askEvery     = 5 * time.Millisecond
 )
 
 // catchUp waits until the server has delivered what it has, as far as can be told.
@@ -227,18 +228,18 @@ func (s *session) catchUp() {
 			limit = behindWithin
 		}
 		w.behind = false
+		// Two new ones: the answer to an earlier question may still be on its way.
+		wanted := w.count(progress) + 2
 		asked := time.Time{}
 		waitFor(limit, func() bool {
-			if time.Since(asked) > 10*time.Millisecond {
+			if time.Since(asked) > askEvery {
 				asked = time.Now()
 				ask := &pb.WatchRequest{RequestUnion: &pb.WatchRequest_ProgressRequest{ProgressRequest: &pb.WatchProgressRequest{}}}
 				if w.stream.Send(ask) != nil {
 					return true
 				}
 			}
-			return w.count(func(r *pb.WatchResponse) bool {
-				return progress(r) && r.GetHeader().GetRevision() >= s.revision
-			}) > 0
+			return w.count(progress) >= wanted
 		})
 	}
 }

@@ -51,7 +51,7 @@ func rooms() [][2]string {
 	return [][2]string{
 		{"API server", "apiserver"}, {"Store", "store"}, {"Objects", "object"}, {"Raft group", "cluster"}, {"Raft group's disk", "cluster/raftlog"},
 		{"Identities and tokens", "pki"}, {"Server", "daemon/core"}, {"Process", "daemon"}, {"Client", "client"}, {"Reconcilers' loops", "internal/loop"},
-		{"Reconcilers' writes", "reconciler/control"}, {"Nodes and leases", "reconciler/nodes"}, {"Rollouts", "reconciler/rollout"},
+		{"Reconcilers' writes", "reconciler/control"}, {"etcd's API", "etcdapi"}, {"etcd's snapshots", "etcdapi/archive"}, {"etcd's leases", "reconciler/leases"}, {"Nodes and leases", "reconciler/nodes"}, {"Rollouts", "reconciler/rollout"},
 		{"Replicas", "reconciler/workload"}, {"Endpoints", "reconciler/endpoints"}, {"Policies", "reconciler/policies"}, {"Load balancers' addresses", "reconciler/addresses"}, {"Disruption budgets", "reconciler/disruption"}, {"Draining", "reconciler/draining"}, {"Placement", "reconciler/placement"}, {"Garbage collection", "reconciler/gc"},
 		{"Namespaces", "reconciler/namespaces"}, {"Storage", "reconciler/storage"}, {"Taints", "reconciler/taints"}, {"Compaction", "reconciler/compaction"}, {"Events", "reconciler/events"}, {"Scheduler", "scheduler"},
 		{"Agent", "node"}, {"Pods", "node/pod"}, {"Images on a node", "node/image"}, {"Image archives", "internal/ociarchive"}, {"Registries", "node/image/registry"}, {"Pressure", "node/pressure"}, {"Container runtime", "node/runtime/runc"}, {"Volumes", "node/volume"},

@@ -3,6 +3,7 @@
 package apply
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -83,6 +84,67 @@ func (a *Applier) forgetFlowsLocked() (int, error) {
 	return forgotten, nil
 }
 
+// States of a TCP connection in the kernel's tracking (enum tcp_conntrack of
+// nf_conntrack_tcp.h).
+const (
+	tcpEstablished = 3
+	tcpTimeWait    = 7 // from here on the next SYN begins a new connection
+)
+
+// Forget deletes the TCP connections through services to addresses that are no
+// endpoints any more, but for those that are open. A connection whose end met a pod
+// that was gone never ends for the kernel: it takes the next one of the client from
+// the same port for the same, and leads it to where nobody is. One that has only
+// begun is made anew by the client's next try.
+func (a *Applier) Forget(ctx context.Context, gone []netip.Addr) (forgotten int, err error) {
+	own, err := a.ownAddresses()
+	if err != nil {
+		return 0, fmt.Errorf("forget connections: %w", err)
+	}
+	filter := ended{gone: make(map[netip.Addr]bool, len(gone)), own: own}
+	for _, ip := range gone {
+		filter.gone[ip] = true
+	}
+	a.mu.Lock()
+	filter.rules = a.have
+	a.mu.Unlock()
+	for range maxFlowDumps {
+		if ctx.Err() != nil {
+			return forgotten, context.Cause(ctx)
+		}
+		n, err := a.flows.ConntrackDeleteFilters(netlink.ConntrackTable, netlink.FAMILY_V4, filter)
+		forgotten += int(n)
+		if err == nil {
+			return forgotten, nil
+		}
+		if !errors.Is(err, netlink.ErrDumpInterrupted) {
+			return forgotten, fmt.Errorf("forget connections: %w", err)
+		}
+	}
+	return forgotten, nil // the table changes all the time; most of it was seen
+}
+
+// ended matches connections to addresses that have gone which are not open.
+type ended struct {
+	rules netproxy.Ruleset
+	gone  map[netip.Addr]bool
+	own   map[netip.Addr]bool
+}
+
+// MatchConntrackFlow implements netlink.CustomConntrackFilter.
+func (e ended) MatchConntrackFlow(f *netlink.ConntrackFlow) bool {
+	tcp, ok := f.ProtoInfo.(*netlink.ProtoInfoTCP)
+	if !ok || tcp.State == tcpEstablished || tcp.State >= tcpTimeWait {
+		return false
+	}
+	c, ok := flowOf(f)
+	if !ok || !e.gone[c.replier] || c.replier == c.to {
+		return false
+	}
+	p := e.rules.Route(netproxy.Packet{From: c.from, To: c.to, Protocol: c.protocol, Port: c.port, FromNode: e.own[c.from], ToNode: e.own[c.to]})
+	return p.Outcome != netproxy.Translates || !p.Allows(netproxy.Target{IP: c.replier, Port: c.replierPort})
+}
+
 func (a *Applier) ownAddresses() (map[netip.Addr]bool, error) {
 	listed, err := a.link.AddrList(nil, netlink.FAMILY_V4)
 	if err != nil {
@@ -112,14 +174,21 @@ type flow struct {
 	port, replierPort uint16
 }
 
+func flowOf(f *netlink.ConntrackFlow) (c flow, ok bool) {
+	c = flow{protocol: netproxy.Protocol(f.Forward.Protocol), port: f.Forward.DstPort, replierPort: f.Reverse.SrcPort}
+	for ip, to := range map[*net.IP]*netip.Addr{&f.Forward.SrcIP: &c.from, &f.Forward.DstIP: &c.to, &f.Reverse.SrcIP: &c.replier} {
+		if *to, ok = netip.AddrFromSlice(ip.To4()); !ok {
+			return c, false
+		}
+	}
+	return c, true
+}
+
 // MatchConntrackFlow implements netlink.CustomConntrackFilter.
 func (s staleFlows) MatchConntrackFlow(f *netlink.ConntrackFlow) bool {
-	c := flow{protocol: netproxy.Protocol(f.Forward.Protocol), port: f.Forward.DstPort, replierPort: f.Reverse.SrcPort}
-	for ip, to := range map[*net.IP]*netip.Addr{&f.Forward.SrcIP: &c.from, &f.Forward.DstIP: &c.to, &f.Reverse.SrcIP: &c.replier} {
-		var ok bool
-		if *to, ok = netip.AddrFromSlice(ip.To4()); !ok {
-			return false
-		}
+	c, ok := flowOf(f)
+	if !ok {
+		return false
 	}
 	return s.work.udp && c.protocol == netproxy.UDP && s.misled(&c) || len(s.work.judge) > 0 && s.forbidden(&c)
 }

@@ -38,8 +38,6 @@ const (
 	Cut
 )
 
-func (v Verdict) String() string { return [...]string{"keep", "remove", "cut"}[v] }
-
 // Judge decides what becomes of an object. exists tells whether an owner is there
 // under its name and with its uid.
 func Judge(m object.Message, exists func(*balsav1.OwnerReference) bool) Verdict {

@@ -6,6 +6,7 @@ import (
 	"math"
 	"time"
 
+	"github.com/balsa-run/balsa/internal/mutate"
 	"github.com/balsa-run/balsa/store"
 )
 
@@ -34,6 +35,9 @@ func newTable() *table { return &table{leases: map[int64]*lease{}} }
 func seconds(ttl int64) time.Duration {
 	if ttl > int64(math.MaxInt64/time.Second) {
 		return math.MaxInt64
+	}
+	if mutate.On(mutate.LeaseEarly) {
+		return time.Duration(max(ttl, 0)) * time.Second / 2
 	}
 	return time.Duration(max(ttl, 0)) * time.Second
 }

@@ -1,6 +1,7 @@
 package leases
 
 import (
+	"fmt"
 	"math"
 	"slices"
 	"testing"
@@ -8,6 +9,7 @@ import (
 
 	"pgregory.net/rapid"
 
+	internalv1 "github.com/balsa-run/balsa/gen/balsainternal/v1"
 	"github.com/balsa-run/balsa/internal/clock"
 	"github.com/balsa-run/balsa/store"
 )
@@ -160,5 +162,24 @@ func TestAllowance(t *testing.T) {
 	}
 	if got := a.at(time.Hour); got != 250 {
 		t.Errorf("a long rest gives %d, want no more than the bucket", got)
+	}
+}
+
+// BenchmarkSync is what each change of leases costs a leader that has many.
+func BenchmarkSync(b *testing.B) {
+	for _, many := range []int64{1_000, 100_000} {
+		b.Run(fmt.Sprint(many), func(b *testing.B) {
+			s := store.New(store.Options{})
+			for id := int64(1); id <= many; id++ {
+				s.Apply(uint64(id), 1, []*internalv1.Command{{Space: store.SpaceEtcd, Op: &internalv1.Command_LeaseGrant{
+					LeaseGrant: &internalv1.LeaseGrant{Id: id, TtlSeconds: 60},
+				}}})
+			}
+			view, table := s.Space(store.SpaceEtcd).View(), newTable()
+			b.ResetTimer()
+			for range b.N {
+				table.sync(view.Leases(), 0)
+			}
+		})
 	}
 }

@@ -1,124 +1,178 @@
 package sim_test
 
 import (
+	"bytes"
+	"context"
+	"errors"
 	"flag"
 	"fmt"
+	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
+	"github.com/balsa-run/balsa/chaos/history"
 	"github.com/balsa-run/balsa/chaos/world/sim"
+	"github.com/balsa-run/balsa/chaos/world/sim/guest/verdict"
 )
 
 // More seeds, or one again: go test -run TestThreeServers/seeds -first 17 -seeds 1 -v
 var (
 	firstSeed = flag.Uint64("first", 1, "the first seed of TestThreeServers")
-	seeds     = flag.Uint64("seeds", 10, "how many seeds TestThreeServers runs, each twice")
+	seeds     = flag.Uint64("seeds", 2, "how many seeds TestThreeServers runs, each twice")
 )
 
 const (
-	virtualLimit = 10 * time.Minute
+	virtualLimit = 20 * time.Minute
 	wallLimit    = 10 * time.Minute
 	linesShown   = 40
 )
 
 // Three servers of daemon/core elect, commit and fail over, and keep their
 // promises while machines, links and disks fail. The guest says what exactly it
-// checks; here each seed has to pass, twice in the same way.
+// checks; here each seed has to pass, twice in the same way. Campaigns of many
+// seeds are balsa-chaos sim's.
 func TestThreeServers(t *testing.T) {
 	m := machine(t, build(t, "./guest"), sim.Config{})
 	t.Run("seeds", func(t *testing.T) { manySeeds(t, m) })
 	t.Run("lies", func(t *testing.T) {
-		lieIsFound(t, m, "ack", 1, "acknowledged, but lost")
-		lieIsFound(t, m, "ghost", 1, "nobody wrote")
-		lieIsFound(t, m, "stale", 8, "stale: get")
+		lieIsFound(t, m, "ack", 2)
+		lieIsFound(t, m, "ghost", 2)
+		lieIsFound(t, m, "stale", 8)
 	})
 	t.Run("a run that does too little", func(t *testing.T) {
-		result, err := m.Run(t.Context(), sim.Options{Seed: 1, Args: []string{"-length=1ms"}, VirtualLimit: virtualLimit, WallLimit: wallLimit})
-		if err != nil || result.ExitCode != 3 {
-			t.Errorf("exit code %d, %v; expected 3\n%s", result.ExitCode, err, tail(result))
+		result := once(t, m, sim.Options{Seed: 1, Args: []string{"-length=1ms", "-workloads=api,register"}})
+		summary, told := verdict.Read(result.Lines)
+		if result.ExitCode != verdict.TooLittle || !told || len(summary.Missing) == 0 {
+			t.Errorf("exit code %d, missing %q; expected %d\n%s", result.ExitCode, summary.Missing, verdict.TooLittle, tail(result))
+		}
+	})
+	t.Run("arguments that make no sense", func(t *testing.T) {
+		if result := once(t, m, sim.Options{Seed: 1, Args: []string{"-servers=9"}}); result.ExitCode != verdict.NoCluster {
+			t.Errorf("exit code %d, expected %d\n%s", result.ExitCode, verdict.NoCluster, tail(result))
 		}
 	})
 }
 
-func manySeeds(t *testing.T, m *sim.Machine) {
-	var mu sync.Mutex
-	digests, seen := map[string]uint64{}, map[string]int{} // guarded by mu
-	t.Run("each", func(t *testing.T) {
-		for seed := *firstSeed; seed < *firstSeed+*seeds; seed++ {
-			t.Run(fmt.Sprint(seed), func(t *testing.T) {
-				t.Parallel()
-				first, again := pass(t, m, seed), pass(t, m, seed)
-				if first.Digest != again.Digest {
-					t.Errorf("seed %d: two runs part after\n%s", seed, parting(first.Lines, again.Lines))
-				}
-				t.Log(strings.Join(first.Lines, "\n"))
-				mu.Lock()
-				defer mu.Unlock()
-				if other, taken := digests[first.Digest]; taken {
-					t.Errorf("seeds %d and %d give one digest", other, seed)
-				}
-				digests[first.Digest] = seed
-				visited(first, seen)
-			})
-		}
-	})
-	if uint64(len(digests)) != *seeds && !t.Failed() {
-		t.Errorf("%d digests of %d seeds", len(digests), *seeds)
-	}
-	for _, state := range []string{"election won", "failed to contact quorum of nodes, stepping down", "snapshot complete up to"} {
-		if seen[state] == 0 && !t.Failed() {
-			t.Errorf("no run came where the servers say %q", state)
-		}
-	}
-	t.Logf("visited: %v", seen)
-}
-
-// visited reads how often a run came to the states that the guest counts.
-func visited(r sim.Result, into map[string]int) {
-	for _, line := range r.Lines {
-		var times int
-		_, text, ok := strings.Cut(line, " seen ")
-		if !ok {
-			continue
-		}
-		if _, err := fmt.Sscanf(text, "%d times:", &times); err == nil {
-			into[text[strings.Index(text, ": ")+2:]] += times
-		}
-	}
-}
-
-func pass(t *testing.T, m *sim.Machine, seed uint64) sim.Result {
+func once(t *testing.T, m *sim.Machine, o sim.Options) sim.Result {
 	t.Helper()
-	result, err := m.Run(t.Context(), sim.Options{Seed: seed, VirtualLimit: virtualLimit, WallLimit: wallLimit})
-	if err != nil || result.ExitCode != 0 {
-		t.Fatalf("seed %d: exit code %d, %v\n%s", seed, result.ExitCode, err, tail(result))
+	o.VirtualLimit, o.WallLimit = virtualLimit, wallLimit
+	result, err := m.Run(t.Context(), o)
+	if err != nil {
+		t.Fatalf("seed %d: %v\n%s", o.Seed, err, tail(result))
 	}
 	return result
 }
 
+// manySeeds runs each seed twice: with its history handed out, and without.
+func manySeeds(t *testing.T, m *sim.Machine) {
+	digests := map[string]uint64{}
+	for seed := *firstSeed; seed < *firstSeed+*seeds; seed++ {
+		args := []string{"-length=30s"}
+		var records bytes.Buffer
+		first := once(t, m, sim.Options{Seed: seed, Args: args, History: &records})
+		if first.ExitCode != verdict.Good {
+			t.Fatalf("seed %d: exit code %d\n%s", seed, first.ExitCode, tail(first))
+		}
+		if again := once(t, m, sim.Options{Seed: seed, Args: args}); first.Digest != again.Digest {
+			t.Errorf("seed %d: two runs part after\n%s", seed, parting(first.Lines, again.Lines))
+		}
+		if other, taken := digests[first.Digest]; taken {
+			t.Errorf("seeds %d and %d give one digest", other, seed)
+		}
+		digests[first.Digest] = seed
+		holds(t, first, &records)
+	}
+}
+
+// holds looks whether the history that was handed out is that of the run.
+func holds(t *testing.T, r sim.Result, records *bytes.Buffer) {
+	t.Helper()
+	summary, told := verdict.Read(r.Lines)
+	if !told || summary.Failovers == 0 || len(summary.Faults) == 0 {
+		t.Errorf("the run says %+v", summary)
+	}
+	operations := int64(0)
+	for op, err := range history.Pair(history.Records(records)) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		if op.End.F == history.Put || op.End.F == history.CAS {
+			operations++
+		}
+	}
+	if operations == 0 || operations > summary.Operations().All() {
+		t.Errorf("%d writes in the history, %d operations in the run", operations, summary.Operations().All())
+	}
+}
+
 // lieIsFound plants a lie in what the clients record. The clients tell it now and
 // then, so some runs may pass by luck; of tries seeds one has to find it.
-func lieIsFound(t *testing.T, m *sim.Machine, lie string, tries uint64, name string) {
+func lieIsFound(t *testing.T, m *sim.Machine, lie string, tries uint64) {
 	t.Run(lie, func(t *testing.T) {
-		t.Parallel()
 		for seed := uint64(1); seed <= tries; seed++ {
-			result, err := m.Run(t.Context(), sim.Options{Seed: seed, Args: []string{"-plant=" + lie}, VirtualLimit: virtualLimit, WallLimit: wallLimit})
-			if err != nil {
-				t.Fatal(err)
-			}
-			if result.ExitCode == 0 {
+			result := once(t, m, sim.Options{Seed: seed, Args: []string{"-plant=" + lie, "-workloads=api", "-length=30s", "-pace=3"}})
+			if result.ExitCode == verdict.Good {
 				continue
 			}
-			text := strings.Join(result.Lines, "\n")
-			if result.ExitCode == 1 && strings.Contains(text, "WRONG: "+name) {
+			summary, _ := verdict.Read(result.Lines)
+			if result.ExitCode == verdict.Broken && slices.ContainsFunc(summary.Violations, func(v verdict.Violation) bool { return v.Checker == "objects/linearizable" }) {
 				return
 			}
-			t.Fatalf("seed %d: exit code %d, expected %q\n%s", seed, result.ExitCode, name, tail(result))
+			t.Fatalf("seed %d: exit code %d\n%s", seed, result.ExitCode, tail(result))
 		}
 		t.Errorf("%d seeds did not find it", tries)
 	})
+}
+
+// Runs come in the order in which they were asked for, and the end of the context
+// leaves out only what it has cut short.
+func TestRunAll(t *testing.T) {
+	m := machine(t, build(t, "./testdata/small"), sim.Config{})
+	jobs := func(yield func(sim.Options) bool) {
+		for seed := uint64(1); ; seed++ {
+			if !yield(sim.Options{Seed: seed, VirtualLimit: 2 * time.Hour}) {
+				return
+			}
+		}
+	}
+	var got []uint64
+	for f := range m.RunAll(t.Context(), jobs, 3) {
+		if f.Err != nil {
+			t.Fatal(f.Err)
+		}
+		if got = append(got, f.Options.Seed); len(got) == 7 {
+			break
+		}
+	}
+	if !slices.Equal(got, []uint64{1, 2, 3, 4, 5, 6, 7}) {
+		t.Errorf("runs came as %v", got)
+	}
+	if err := interrupted(t, m); err != nil {
+		t.Error(err)
+	}
+}
+
+func interrupted(t *testing.T, m *sim.Machine) error {
+	t.Helper()
+	stop := errors.New("enough")
+	ctx, cancel := context.WithCancelCause(t.Context())
+	defer cancel(nil)
+	jobs := func(yield func(sim.Options) bool) {
+		_ = yield(sim.Options{Seed: 1, VirtualLimit: 2 * time.Hour}) &&
+			yield(sim.Options{Seed: 2, Args: []string{"-mode=idle"}, VirtualLimit: 1e6 * time.Hour})
+	}
+	seen := 0
+	for f := range m.RunAll(ctx, jobs, 2) {
+		if seen++; f.Err != nil || f.Options.Seed != 1 {
+			return fmt.Errorf("seed %d came with %w", f.Options.Seed, f.Err)
+		}
+		cancel(stop)
+	}
+	if seen != 1 {
+		return fmt.Errorf("%d runs, expected the one that was done", seen)
+	}
+	return nil
 }
 
 // parting is where two runs differ for the first time.

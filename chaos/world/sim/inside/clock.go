@@ -44,7 +44,7 @@ func (c *machineClock) gainedLocked(now time.Time) time.Duration {
 // it says.
 func unmoved(t time.Time, d time.Duration) time.Time {
 	moved := t.Add(d)
-	if moved.Round(0) == moved { //nolint:durationcheck,revive // == tells whether there is a monotonic reading
+	if moved.Round(0) == moved { // == tells whether there is a monotonic reading
 		return moved
 	}
 	inner := (*struct {

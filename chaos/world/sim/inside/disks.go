@@ -31,13 +31,8 @@ func (s *Server) hang() (release func()) {
 }
 
 func (s *Server) slowDown(by time.Duration) (undo func()) {
-	add := func(d time.Duration) {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		s.slow += d
-	}
-	add(by)
-	return func() { add(-by) }
+	s.slow.Add(int64(by))
+	return func() { s.slow.Add(-int64(by)) }
 }
 
 // setFault lets the disk fail, in this life and the next ones.
@@ -79,12 +74,12 @@ func (w *World) ioError(s *Server, chance *rand.Rand) (undo func()) {
 // wholly. The server gives up, is started again, and waits.
 func (w *World) noRoom(s *Server, lasts time.Duration) (undo func()) {
 	end := s.excuse(NoRoom)
-	s.setFree(lowRoom)
+	s.free.Store(lowRoom)
 	stop := background(func(undone <-chan struct{}) {
 		if !pause(undone, lasts/3) {
 			return
 		}
-		s.setFree(0)
+		s.free.Store(0)
 		s.setFault(func(int, string) (error, bool) {
 			return fmt.Errorf("%w: no space left on device", cluster.ErrDiskFull), false
 		})
@@ -96,7 +91,7 @@ func (w *World) noRoom(s *Server, lasts time.Duration) (undo func()) {
 	})
 	return func() {
 		stop()
-		s.setFree(plenty)
+		s.free.Store(plenty)
 		s.setFault(nil)
 		s.reap()
 		end()
@@ -104,16 +99,10 @@ func (w *World) noRoom(s *Server, lasts time.Duration) (undo func()) {
 	}
 }
 
-func (s *Server) setFree(free uint64) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.free = free
-}
-
 // startFull starts a server whose disk is full, which may fail.
 func (w *World) startFull(s *Server) {
 	s.mu.Lock()
-	cannot := s.life != nil || s.removed
+	cannot := s.life != nil || s.booting != nil || s.removed
 	s.mu.Unlock()
 	if cannot {
 		return

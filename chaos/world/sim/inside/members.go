@@ -38,7 +38,7 @@ func (s *Server) setDamaged(damaged bool) {
 // rejoin gives a server an empty disk and a new id, and returns when it has a
 // vote.
 func (w *World) rejoin(s *Server) {
-	s.mu.Lock()
+	s.lockStill()
 	if s.life != nil {
 		s.crashLocked().bury()
 	}
@@ -170,7 +170,7 @@ func (w *World) remove(s *Server) (undo func()) {
 			w.start(s)
 			return
 		}
-		s.mu.Lock()
+		s.lockStill()
 		s.removed = true
 		if s.life != nil {
 			s.crashLocked().bury()
@@ -188,7 +188,11 @@ func (w *World) dismiss(s *Server) (gone bool) {
 	asked := false
 	err := Await(ctx, func() (bool, string) {
 		leader := w.leaderCore()
-		if leader == nil || w.Leader() == s {
+		if leader == nil {
+			return false, "no leader"
+		}
+		if w.Leader() == s { // it hands over, and another removes it
+			_ = leader.TransferLeadership(ctx, "")
 			return false, "no other leader"
 		}
 		apart := w.partitioned()

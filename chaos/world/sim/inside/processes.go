@@ -61,7 +61,7 @@ func (w *World) restart(s *Server) (undo func()) {
 // was removed. One that is damaged may refuse to start.
 func (w *World) start(s *Server) {
 	s.mu.Lock()
-	on, removed, damaged := s.life != nil, s.removed, s.damaged
+	on, removed, damaged := s.life != nil || s.booting != nil, s.removed, s.damaged
 	s.mu.Unlock()
 	if on || removed {
 		return

@@ -8,6 +8,7 @@ import (
 	"io"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/balsa-run/balsa/apiserver"
@@ -42,21 +43,24 @@ type Server struct {
 	world   *World
 
 	clock *machineClock
+	slow  atomic.Int64  // nanoseconds that faults add to each write, at most
+	free  atomic.Uint64 // room on the disk
+
+	ballots ballots
 
 	mu      sync.Mutex
-	id      string        // guarded by mu; the name, and after a disk was lost another
-	ids     int           // guarded by mu; how many it has had
-	disk    *memlog.Disk  // guarded by mu
-	life    *life         // guarded by mu; nil while it is off
-	lives   int           // guarded by mu
-	past    []*life       // guarded by mu; every life that there was
-	slow    time.Duration // guarded by mu; what a fault adds to each write, at most
-	free    uint64        // guarded by mu; room on the disk
-	version uint32        // guarded by mu; what it can do beyond store.FeatureLevel
-	excuses []string      // guarded by mu; why it may give up now
-	removed bool          // guarded by mu; it is not a member any more, and never starts again
-	fault   memlog.Fault  // guarded by mu; of its disk, through all its lives
-	damaged bool          // guarded by mu; what it has is less than it promised, until it joins anew
+	id      string       // guarded by mu; the name, and after a disk was lost another
+	ids     int          // guarded by mu; how many it has had
+	disk    *memlog.Disk // guarded by mu
+	life    *life        // guarded by mu; nil while it is off
+	booting *life        // guarded by mu; that which is being started, or nil
+	lives   int          // guarded by mu
+	past    []*life      // guarded by mu; every life that there was
+	version uint32       // guarded by mu; what it can do beyond store.FeatureLevel
+	excuses []string     // guarded by mu; why it may give up now
+	removed bool         // guarded by mu; it is not a member any more, and never starts again
+	fault   memlog.Fault // guarded by mu; of its disk, through all its lives
+	damaged bool         // guarded by mu; what it has is less than it promised, until it joins anew
 }
 
 // life is a process.
@@ -65,11 +69,13 @@ type life struct {
 	port   *port
 	cancel context.CancelFunc
 	ended  chan struct{}
-	leads  bool // guarded by Server.mu; as it was last heard
+	leads  bool  // guarded by Server.mu; as it was last heard
+	failed error // guarded by Server.mu; why it gave up while it started
 }
 
 func newServer(w *World, name string) *Server {
-	s := &Server{Name: name, address: name + apiPort, world: w, clock: newMachineClock(), id: name, ids: 1, free: plenty}
+	s := &Server{Name: name, address: name + apiPort, world: w, clock: newMachineClock(), id: name, ids: 1}
+	s.free.Store(plenty)
 	s.useDisk(memlog.New())
 	return s
 }
@@ -79,7 +85,7 @@ func (s *Server) useDisk(disk *memlog.Disk) {
 	chance := s.world.Chance(fmt.Sprintf("disk %d of %s", s.lives, s.Name))
 	var mu sync.Mutex
 	disk.SetLatency(func() time.Duration {
-		slow := s.slowness()
+		slow := time.Duration(s.slow.Load())
 		mu.Lock()
 		defer mu.Unlock()
 		takes := between(chance, writeMin, writeMax)
@@ -103,12 +109,6 @@ func (s *Server) useDisk(disk *memlog.Disk) {
 	s.disk = disk
 }
 
-func (s *Server) slowness() time.Duration {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.slow
-}
-
 // ID is the id that it has now; a server whose disk was lost has another.
 func (s *Server) ID() string {
 	s.mu.Lock()
@@ -129,34 +129,55 @@ func (s *Server) Core() *core.Server {
 	return s.life.core
 }
 
-// Start starts the process on the disk as it is.
+// Start starts the process on the disk as it is. The server's lock is not held
+// meanwhile: starting reads and writes, which takes time.
 func (s *Server) Start() error {
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.life != nil {
+	if s.life != nil || s.booting != nil {
+		s.mu.Unlock()
 		return fmt.Errorf("%s runs already", s.Name)
 	}
 	s.lives++
-	l, err := s.boot()
+	lives, l := s.lives, &life{ended: make(chan struct{})}
+	wrong := s.ballots.check(s.disk.Stable())
+	s.booting = l
+	id, config := s.id, s.configLocked(l)
+	s.mu.Unlock()
+	if wrong != nil {
+		s.world.Wrongf("%s %v", s.Name, wrong)
+	}
+	err := s.boot(l, id, config)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.booting = nil
 	if err != nil {
 		return fmt.Errorf("start %s: %w", s.Name, err)
 	}
 	s.life = l
 	s.past = append(s.past, l)
-	s.world.Trace.Sayf(s.Name, "started, life %d", s.lives)
+	s.world.Trace.Sayf(s.Name, "started, life %d", lives)
+	if l.failed != nil {
+		go s.fatal(l, l.failed)
+	}
 	return nil
 }
 
-func (s *Server) boot() (*life, error) {
-	p, err := newPort(s.world.net, s.address, pki.Identity{Role: pki.RoleServer, Name: s.id})
-	if err != nil {
-		return nil, err
+// lockStill takes the lock when the server is not in the middle of its start.
+func (s *Server) lockStill() {
+	for s.mu.Lock(); s.booting != nil; s.mu.Lock() {
+		s.mu.Unlock()
+		time.Sleep(time.Millisecond)
 	}
-	l := &life{port: p, ended: make(chan struct{})}
-	l.core, err = core.NewServer(s.config(l))
-	if err != nil {
-		p.die()
-		return nil, err
+}
+
+func (s *Server) boot(l *life, id string, config core.Config) (err error) {
+	if l.port, err = newPort(s.world.net, s.address, pki.Identity{Role: pki.RoleServer, Name: id}); err != nil {
+		return err
+	}
+	config.Network = l.port
+	if l.core, err = core.NewServer(config); err != nil {
+		l.port.die()
+		return err
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	l.cancel = cancel
@@ -166,13 +187,14 @@ func (s *Server) boot() (*life, error) {
 		err := l.core.Run(ctx)
 		s.world.Trace.Notef(s.Name, "a process has ended: %v", err)
 	}()
-	return l, nil
+	return nil
 }
 
-func (s *Server) config(l *life) core.Config {
+// configLocked is all but the network.
+func (s *Server) configLocked(l *life) core.Config {
 	return core.Config{
-		ID: s.id, Name: s.Name, Address: s.address, Version: fmt.Sprintf(simVersion, s.version), Network: l.port,
-		Logs: s.disk.Log(), Stable: s.disk.Stable(), Snapshots: s.disk.Snapshots(),
+		ID: s.id, Name: s.Name, Address: s.address, Version: fmt.Sprintf(simVersion, s.version),
+		Logs: s.disk.Log(), Stable: witnessed{s.disk.Stable(), &s.ballots}, Snapshots: s.disk.Snapshots(),
 		Blobs: noImages{}, Archives: noImages{}, Bundle: s.world.bundle, Guard: pki.NewGuard(s.clock, nil),
 		Clock: s.clock, Random: crypto.Reader, Logger: s.world.Trace.Logger(s.Name),
 		Fatal:        func(reason error) { s.fatal(l, reason) },
@@ -183,17 +205,16 @@ func (s *Server) config(l *life) core.Config {
 	}
 }
 
-func (s *Server) freeSpace() (uint64, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.free, nil
-}
+func (s *Server) freeSpace() (uint64, error) { return s.free.Load(), nil }
 
 // fatal: a process that lives must have no reason to give up, whatever is done
 // to its network, and as long as its disk comes back in time. One that has a
 // reason ends here, as the daemon does.
 func (s *Server) fatal(l *life, reason error) {
 	s.mu.Lock()
+	if s.booting == l {
+		l.failed = reason
+	}
 	current, excused := s.life == l, len(s.excuses) > 0 || s.damaged || s.removed
 	s.mu.Unlock()
 	switch {
