@@ -180,7 +180,9 @@ func TestEvictAsksTheBudgets(t *testing.T) {
 func TestEvictOfUnhealthyPods(t *testing.T) {
 	run(t, func(t *testing.T, w *world) {
 		e := newEvictable(t, w)
-		always := func(s *balsav1.PodDisruptionBudgetSpec) { s.UnhealthyPodEvictionPolicy = proto.String(object.EvictAlwaysAllow) }
+		always := func(s *balsav1.PodDisruptionBudgetSpec) {
+			s.UnhealthyPodEvictionPolicy = proto.String(object.EvictAlwaysAllow)
+		}
 		e.budget("web", 3, 2, always)
 		_, err := e.evict("bare")
 		refused(t, err, connect.CodeResourceExhausted, "DisruptionBudget")

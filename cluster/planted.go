@@ -11,14 +11,11 @@ import (
 // What planted bugs (internal/mutate) need beyond their branch. Without the build
 // tag "mutate" nothing calls it.
 
-// impatience is how long mutate.AckBeforeMajority waits for a follower.
-const impatience = 20 * time.Millisecond
-
 // impatient takes a follower that does not answer soon for one that has stored
 // the entries.
 func (g *gate) impatient(id raft.ServerID, target raft.ServerAddress, args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
 	own := new(raft.AppendEntriesResponse)
-	answered, err := mutate.Impatient(impatience, func() error { return g.main.AppendEntries(id, target, args, own) })
+	answered, err := mutate.Impatient(20*time.Millisecond, func() error { return g.main.AppendEntries(id, target, args, own) })
 	if answered {
 		*resp = *own
 		return err

@@ -29,8 +29,8 @@ type LinearizableOptions struct {
 	// equally each time.
 	Start int64
 	// Foreign says that others share the space. Then revisions may be theirs, and so
-	// are keys that the history does not write; the keys that it does write are its
-	// own.
+	// are keys that the history does not write, or in transactions only: of those it
+	// may not say which keys they write until they end. The others are its own.
 	Foreign bool
 }
 
@@ -58,7 +58,8 @@ type LinearizableOptions struct {
 //
 // Reads named Stale, and what watches delivered, are judged by phantom, value,
 // refused-applied, future and twice, and at the revision At that they say they
-// show. Steps of transactions are judged by Txn; here they only have revisions.
+// show. What transactions read is judged by Txn; here they are writes of several keys at
+// one revision, of which one that is shown tells the others.
 type Linearizable struct {
 	opts LinearizableOptions
 

@@ -332,6 +332,12 @@ func (c *Linearizable) list(o *linOp, r *history.Record, s linSight) {
 		kvs = slices.Clone(kvs)
 		slices.SortStableFunc(kvs, linByKey)
 	}
+	if r.At == 0 {
+		// It is of one revision, which is that of each of its keys at least.
+		for i := range kvs {
+			s.floor = max(s.floor, kvs[i].ModRevision)
+		}
+	}
 	next, _ := slices.BinarySearchFunc(c.sorted, r.Key, func(k *linKey, name string) int { return cmp.Compare(k.key, name) })
 	for i := range kvs {
 		kv := &kvs[i]

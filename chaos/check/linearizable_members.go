@@ -37,19 +37,61 @@ func (c *Linearizable) member(m *Member) {
 	if m.First > c.opts.Start+1 {
 		c.leave(fmt.Sprintf("what %s held before revision %d, where its history begins", m.Name, m.First))
 	}
-	at := first
-	for i := range m.Changes {
-		kv := &m.Changes[i]
-		if kv.ModRevision < at-1 {
-			c.violate("phantom", fmt.Sprintf("%s holds revision %d after revision %d", m.Name, kv.ModRevision, at-1), linChanged(m.Name, kv))
-			continue
+	changes := c.base(&p, m.Changes, m.First, first)
+	for at := first; ; {
+		n := linRevision(changes)
+		if n == 0 {
+			c.notHeld(m.Name, at, max(m.Revision, c.known))
+			return
 		}
-		c.notHeld(m.Name, at, kv.ModRevision-1)
-		at = kv.ModRevision + 1
-		c.change(&p, kv)
-		p.last[kv.Key] = kv
+		rev := changes[0].ModRevision
+		if rev < at {
+			c.violate("phantom", fmt.Sprintf("%s holds revision %d after revision %d", m.Name, rev, at-1), linChanged(m.Name, &changes[0]))
+		} else {
+			c.notHeld(m.Name, at, rev-1)
+			at = rev + 1
+			c.change(&p, changes[:n])
+		}
+		changes = changes[n:]
 	}
-	c.notHeld(m.Name, at, max(m.Revision, c.known))
+}
+
+// base takes the changes from before first, where the history of a member begins:
+// they are what its keys were then. It returns the others.
+func (c *Linearizable) base(p *linReplay, changes []history.KV, oldest, first int64) []history.KV {
+	for len(changes) > 0 && changes[0].ModRevision < first {
+		kv := &changes[0]
+		p.complete = p.complete || kv.ModRevision < oldest
+		if k, ours := c.ours(kv.Key); ours && kv.ModRevision > c.opts.Start {
+			// There may have been more at that revision, which was changed since.
+			f := c.fact(kv.ModRevision)
+			switch what := linContent(k, kv); {
+			case f.single() && f.sum != linSum(k.key, what.value, what.deletes):
+				c.differs(p, changes[:1])
+			case f.sum == 0:
+				f.sum = c.unasked(p, changes[:1])
+			}
+		}
+		p.last[kv.Key] = kv
+		changes = changes[1:]
+	}
+	return changes
+}
+
+// linRevision is how many of the changes are of the first one's revision.
+func linRevision(changes []history.KV) int {
+	n := 0
+	for n < len(changes) && changes[n].ModRevision == changes[0].ModRevision {
+		n++
+	}
+	return n
+}
+
+func linContent(k *linKey, kv *history.KV) content {
+	if kv.Deleted {
+		return content{key: k, deletes: true}
+	}
+	return content{key: k, value: kv.Value}
 }
 
 // linChanged is a change of a member as a record, for proofs.
@@ -103,68 +145,82 @@ func (c *Linearizable) recordOf(rev int64) []history.Record {
 	return c.witness(rev)
 }
 
-// change judges one change that a member holds.
-func (c *Linearizable) change(p *linReplay, kv *history.KV) {
-	if kv.ModRevision <= c.opts.Start {
-		return
-	}
-	k, ours := c.ours(kv.Key)
-	f := c.fact(kv.ModRevision)
-	if !ours {
-		if f.sum > linAnySum {
-			c.violate("lost", fmt.Sprintf("revision %d is %q on %s", kv.ModRevision, kv.Key, p.name), append(c.recordOf(kv.ModRevision), linChanged(p.name, kv))...)
+// change judges all that a member holds of one revision.
+func (c *Linearizable) change(p *linReplay, kvs []history.KV) {
+	f, sum := c.fact(kvs[0].ModRevision), linSumOfAll(kvs)
+	if f.sum == 0 {
+		if f.sum = c.unasked(p, kvs); f.sum == linAnySum {
+			f.sum = sum // So the other members are held to the same.
 		}
-		return
 	}
-	what := content{key: k, value: kv.Value, deletes: kv.Deleted}
-	if what.deletes {
-		what.value = ""
+	same := f.sum == 0 || f.sum == linAnySum || f.sum == sum
+	if !same {
+		c.differs(p, kvs)
 	}
-	switch {
-	case f.sum == linAnySum:
-	case f.sum == 0:
-		c.unasked(p, k, what, kv)
-	case f.sum != linSum(k.key, what.value, what.deletes):
-		c.differs(p, kv)
-		return
+	for i := range kvs {
+		kv := &kvs[i]
+		if k, ours := c.ours(kv.Key); ours && same {
+			c.follows(p, k, kv, f)
+		}
+		p.last[kv.Key] = kv
 	}
-	c.follows(p, k, kv, f)
 }
 
-// differs judges a change that is not what was acknowledged or shown.
-func (c *Linearizable) differs(p *linReplay, kv *history.KV) {
+func linSumOfAll(kvs []history.KV) uint64 {
+	total := uint64(0)
+	for i := range kvs {
+		what := linContent(nil, &kvs[i])
+		total += linSum(kvs[i].Key, what.value, what.deletes)
+	}
+	return linSumOf(len(kvs), total)
+}
+
+// differs judges a revision that is not what was acknowledged or shown.
+func (c *Linearizable) differs(p *linReplay, kvs []history.KV) {
+	kv := &kvs[0]
 	rule, known := "lost", c.recordOf(kv.ModRevision)
-	if len(known) > 0 && known[0].Key == kv.Key && known[0].Revision == kv.ModRevision {
+	if len(kvs) == 1 && !kv.Deleted && len(known) > 0 && known[0].Key == kv.Key && known[0].Revision == kv.ModRevision && known[0].Value != kv.Value {
 		rule = "value"
 	}
-	c.violate(rule, fmt.Sprintf("revision %d is %v on %s, and that is not what was written or shown", kv.ModRevision, *kv, p.name),
+	c.violate(rule, fmt.Sprintf("revision %d is %v on %s, and that is not what was written or shown", kv.ModRevision, kvs, p.name),
 		append(known, linChanged(p.name, kv))...)
 }
 
-// unasked looks for the write, of those that ended as Unknown, that made a change
-// which nobody has shown yet.
-func (c *Linearizable) unasked(p *linReplay, k *linKey, what content, kv *history.KV) {
-	f := c.fact(kv.ModRevision)
-	o := c.candidate(what, kv.ModRevision)
-	switch {
-	case o != nil:
-		c.claim(o, kv.ModRevision)
-	case c.excused(what):
-	case what.deletes:
-		c.violate("phantom", fmt.Sprintf("%s holds that %q was deleted at revision %d, and nobody asked for that", p.name, k.key, kv.ModRevision), linChanged(p.name, kv))
-	default:
-		c.nobodyWrote(k, kv.ModRevision, what, linSight{r: new(linChanged(p.name, kv))})
+// unasked looks for the write, of those that ended as Unknown, that made a revision
+// which nobody has shown yet. It returns the sum of that write, and 0 for what is
+// of strangers only.
+func (c *Linearizable) unasked(p *linReplay, kvs []history.KV) uint64 {
+	out := uint64(0)
+	for i := range kvs {
+		kv := &kvs[i]
+		k, ours := c.ours(kv.Key)
+		if !ours {
+			continue
+		}
+		what := linContent(k, kv)
+		o, sum := c.whose(what, kv.ModRevision)
+		switch {
+		case sum == 0 && what.deletes:
+			c.violate("phantom", fmt.Sprintf("%s holds that %q was deleted at revision %d, and nobody asked for that", p.name, k.key, kv.ModRevision), linChanged(p.name, kv))
+		case sum == 0:
+			c.nobodyWrote(k, kv.ModRevision, what, linSight{r: new(linChanged(p.name, kv))})
+		case o != nil && (o.f == history.Txn || len(kvs) == 1):
+			c.claim(o, kv.ModRevision)
+			return sum
+		}
+		if out = linAnySum; sum&1 == 0 && sum != 0 && len(kvs) > 1 {
+			return sum // A write of this key alone: the others are not explained.
+		}
 	}
-	// So that it is told once, and the other members are held to the same.
-	f.sum = linSum(k.key, what.value, what.deletes)
+	return out
 }
 
 // follows judges a change by the one before it of the same key.
 func (c *Linearizable) follows(p *linReplay, k *linKey, kv *history.KV, f *linFact) {
 	before, there := p.last[kv.Key]
 	proof := func() []history.Record { return append(c.recordOf(kv.ModRevision), linChanged(p.name, kv)) }
-	// Of a transaction, until may be that of another of its keys.
-	if there && c.fact(before.ModRevision).sum != linAnySum && c.fact(before.ModRevision).until >= kv.ModRevision && before.ModRevision > c.opts.Start {
+	// Of several keys, until may be that of another one.
+	if there && c.fact(before.ModRevision).single() && c.fact(before.ModRevision).until >= kv.ModRevision && before.ModRevision > c.opts.Start {
 		c.violate("stale", fmt.Sprintf("%q was shown at revision %d as of revision %d, and was changed at %d", k.key, before.ModRevision,
 			c.fact(before.ModRevision).until, kv.ModRevision), append(c.recordOf(before.ModRevision), proof()...)...)
 	}

@@ -81,9 +81,11 @@ func (s *linSim) wrongAnswer(c *linClient) {
 		}
 	case plantGoneRead:
 		// Only when no deletion can explain it.
-		if s.planted = read && there && newer.ModRevision == live.ModRevision && !s.deleting(r.Key); s.planted {
+		if s.planted = read && there && newer.ModRevision == live.ModRevision && s.live[r.Key].ModRevision == live.ModRevision && !s.deleting(r.Key); s.planted {
 			r.Revision, r.Value, r.At = 0, "", 0
 		}
+	case plantTornList:
+		s.planted = list && s.torn(r)
 	case plantListHole:
 		s.planted = list && s.hole(r, begun)
 	case plantValue:
@@ -171,6 +173,37 @@ func (s *linSim) hole(r *history.Record, begun int64) bool {
 	return false
 }
 
+// torn shows one key of a list as it was before a transaction that the list shows.
+func (s *linSim) torn(r *history.Record) bool {
+	for i, kv := range r.KVs {
+		other := func(other history.KV) bool { return other.ModRevision == kv.ModRevision && other.Key != kv.Key }
+		before, there := s.state(kv.ModRevision - 1)[kv.Key]
+		if there && slices.ContainsFunc(r.KVs, other) {
+			r.KVs = slices.Clone(r.KVs)
+			r.KVs[i] = before
+			return true
+		}
+	}
+	return false
+}
+
+// ofSeveral are where the changes are that share their revision with the next one.
+func (s *linSim) ofSeveral() []int {
+	var out []int
+	for i := range len(s.changes) - 1 {
+		if s.changes[i].ModRevision == s.changes[i+1].ModRevision {
+			out = append(out, i)
+		}
+	}
+	return out
+}
+
+// alone says that a change is an acknowledged write of one key.
+func (s *linSim) alone(at int) bool {
+	ack, there := s.acked[s.changes[at].ModRevision]
+	return there && s.records[ack].F != history.Txn && !s.changes[at].Deleted
+}
+
 // atRest plants what only the members show.
 func (s *linSim) atRest() {
 	last := len(s.changes) - 1
@@ -185,9 +218,22 @@ func (s *linSim) atRest() {
 			at--
 		}
 		s.changes, s.planted = slices.Delete(s.changes, at, at+1), true
+	case plantTornRest, plantRestTxn:
+		several := s.ofSeveral()
+		if s.planted = len(several) > 0; !s.planted {
+			return
+		}
+		at := several[s.rng.IntN(len(several))]
+		if s.changes[at].Value += "-wrong"; s.plant == plantTornRest {
+			s.changes = slices.Delete(s.changes, at, at+1)
+		}
 	case plantRestValue:
-		s.changes[acked].Value += "-wrong"
-		s.planted = true
+		for s.cfg.txns > 0 && acked < len(s.changes) && !s.alone(acked) {
+			acked++
+		}
+		if s.planted = acked < len(s.changes); s.planted {
+			s.changes[acked].Value += "-wrong"
+		}
 	}
 }
 
@@ -228,30 +274,54 @@ func TestLinearizableFindsEachPlant(t *testing.T) {
 		{plantValue, []string{"value"}, true},
 		{plantListValue, []string{"value"}, true},
 		{plantRestValue, []string{"value"}, false},
+		{plantTornRest, []string{"lost"}, false},
+		{plantTornList, []string{"stale"}, true},
+		{plantRestTxn, []string{"lost", "phantom"}, false},
 	} {
-		t.Run(string(test.plant), func(t *testing.T) {
-			for planted, seed := 0, uint64(1); planted < 20; seed++ {
-				if seed > 200 {
-					t.Fatalf("planted %d of 20 in %d histories", planted, seed-1)
-				}
-				cfg := linConfig{steps: 2000, keys: 5, procs: 6, unknown: 5, refused: 10, ats: 50, plantAfter: int(seed*97) % 1500}
-				s := newLinSim(seed, cfg, test.plant)
-				records, members := s.run()
-				if !s.planted {
-					continue
-				}
-				planted++
-				v := judgeLin(records, members)
-				found := func(v check.Violation) bool { return slices.Contains(test.rules, v.Rule) && len(v.Proof) > 0 }
-				if !slices.ContainsFunc(v.Violations, found) {
-					t.Errorf("seed %d: want one of %v with a proof, got %v", seed, test.rules, v.Violations)
-				}
-				if v := judgeLin(records, nil); test.told && !slices.ContainsFunc(v.Violations, found) {
-					t.Errorf("seed %d, without members: want one of %v with a proof, got %v", seed, test.rules, v.Violations)
-				}
+		for _, txns := range []int{0, 20} {
+			if txns == 0 && slices.Contains([]linPlant{plantTornRest, plantTornList, plantRestTxn}, test.plant) {
+				continue
 			}
-		})
+			t.Run(fmt.Sprintf("%s, txns %d", test.plant, txns), func(t *testing.T) {
+				for planted, seed := 0, uint64(1); planted < 20; seed++ {
+					if seed > 200 {
+						t.Fatalf("planted %d of 20 in %d histories", planted, seed-1)
+					}
+					cfg := linConfig{steps: 2000, keys: 5, procs: 6, unknown: 5, refused: 10, ats: 50, plantAfter: int(seed*97) % 1500, txns: txns}
+					s := newLinSim(seed, cfg, test.plant)
+					records, members := s.run()
+					if !s.planted {
+						continue
+					}
+					planted++
+					v := judgeLin(records, members)
+					found := func(v check.Violation) bool { return slices.Contains(test.rules, v.Rule) && len(v.Proof) > 0 }
+					if !slices.ContainsFunc(v.Violations, found) {
+						t.Errorf("seed %d: want one of %v with a proof, got %v", seed, test.rules, v.Violations)
+					}
+					if v := judgeLin(records, nil); test.told && !slices.ContainsFunc(v.Violations, found) {
+						t.Errorf("seed %d, without members: want one of %v with a proof, got %v", seed, test.rules, v.Violations)
+					}
+				}
+			})
+		}
 	}
+}
+
+// linCompacted are members that have forgotten what was before first.
+func linCompacted(members []check.Member, first int64) []check.Member {
+	changes := replay(members[0].Changes, "k", "l", first-1)
+	slices.SortStableFunc(changes, func(a, b history.KV) int { return int(a.ModRevision - b.ModRevision) })
+	for _, kv := range members[0].Changes {
+		if kv.ModRevision >= first {
+			changes = append(changes, kv)
+		}
+	}
+	out := slices.Clone(members)
+	for i := range out {
+		out[i].First, out[i].Changes = first, changes
+	}
+	return out
 }
 
 func TestLinearizableAcceptsWhatIsRight(t *testing.T) {
@@ -260,13 +330,18 @@ func TestLinearizableAcceptsWhatIsRight(t *testing.T) {
 			steps: rapid.IntRange(10, 1500).Draw(t, "steps"), keys: rapid.IntRange(1, 8).Draw(t, "keys"),
 			procs: rapid.IntRange(1, 12).Draw(t, "procs"), unknown: rapid.SampledFrom([]int{0, 2, 10, 40}).Draw(t, "unknown"),
 			refused: rapid.SampledFrom([]int{0, 10, 40}).Draw(t, "refused"), duplicates: rapid.Bool().Draw(t, "duplicates"),
-			ats: rapid.SampledFrom([]int{0, 50, 100}).Draw(t, "ats"),
+			ats: rapid.SampledFrom([]int{0, 50, 100}).Draw(t, "ats"), txns: rapid.SampledFrom([]int{0, 20, 60}).Draw(t, "txns"),
+			appends: rapid.Bool().Draw(t, "appends"),
 		}
 		records, members := newLinSim(rapid.Uint64().Draw(t, "seed"), cfg, plantNone).run()
-		if rapid.Bool().Draw(t, "no members") {
+		switch rapid.IntRange(0, 2).Draw(t, "members") {
+		case 0:
 			members = nil
+		case 1:
+			members = linCompacted(members, 2+rapid.Int64Range(0, members[0].Revision).Draw(t, "first"))
 		}
-		if v := judgeLin(records, members); len(v.Violations) > 0 {
+		opts := check.LinearizableOptions{Foreign: rapid.Bool().Draw(t, "foreign")}
+		if v := judged(check.NewLinearizable(opts), records, members); len(v.Violations) > 0 {
 			t.Fatalf("%v", v.Violations[0])
 		}
 	})

@@ -2,6 +2,7 @@ package check_test
 
 import (
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"time"
@@ -51,6 +52,10 @@ type linConfig struct {
 	duplicates bool
 	// ats is the part of 100 of the answers that tell their revision.
 	ats int
+	// txns is the part of 100 of the operations that are transactions; with appends,
+	// also such as append.
+	txns    int
+	appends bool
 }
 
 // linClient is an operation that runs.
@@ -89,6 +94,9 @@ const (
 	plantValue        linPlant = "a read shows a revision with another value"
 	plantListValue    linPlant = "a list shows a revision with another value"
 	plantRestValue    linPlant = "a member holds a revision with another value"
+	plantTornRest     linPlant = "a member holds a part of a transaction"
+	plantTornList     linPlant = "a list shows a part of a transaction"
+	plantRestTxn      linPlant = "a member holds a transaction with another value"
 )
 
 func newLinSim(seed uint64, cfg linConfig, plant linPlant) *linSim {
@@ -166,6 +174,12 @@ func (s *linSim) start() {
 	at := s.rng.IntN(len(s.idle))
 	r := history.Record{Process: s.idle[at], Type: history.Invoke, Key: fmt.Sprintf("k%03d", s.rng.IntN(s.cfg.keys)), Server: fmt.Sprintf("s%d", 1+s.rng.IntN(3))}
 	s.idle = slices.Delete(s.idle, at, at+1)
+	if s.cfg.txns > 0 && s.rng.IntN(100) < s.cfg.txns {
+		r.F, r.Key, r.Mops = history.Txn, "", s.mops()
+		s.emit(r)
+		s.running = append(s.running, &linClient{invoke: r, answer: r})
+		return
+	}
 	switch n := s.rng.IntN(20); {
 	case n < 5:
 		r.F = history.Read
@@ -194,6 +208,47 @@ func (s *linSim) start() {
 	s.running = append(s.running, &linClient{invoke: r, answer: r})
 }
 
+// mops are some reads and writes.
+func (s *linSim) mops() []history.Mop {
+	var out []history.Mop
+	for range 1 + s.rng.IntN(4) {
+		m := history.Mop{F: history.MopRead, Key: fmt.Sprintf("k%03d", s.rng.IntN(s.cfg.keys))}
+		switch n := s.rng.IntN(6); {
+		case n == 0 && s.cfg.appends:
+			m.F, m.Value = history.MopAppend, s.value()
+		case n < 5:
+			m.F, m.Value = history.MopWrite, s.value()
+		}
+		out = append(out, m)
+	}
+	return out
+}
+
+// transact changes all that a transaction writes, at one revision.
+func (s *linSim) transact(r *history.Record) {
+	values := map[string]string{}
+	for _, m := range r.Mops {
+		before, there := values[m.Key]
+		if !there {
+			before = s.live[m.Key].Value
+		}
+		switch m.F {
+		case history.MopWrite:
+			values[m.Key] = m.Value
+		case history.MopAppend:
+			values[m.Key] = before + " " + m.Value
+		}
+	}
+	if len(values) == 0 {
+		return
+	}
+	s.rev++
+	for _, key := range slices.Sorted(maps.Keys(values)) {
+		s.set(key, values[key], false)
+	}
+	r.Revision = s.rev
+}
+
 func (s *linSim) value() string {
 	if s.cfg.duplicates {
 		return fmt.Sprintf("v%d", s.rng.IntN(3))
@@ -212,6 +267,12 @@ func (s *linSim) base(key string) int64 {
 // change is the next revision.
 func (s *linSim) change(key, value string, deleted bool) int64 {
 	s.rev++
+	s.set(key, value, deleted)
+	return s.rev
+}
+
+// set changes a key, at the revision that the store has.
+func (s *linSim) set(key, value string, deleted bool) {
 	before, there := s.live[key]
 	kv := history.KV{Key: key, Value: value, CreateRevision: s.rev, ModRevision: s.rev, Version: 1, Deleted: deleted}
 	if there {
@@ -224,7 +285,6 @@ func (s *linSim) change(key, value string, deleted bool) int64 {
 		s.live[key] = kv
 	}
 	s.changes = append(s.changes, kv)
-	return s.rev
 }
 
 // state is the space as of a revision.
@@ -320,7 +380,7 @@ func (s *linSim) write(c *linClient, mayPlant bool) {
 	may := mayPlant && !s.planted
 	if s.rng.IntN(100) < s.cfg.refused {
 		c.refuse = true
-		if may && s.plant == plantRefused && r.F != history.Delete && s.holds(r) {
+		if may && s.plant == plantRefused && r.F != history.Delete && r.F != history.Txn && s.holds(r) {
 			s.change(r.Key, r.Value, false)
 			s.planted, c.certain = true, true
 		}
@@ -331,6 +391,11 @@ func (s *linSim) write(c *linClient, mayPlant bool) {
 		return
 	}
 	c.certain = may && s.planted
+	if r.F == history.Txn {
+		s.transact(r)
+		s.tellAt(r, s.rev)
+		return
+	}
 	if r.F == history.Delete {
 		if _, there := s.live[r.Key]; there {
 			r.Revision = s.change(r.Key, "", true)
@@ -368,7 +433,7 @@ func (s *linSim) finish(at int, mayPlant bool) {
 	c := s.running[at]
 	s.running = slices.Delete(s.running, at, at+1)
 	r := &c.answer
-	isWrite := r.F == history.Put || r.F == history.CAS || r.F == history.Delete
+	isWrite := r.F == history.Put || r.F == history.CAS || r.F == history.Delete || r.F == history.Txn
 	r.Type = history.OK
 	switch {
 	case !c.certain && s.rng.IntN(100) < s.cfg.unknown || !c.applied && s.cfg.unknown > 0 && s.rng.IntN(2) == 0:

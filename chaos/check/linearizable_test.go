@@ -62,6 +62,19 @@ func linMember(revision int64, changes ...history.KV) []check.Member {
 	return []check.Member{{Name: "s1", Revision: revision, Changes: changes}}
 }
 
+// linWrites is a transaction that writes each key as its name and a 1.
+func linWrites(revision int64, keys ...string) history.Record {
+	r := history.Record{F: history.Txn, Revision: revision}
+	for _, key := range keys {
+		r.Mops = append(r.Mops, history.Mop{F: history.MopWrite, Key: key, Value: key + "1"})
+	}
+	return r
+}
+
+func linList(key, end string, kvs ...history.KV) history.Record {
+	return history.Record{F: history.List, Key: key, End: end, KVs: kvs}
+}
+
 // Small histories, and the rules that they break.
 func TestLinearizableRules(t *testing.T) {
 	type r = history.Record
@@ -113,9 +126,33 @@ func TestLinearizableRules(t *testing.T) {
 			members: linMember(2, linKV("a", "[1]", 2), linKV("b", "[2]", 2))},
 		"a transaction's revision is another's": {records: linScript(linPut("a", "1", 2), r{F: history.Txn, Revision: 2, Mops: []history.Mop{{F: history.MopAppend, Key: "a", Value: "1"}}}),
 			want: []string{"stale"}},
-		"a page says nothing of the rest": {records: linScript(linPut("a", "1", 2), linPut("b", "1", 3), r{F: history.List, Key: "a", End: "c", Limit: 1, Count: 2, More: true, KVs: []history.KV{linKV("a", "1", 2)}})},
-		"a list that leaves out":          {records: linScript(linPut("a", "1", 2), linPut("b", "1", 3), r{F: history.List, Key: "a", End: "c", KVs: []history.KV{linKV("b", "1", 3)}}), want: []string{"stale"}},
-		"a list in another order":         {records: linScript(linPut("a", "1", 2), linPut("b", "1", 3), r{F: history.List, Key: "a", End: "c", KVs: []history.KV{linKV("b", "1", 3), linKV("a", "1", 2)}})},
+		"an unknown transaction of which one key was shown": {records: linScript(linUnknown(linWrites(0, "a", "b", "c")), linList("b", "", linKV("b", "b1", 2)), linPut("b", "2", 3), linRead("a", "a1", 2)),
+			members: linMember(3, linKV("a", "a1", 2), linKV("b", "b1", 2), linKV("c", "c1", 2), linKV("b", "2", 3))},
+		"an unknown transaction that only a member shows": {records: linScript(linUnknown(linWrites(0, "a", "b")), linPut("b", "2", 3)),
+			members: linMember(3, linKV("a", "a1", 2), linKV("b", "b1", 2), linKV("b", "2", 3))},
+		"an unknown transaction that never took effect": {records: linScript(linUnknown(linWrites(0, "a", "b")), linPut("b", "2", 2), linRead("a", "", 0)), members: linMember(2, linKV("b", "2", 2))},
+		"a transaction that one key showed, and another does not": {records: linScript(linUnknown(linWrites(0, "a", "b")), linPut("b", "0", 2), linRead("a", "a1", 3), linRead("b", "0", 2)),
+			want: []string{"stale"}},
+		"a transaction of which a list shows a part": {records: linScript(linPut("b", "0", 2), linUnknown(linWrites(0, "a", "b")), linList("a", "c", linKV("a", "a1", 3), linKV("b", "0", 2))),
+			want: []string{"stale"}},
+		"a transaction of which a member has a part": {records: linScript(linUnknown(linWrites(0, "a", "b")), linRead("a", "a1", 2)), members: linMember(2, linKV("a", "a1", 2)), want: []string{"lost"}},
+		"a transaction with another value at rest":   {records: linScript(linWrites(2, "a", "b")), members: linMember(2, linKV("a", "a1", 2), linKV("b", "9", 2)), want: []string{"lost"}},
+		"a transaction shown at two revisions":       {records: linScript(linUnknown(linWrites(0, "a", "b")), linUnknown(linPut("c", "", 0)), linRead("a", "a1", 2), linRead("b", "b1", 3)), want: []string{"twice"}},
+		"a transaction that was refused, and shown":  {records: linScript(r{Type: history.Refused, F: history.Txn, Mops: linWrites(0, "a", "b").Mops}, linUnknown(linPut("c", "", 0)), linRead("b", "b1", 2)), want: []string{"refused-applied"}},
+		"a transaction that nobody can tell from a put": {records: linScript(linUnknown(linPut("a", "a1", 0)), linUnknown(linWrites(0, "a", "b")), linRead("a", "a1", 2)),
+			members: linMember(3, linKV("a", "a1", 2), linKV("b", "b1", 2), linKV("a", "a1", 3))},
+		"a lease that ends with two keys": {records: linScript(r{F: history.Put, Key: "a", Value: "1", Lease: 7, Revision: 2}, r{F: history.Put, Key: "b", Value: "1", Lease: 7, Revision: 3}, linRead("a", "", 0)),
+			members: linMember(4, linKV("a", "1", 2), linKV("b", "1", 3), history.KV{Key: "a", ModRevision: 4, Deleted: true}, history.KV{Key: "b", ModRevision: 4, Deleted: true})},
+		"what is left of a compacted history": {records: linScript(linPut("a", "1", 2), linWrites(3, "b", "c"), linPut("b", "2", 4), linPut("d", "1", 5)),
+			members: []check.Member{{Name: "s1", First: 5, Revision: 5, Changes: []history.KV{linKV("a", "1", 2), linKV("c", "c1", 3), linKV("b", "2", 4), linKV("d", "1", 5)}}}},
+		"another value is left of a compacted history": {records: linScript(linPut("a", "1", 2), linPut("b", "2", 3)),
+			members: []check.Member{{Name: "s1", First: 3, Revision: 3, Changes: []history.KV{linKV("a", "9", 2), linKV("b", "2", 3)}}}, want: []string{"value"}},
+		"a list without an upper end that leaves out": {records: linScript(linPut("a", "1", 2), linPut("b", "1", 3), linList("a", "\x00", linKV("a", "1", 2))), want: []string{"stale"}},
+		"a list of one key that leaves it out":        {records: linScript(linPut("a", "1", 2), linPut("b", "1", 3), linList("b", "")), want: []string{"stale"}},
+		"a list of one key says nothing of others":    {records: linScript(linPut("a", "1", 2), linPut("b", "1", 3), linList("a", "", linKV("a", "1", 2)))},
+		"a page says nothing of the rest":             {records: linScript(linPut("a", "1", 2), linPut("b", "1", 3), r{F: history.List, Key: "a", End: "c", Limit: 1, Count: 2, More: true, KVs: []history.KV{linKV("a", "1", 2)}})},
+		"a list that leaves out":                      {records: linScript(linPut("a", "1", 2), linPut("b", "1", 3), r{F: history.List, Key: "a", End: "c", KVs: []history.KV{linKV("b", "1", 3)}}), want: []string{"stale"}},
+		"a list in another order":                     {records: linScript(linPut("a", "1", 2), linPut("b", "1", 3), r{F: history.List, Key: "a", End: "c", KVs: []history.KV{linKV("b", "1", 3), linKV("a", "1", 2)}})},
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := check.NewLinearizable(test.opts)

@@ -132,7 +132,7 @@ func (c *Linearizable) basis(k *linKey, at int, o *linOp, r *history.Record) {
 	case before.rev >= o.base:
 		c.violate("basis", fmt.Sprintf("it was made upon revision %d of %q, and %q was at %d", o.base, k.key, k.key, before.rev),
 			append(c.writeOf(k, before.rev), *r)...)
-	case o.base > c.opts.Start && (c.fact(o.base).sum != 0 || k.puts+k.wild == 0):
+	case o.base > c.opts.Start && (c.fact(o.base).sum > linAnySum || k.puts+k.wild == 0):
 		c.violate("basis", fmt.Sprintf("it was made upon revision %d of %q, and no write of %q has that", o.base, k.key, k.key),
 			append(c.madeOrShown(k, o.base), *r)...)
 	}
@@ -208,9 +208,13 @@ func (c *Linearizable) refuseSum(s uint64) {
 // can have made, it breaks rule.
 func (c *Linearizable) release(o *linOp, r *history.Record, rule string) {
 	c.forget(o)
+	k := o.key
+	if k == nil && len(o.makes) > 0 {
+		k = o.makes[0].key
+	}
 	if o.claimed != 0 && !c.rebind(o) && !c.excusedOp(o) {
 		c.violate(rule, fmt.Sprintf("it made nothing, and what it would have made was shown as revision %d", o.claimed),
-			append(c.shownAt(o.anyKey(), o.claimed), *r)...)
+			append(c.shownAt(k, o.claimed), *r)...)
 	}
 	if c.letGo(o); o.key != nil {
 		c.lookAtAbsences(o.key)
@@ -230,7 +234,7 @@ func (c *Linearizable) showsNew(k *linKey, rev int64, what content, s linSight) 
 	}
 	o, sum := c.whose(what, rev)
 	switch {
-	case f.sum != 0 && (f.single() || sum&1 == 0):
+	case f.sum > linAnySum || f.sum != 0 && sum&1 == 0:
 		c.violate("phantom", fmt.Sprintf("it shows revision %d of %q, and that is another write", rev, k.key), append(c.made.get(rev), *s.r)...)
 		return -1
 	case sum == 0:
@@ -354,10 +358,16 @@ func (c *Linearizable) letGo(o *linOp) {
 	if o.claimed == 0 {
 		return
 	}
-	for what := range o.keys() {
-		if at, there := what.at(o.claimed); there && what.versions[at].holder == o {
-			what.versions[at].holder = nil
+	release := func(k *linKey) {
+		if at, there := k.at(o.claimed); there && k.versions[at].holder == o {
+			k.versions[at].holder = nil
 		}
+	}
+	if o.key != nil {
+		release(o.key)
+	}
+	for _, m := range o.makes {
+		release(m.key)
 	}
 }
 
@@ -407,7 +417,7 @@ func (c *Linearizable) already(k *linKey, what content) (int64, []history.Record
 		return rev, c.writeOf(k, rev)
 	}
 	for i := range c.made {
-		if m := &c.made[i]; m.f != 0 && m.key == k.key && m.value == what.value && m.f != history.Delete {
+		if m := &c.made[i]; m.f != 0 && m.f != history.Txn && m.key == k.key && m.value == what.value && m.f != history.Delete {
 			return m.of, c.made.get(m.of)
 		}
 	}

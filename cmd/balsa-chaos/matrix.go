@@ -24,30 +24,48 @@ func directed() map[string]inside.Schedule {
 	for _, script := range inside.Scripts() {
 		out[script.Name] = script.Schedule
 	}
+	out[handedRound] = handOvers()
 	return out
 }
 
-// plan is how a planted bug is looked for: scripts first, then seeds at random.
+// handedRound is a script of this command: leadership is handed over again and
+// again, so that servers lead a second time while they remember the first.
+const handedRound = "leadership handed round"
+
+func handOvers() (out inside.Schedule) {
+	const times, every = 60, 500 * time.Millisecond
+	for i := range times {
+		fault := inside.Fault{Kind: inside.Transfer, Target: inside.Leader, For: every / 2}
+		out = append(out, inside.Step{At: time.Duration(i+1) * every, Fault: fault})
+	}
+	return out
+}
+
+// plan is how a planted bug is looked for: with the workloads that can see it, which
+// ask the faster for it; scripts first, then seeds at random.
 type plan struct {
-	bug     mutate.Bug
-	scripts []string
+	bug       mutate.Bug
+	workloads string // "": all
+	pace      float64
+	scripts   []string
 }
 
 // plans name the scripts that play at the place where a bug is.
 func plans() []plan {
+	const killed = "leader killed with uncommitted entries"
 	return []plan{
-		{mutate.VerifyLeader, []string{"late answers"}},
-		{mutate.NoBarrier, []string{"leader killed with uncommitted entries"}},
-		{mutate.VoteInTwoWrites, []string{"vote then crash"}},
-		{mutate.NoFsync, []string{"power cut of all"}},
-		{mutate.AckBeforeMajority, []string{"leader killed with uncommitted entries"}},
-		{mutate.RandomApply, nil},
-		{mutate.CompactionLosesEvents, []string{"watch across compaction"}},
-		{mutate.WatchOneLate, nil},
-		{mutate.LeaseEarly, nil},
-		{mutate.SnapshotWithoutLast, []string{"snapshot install cut short"}},
-		{mutate.EpochNotChecked, []string{"deposed leader with pending reads"}},
-		{mutate.AmnesiacVotes, []string{"server without memory"}},
+		{mutate.VerifyLeader, "register", 15, []string{"late answers"}},
+		{mutate.NoBarrier, "register", 15, []string{killed}},
+		{mutate.VoteInTwoWrites, "register", 1, []string{"vote then crash"}},
+		{mutate.NoFsync, "register,set", 3, []string{"power cut of all"}},
+		{mutate.AckBeforeMajority, "register,set", 3, []string{killed}},
+		{mutate.RandomApply, "register,hash", 3, nil},
+		{mutate.CompactionLosesEvents, "register,range,watch,compact", 5, []string{"watch across compaction"}},
+		{mutate.WatchOneLate, "register,watch", 3, nil},
+		{mutate.LeaseEarly, "lock", 5, nil},
+		{mutate.SnapshotWithoutLast, "register,set,hash", 5, []string{"snapshot install cut short"}},
+		{mutate.EpochNotChecked, "plan", 10, []string{handedRound}},
+		{mutate.AmnesiacVotes, "register,set", 5, []string{"server without memory"}},
 	}
 }
 
@@ -60,7 +78,6 @@ type matrixFlags struct {
 	seeds   uint64
 	atOnce  int
 	servers int
-	pace    float64
 	length  time.Duration
 }
 
@@ -98,7 +115,6 @@ where nothing may be found. Exit code 1 when either fails.`,
 	f.Uint64Var(&flags.seeds, "first", 1, "the first seed")
 	f.IntVar(&flags.atOnce, "parallel", 0, "runs at once; 0: one for each processor")
 	f.IntVar(&flags.servers, "servers", 3, "servers of the cluster")
-	f.Float64Var(&flags.pace, "pace", 3, "how much faster than in sim clients ask")
 	f.DurationVar(&flags.length, "length", time.Minute, "how long faults are done in a run")
 	return command
 }
@@ -151,7 +167,7 @@ func (x *matrix) hunt(ctx context.Context, m *sim.Machine, chosen []plan) {
 // attempts are the scripts with a few seeds each, then seeds without end.
 func (x *matrix) attempts(p plan) iter.Seq[recipe] {
 	return func(yield func(recipe) bool) {
-		base := recipe{Seed: x.flags.seeds, Length: x.flags.length, Servers: x.flags.servers, Clients: 3, Pace: x.flags.pace}
+		base := recipe{Seed: x.flags.seeds, Length: x.flags.length, Servers: x.flags.servers, Clients: 3, Pace: p.pace, Workloads: p.workloads}
 		scripts := directed()
 		for i := range uint64(scriptSeeds) {
 			for _, name := range p.scripts {
@@ -201,9 +217,9 @@ func foundBy(args []string) string {
 	if err := r.read(args); err != nil || r.Schedule == nil {
 		return "chance"
 	}
-	for _, script := range inside.Scripts() {
-		if slices.Equal(script.Schedule, *r.Schedule) {
-			return "script: " + script.Name
+	for name, schedule := range directed() {
+		if slices.Equal(schedule, *r.Schedule) {
+			return "script: " + name
 		}
 	}
 	return "a schedule"

@@ -193,7 +193,7 @@ space asked and were told; balsa-chaos needs nothing else to judge it again.`,
 	return command
 }
 
-func replay(ctx context.Context, print io.Writer, m *sim.Machine, r recordFile, flags *simFlags) (err error) {
+func replay(ctx context.Context, out io.Writer, m *sim.Machine, r recordFile, flags *simFlags) (err error) {
 	o := sim.Options{Seed: r.Seed, Args: r.Args, WallLimit: flags.wall}
 	if flags.history != "" {
 		file, err := os.Create(flags.history)
@@ -204,7 +204,7 @@ func replay(ctx context.Context, print io.Writer, m *sim.Machine, r recordFile, 
 		o.History = file
 	}
 	result, err := m.Run(ctx, o)
-	_, _ = fmt.Fprintf(print, "%s\ndigest %d %s\n", strings.Join(result.Lines, "\n"), r.Seed, result.Digest)
+	_, _ = fmt.Fprintf(out, "%s\ndigest %d %s\n", strings.Join(result.Lines, "\n"), r.Seed, result.Digest)
 	switch {
 	case err != nil:
 		return fmt.Errorf("%w\n%s", err, result.Stderr)

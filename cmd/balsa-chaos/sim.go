@@ -192,8 +192,8 @@ type campaign struct {
 	virtual, busy time.Duration
 }
 
-func newCampaign(print io.Writer, out string) *campaign {
-	return &campaign{print: print, out: out, began: time.Now()}
+func newCampaign(to io.Writer, out string) *campaign {
+	return &campaign{print: to, out: out, began: time.Now()}
 }
 
 func (c *campaign) run(ctx context.Context, m *sim.Machine, jobs iter.Seq[sim.Options], atOnce int) {

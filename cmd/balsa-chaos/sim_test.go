@@ -187,3 +187,16 @@ func TestExitCodes(t *testing.T) {
 		t.Errorf("too little ends with %d", got)
 	}
 }
+
+// Three bugs that are found soon are found, and the real program passes what found
+// them; balsa-chaos matrix does so with all twelve.
+func TestMatrixFindsThreeBugs(t *testing.T) {
+	command := matrixCommand()
+	var out bytes.Buffer
+	command.SetOut(&out)
+	command.SetArgs([]string{"--bugs=random-apply,watch-one-late,vote-in-two-writes", "--length=20s"})
+	if err := command.ExecuteContext(t.Context()); err != nil || !strings.Contains(out.String(), "3 of 3 planted bugs found") {
+		t.Errorf("%v\n%s", err, out.String())
+	}
+	t.Log(out.String())
+}

@@ -31,7 +31,7 @@ func (m *Machine) RunAll(ctx context.Context, jobs iter.Seq[Options], atOnce int
 		go q.start(ctx, jobs)
 		defer func() {
 			cancel()
-			for range q.order { //nolint:revive // until the last run has ended
+			for range q.order { // until the last run has ended
 			}
 			q.working.Wait()
 		}()

@@ -38,6 +38,7 @@ func (c *session) compactAt(ctx context.Context, revision int64) {
 	defer cancel()
 	command := &internalv1.Command{Op: &internalv1.Command_Compact{Compact: &internalv1.Compact{Revision: revision}}}
 	if c.propose(ctx, o, command) != nil {
+		c.world.Reach(inside.ReachedCompacted)
 		c.ok(o)
 	}
 }

@@ -89,20 +89,18 @@ func (c *session) remove(ctx context.Context, key string) {
 }
 
 // list reads all keys with a prefix.
-func (c *session) list(ctx context.Context, f history.F, prefix string) ([]history.KV, bool) {
+func (c *session) list(ctx context.Context, f history.F, prefix string) {
 	ctx, cancel, o := c.begin(ctx, history.Record{F: f, Key: prefix, End: endOf(prefix)})
 	defer cancel()
 	view, ok := c.look(ctx, o, f == history.StaleList)
 	if !ok {
-		return nil, false
+		return
 	}
 	for kv := range view.Prefix(prefix) {
 		o.Answer.KVs = append(o.Answer.KVs, kvOf(kv))
 	}
 	o.Answer.At, o.Answer.Count = int64(view.Revision()), int64(len(o.Answer.KVs))
-	kvs := o.Answer.KVs
 	c.ok(o)
-	return kvs, true
 }
 
 // grow adds elements to a set, each once, and reads all of it.

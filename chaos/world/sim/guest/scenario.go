@@ -119,6 +119,10 @@ func (s *scenario) carryOut(ctx context.Context, schedule inside.Schedule) {
 	var healed sync.WaitGroup
 	for _, step := range schedule {
 		inside.Sleep(ctx, step.At-(s.trace.Now()-start))
+		if len(s.world.Wrongs()) > 0 {
+			s.trace.Sayf("", "something is wrong already: no more faults")
+			break
+		}
 		heal := s.world.Inject(step.Fault, chance) //nolint:contextcheck // what is undone later outlives the schedule
 		if heal == nil {
 			continue
