@@ -185,19 +185,19 @@ type etcdMetrics struct{ cluster.Metrics }
 
 func (m etcdMetrics) Handled(method string, code codes.Code, took time.Duration) {
 	label := cluster.Label{Name: "method", Value: method}
-	m.Add("etcd_calls", 1, label, cluster.Label{Name: "code", Value: code.String()})
-	m.Observe("etcd_call_seconds", took.Seconds(), label)
+	m.Metrics.Add("etcd_calls", 1, label, cluster.Label{Name: "code", Value: code.String()})
+	m.Metrics.Observe("etcd_call_seconds", took.Seconds(), label)
 }
 
 func (m etcdMetrics) Watches(change int) {
 	if change > 0 {
-		m.Add("etcd_watches_opened", float64(change))
+		m.Metrics.Add("etcd_watches_opened", float64(change))
 		return
 	}
-	m.Add("etcd_watches_closed", float64(-change))
+	m.Metrics.Add("etcd_watches_closed", float64(-change))
 }
 
-func (m etcdMetrics) Events(sent int) { m.Add("etcd_events", float64(sent)) }
+func (m etcdMetrics) Events(sent int) { m.Metrics.Add("etcd_events", float64(sent)) }
 
 // prefixServers holds one ServerRecord a server.
 const prefixServers = "system/servers/"
