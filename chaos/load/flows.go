@@ -27,6 +27,9 @@ type FlowOptions struct {
 	UDPClients int
 	// Interval is the pause of a client between two requests.
 	Interval time.Duration
+	// Witness, if not nil, is asked for evidence right after a request failed, the
+	// first maxErrorsKept times of each kind.
+	Witness func() string
 }
 
 // FlowReport is what became of the requests, by the kind of client.
@@ -78,8 +81,16 @@ func Flows(ctx context.Context, o FlowOptions) FlowReport {
 				for pause(ctx, o.Interval) {
 					began := time.Now()
 					got := ask.once(context.WithoutCancel(ctx))
+					took := time.Since(began)
 					mu.Lock()
-					kind.add(got, time.Since(began))
+					enough := kind.Failed >= maxErrorsKept
+					mu.Unlock()
+					seen := ""
+					if got.err != nil && o.Witness != nil && !enough {
+						seen = "\n" + o.Witness()
+					}
+					mu.Lock()
+					kind.add(got, took, seen)
 					mu.Unlock()
 				}
 			})
@@ -111,7 +122,7 @@ type answer struct {
 	err                 error
 }
 
-func (k *FlowKind) add(a answer, took time.Duration) {
+func (k *FlowKind) add(a answer, took time.Duration, seen string) {
 	k.Requests++
 	k.Resent += a.resent
 	k.Connections += a.connections
@@ -122,7 +133,7 @@ func (k *FlowKind) add(a answer, took time.Duration) {
 	}
 	k.Failed++
 	if len(k.Errors) < maxErrorsKept {
-		k.Errors = append(k.Errors, fmt.Sprintf("%s after %v: %v", time.Now().Format(time.StampMilli), took.Round(time.Millisecond), a.err))
+		k.Errors = append(k.Errors, fmt.Sprintf("%s after %v: %v%s", time.Now().Format(time.StampMilli), took.Round(time.Millisecond), a.err, seen))
 	}
 }
 

@@ -5,10 +5,13 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
+	"net/url"
 	"os"
 	"os/signal"
 	"strings"
@@ -103,6 +106,11 @@ func flowsCommand() *cobra.Command {
 	command := &cobra.Command{
 		Use: "flows", Short: "Ask a service over new and kept-alive connections and by UDP until SIGTERM", Args: cobra.NoArgs,
 		RunE: func(command *cobra.Command, _ []string) error {
+			service, err := addressOf(options.URL)
+			if err != nil {
+				return err
+			}
+			options.Witness = func() string { return load.Tracked(service) }
 			return report(out, load.Flows(command.Context(), options))
 		},
 	}
@@ -115,6 +123,15 @@ func flowsCommand() *cobra.Command {
 	flags.DurationVar(&options.Interval, "interval", 10*time.Millisecond, "between two requests of a client")
 	flags.StringVar(&out, "out", "", "file for the report")
 	return command
+}
+
+// addressOf is the IP:port that a URL leads to.
+func addressOf(text string) (string, error) {
+	u, err := url.Parse(text)
+	if err != nil {
+		return "", err
+	}
+	return net.JoinHostPort(u.Hostname(), cmp.Or(u.Port(), "80")), nil
 }
 
 func writesCommand() *cobra.Command {

@@ -54,7 +54,7 @@ var outside = map[string][]string{
 	"github.com/hashicorp/raft-boltdb":       {"cluster/raftlog"},
 	"go.etcd.io/bbolt":                       {"cluster/raftlog", "etcdapi/archive"},
 	"github.com/google/nftables":             {"netproxy/apply", "node/podnet"},
-	"github.com/vishvananda/netlink":         {"netproxy/apply", "node/podnet"},
+	"github.com/vishvananda/netlink":         {"netproxy/apply", "node/podnet", "chaos/load"},
 	"github.com/spf13/cobra":                 {"cmd"},
 	"github.com/hashicorp/raft":              {"cluster"},
 	"github.com/google/go-containerregistry": {"node/image", "internal/ociarchive", "examples"},
