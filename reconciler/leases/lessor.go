@@ -31,6 +31,8 @@ const (
 	restPart = 10
 	// retryAfter is the wait before a revocation of unknown outcome is tried again.
 	retryAfter = 250 * time.Millisecond
+	// leastPause keeps what is left of a rest from being slept in many small parts.
+	leastPause = time.Millisecond
 	// idle is the wait while there are no leases, turn while some are over and others
 	// are being revoked.
 	idle = time.Hour
@@ -241,7 +243,7 @@ func (l *Lessor) pause() (pause time.Duration, resting bool) {
 		pause = min(lookEvery, max(next-now, turn))
 	}
 	if l.quiet > now {
-		return min(pause, l.quiet-now), true
+		return min(pause, max(l.quiet-now, leastPause)), true
 	}
 	return pause, false
 }

@@ -1,6 +1,8 @@
 package inside
 
 import (
+	"math"
+
 	"sync"
 	"time"
 	"unsafe"
@@ -61,14 +63,16 @@ func (c *machineClock) NewTimer(d time.Duration) clock.Timer {
 	return &machineTimer{clock: c, timer: time.NewTimer(c.lasts(d))}
 }
 
-// lasts is how long it takes until this clock has moved on by d.
+// lasts is how long it takes until this clock has moved on by d: never nothing, or
+// whoever waits for the last nanosecond waits for ever, since time does not pass
+// while somebody is busy.
 func (c *machineClock) lasts(d time.Duration) time.Duration {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if gained := c.gainedLocked(time.Now()); c.rate == 0 || gained == driftMax || gained == -driftMax {
 		return d
 	}
-	return time.Duration(float64(d) / (1 + c.rate.Seconds()))
+	return time.Duration(math.Ceil(float64(d) / (1 + c.rate.Seconds())))
 }
 
 // jump sets the wall time by d, on top of what it is wrong by already.

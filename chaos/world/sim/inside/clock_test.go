@@ -63,3 +63,24 @@ func TestClockThatDrifts(t *testing.T) {
 		}
 	})
 }
+
+// Whoever waits until a moment, and looks again, comes to it: also over the last
+// nanosecond. (A lessor on such a clock looked for ever, and time stood still.)
+func TestWaitingOnAClockThatDriftsEnds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for _, rate := range []time.Duration{-maxDrift, -1, 1, 100 * time.Millisecond, maxDrift} {
+			c := newMachineClock()
+			stop := c.drift(rate)
+			for d := time.Duration(1); d < 2000; d = d*3/2 + 1 {
+				looks := 0
+				for end := c.Now().Add(d); c.Now().Before(end); looks++ {
+					if looks == 100 {
+						t.Fatalf("rate %v: %v before the end after %d looks", rate, end.Sub(c.Now()), looks)
+					}
+					<-c.NewTimer(end.Sub(c.Now())).C()
+				}
+			}
+			stop()
+		}
+	})
+}
