@@ -101,10 +101,12 @@ test-zero-drop: build ## Roll, drain, upgrade and kill under load; no request ma
 # How long its differential fuzz runs; 30m and more also holds the list of accepted
 # differences to be in use.
 FUZZ_FOR ?= 60s
+# 0: another one each time.
+FUZZ_SEED ?= 0
 
 .PHONY: test-etcd
 test-etcd: build $(TOOLS)/peers/etcd ## Hold the etcd API against a real etcd: clients, etcdctl, a minute of fuzz (FUZZ_FOR=30m)
-	go test -count=1 -parallel 4 -timeout 2h ./etcdapi/etcdtest -fuzz-for $(FUZZ_FOR)
+	go test -count=1 -parallel 4 -timeout 2h ./etcdapi/etcdtest -fuzz-for $(FUZZ_FOR) -fuzz-seed $(FUZZ_SEED)
 
 .PHONY: test-v2
 test-v2: build ## Pods, demo and systemd units on Debian's own kernel with cgroup v2 alone, in a VM
