@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/hashicorp/raft"
+	"google.golang.org/protobuf/proto"
 
 	internalv1 "github.com/balsa-run/balsa/gen/balsainternal/v1"
 )
@@ -57,8 +58,13 @@ func TestTheLibraryHasTheField(t *testing.T) {
 		release := n.machine.holdApply()
 		defer release()
 		ended := make(chan struct{})
+		// One that can be decoded: at any other the member would stop by itself.
+		entry, err := proto.Marshal(&internalv1.Batch{Version: batchVersion, Commands: []*internalv1.Command{{}}})
+		if err != nil {
+			t.Fatal(err)
+		}
 		futures := map[string]raft.Future{
-			"Apply":    n.raft.Load().Apply([]byte("x"), time.Second),
+			"Apply":    n.raft.Load().Apply(entry, time.Second),
 			"AddVoter": n.raft.Load().AddNonvoter("b", "b", 0, time.Second),
 		}
 		close(ended)
