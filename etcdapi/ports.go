@@ -84,8 +84,6 @@ type Status struct {
 	Learner                       bool
 	// Version is Balsa's.
 	Version string
-	// LogBytes is the size of the raft log on disk.
-	LogBytes int64
 	// Problems are what an operator should know, in words.
 	Problems []string
 }

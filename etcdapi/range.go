@@ -1,12 +1,9 @@
 package etcdapi
 
 import (
-	"bytes"
-	"cmp"
 	"context"
 	"iter"
 	"math"
-	"slices"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
@@ -91,11 +88,12 @@ func readRange(ctx context.Context, now store.View, r *pb.RangeRequest) (*pb.Ran
 	if r.GetCountOnly() {
 		return response, nil
 	}
-	found, err := collect(ctx, view, r)
+	op := rangeOp(r)
+	found, err := collect(ctx, view, op)
 	if err != nil {
 		return nil, err
 	}
-	sortKeys(r, found)
+	store.SortKeys(op, found)
 	if limit := r.GetLimit(); limit > 0 && int64(len(found)) > limit {
 		found, response.More = found[:limit], true
 	}
@@ -109,9 +107,9 @@ func readRange(ctx context.Context, now store.View, r *pb.RangeRequest) (*pb.Ran
 // collect is what a range finds before it is sorted and cut: as etcd does, only a
 // range that is neither sorted nor filtered stops early, one key behind its
 // limit.
-func collect(ctx context.Context, view store.View, r *pb.RangeRequest) ([]store.KV, error) {
+func collect(ctx context.Context, view store.View, r *internalv1.Range) ([]store.KV, error) {
 	most := 0
-	if limit := r.GetLimit(); limit > 0 && limit < math.MaxInt32 && !sorted(r) && !filtered(r) {
+	if limit := r.GetLimit(); limit > 0 && limit < math.MaxInt32 && !store.Sifts(r) {
 		most = int(limit) + 1
 	}
 	var found []store.KV
@@ -120,7 +118,7 @@ func collect(ctx context.Context, view store.View, r *pb.RangeRequest) ([]store.
 		if seen++; seen%checkEvery == 0 && ctx.Err() != nil {
 			return nil, ctx.Err()
 		}
-		if passes(r, kv) {
+		if store.Passes(r, kv) {
 			found = append(found, kv)
 		}
 	}
@@ -161,45 +159,7 @@ func filtered(r *pb.RangeRequest) bool {
 	return r.GetMinModRevision() != 0 || r.GetMaxModRevision() != 0 || r.GetMinCreateRevision() != 0 || r.GetMaxCreateRevision() != 0
 }
 
-func passes(r *pb.RangeRequest, kv store.KV) bool {
-	return inBounds(kv.ModRevision, r.GetMinModRevision(), r.GetMaxModRevision()) &&
-		inBounds(kv.CreateRevision, r.GetMinCreateRevision(), r.GetMaxCreateRevision())
-}
-
-// inBounds tells least <= rev <= most, where 0 is no bound.
-func inBounds(rev store.Revision, least, most int64) bool {
-	return (least == 0 || int64(rev) >= least) && (most == 0 || int64(rev) <= most)
-}
-
-// sortKeys puts keys that are in their own order into the order asked for. What
-// is equal in the target stays in the order of keys.
-func sortKeys(r *pb.RangeRequest, found []store.KV) {
-	target, descend := r.GetSortTarget(), r.GetSortOrder() == pb.RangeRequest_DESCEND
-	switch {
-	case target == pb.RangeRequest_KEY && descend:
-		slices.Reverse(found)
-	case descend:
-		slices.SortStableFunc(found, func(a, b store.KV) int { return compareBy(target, b, a) })
-	case target != pb.RangeRequest_KEY:
-		slices.SortStableFunc(found, func(a, b store.KV) int { return compareBy(target, a, b) })
-	}
-}
-
-func compareBy(target pb.RangeRequest_SortTarget, a, b store.KV) int {
-	switch target {
-	case pb.RangeRequest_VERSION:
-		return cmp.Compare(a.Version, b.Version)
-	case pb.RangeRequest_CREATE:
-		return cmp.Compare(a.CreateRevision, b.CreateRevision)
-	case pb.RangeRequest_MOD:
-		return cmp.Compare(a.ModRevision, b.ModRevision)
-	case pb.RangeRequest_VALUE:
-		return bytes.Compare(a.Value, b.Value)
-	}
-	return 0
-}
-
-// rangeOp is a range among the operations of a transaction that is logged.
+// rangeOp is a range as the store has it.
 func rangeOp(r *pb.RangeRequest) *internalv1.Range {
 	op := &internalv1.Range{
 		Key: r.GetKey(), RangeEnd: r.GetRangeEnd(), Limit: r.GetLimit(), Revision: r.GetRevision(),

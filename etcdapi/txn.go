@@ -1,8 +1,6 @@
 package etcdapi
 
 import (
-	"bytes"
-	"cmp"
 	"context"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
@@ -169,38 +167,11 @@ func holds(view store.View, c *internalv1.Compare) bool {
 	exists := false
 	for kv := range keysIn(view, c, 0) {
 		exists = true
-		if !compareKV(c, kv) {
+		if !store.Holds(c, kv) {
 			return false
 		}
 	}
-	return exists || c.GetTarget() != internalv1.Compare_TARGET_VALUE && compareKV(c, store.KV{})
-}
-
-func compareKV(c *internalv1.Compare, kv store.KV) bool {
-	order := 0
-	switch c.GetTarget() {
-	case internalv1.Compare_TARGET_VERSION:
-		order = cmp.Compare(kv.Version, c.GetNumber())
-	case internalv1.Compare_TARGET_CREATE:
-		order = cmp.Compare(int64(kv.CreateRevision), c.GetNumber())
-	case internalv1.Compare_TARGET_MOD:
-		order = cmp.Compare(int64(kv.ModRevision), c.GetNumber())
-	case internalv1.Compare_TARGET_LEASE:
-		order = cmp.Compare(kv.Lease, c.GetNumber())
-	case internalv1.Compare_TARGET_VALUE:
-		order = bytes.Compare(kv.Value, c.GetValue())
-	}
-	switch c.GetResult() {
-	case internalv1.Compare_RESULT_EQUAL:
-		return order == 0
-	case internalv1.Compare_RESULT_NOT_EQUAL:
-		return order != 0
-	case internalv1.Compare_RESULT_GREATER:
-		return order > 0
-	case internalv1.Compare_RESULT_LESS:
-		return order < 0
-	}
-	return false
+	return exists || c.GetTarget() != internalv1.Compare_TARGET_VALUE && store.Holds(c, store.KV{})
 }
 
 // txnOp is a transaction as the log has it.

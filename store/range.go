@@ -1,23 +1,15 @@
 package store
 
 import (
-	"bytes"
 	"cmp"
 	"iter"
-	"slices"
 
 	internalv1 "github.com/balsa-run/balsa/gen/balsainternal/v1"
 )
 
 // widely tells that a range has to look at all of its keys, however few of them
 // it returns.
-func widely(r *internalv1.Range) bool {
-	return r.GetRevision() > 0 || r.GetSortOrder() != 0 || bounded(r)
-}
-
-func bounded(r *internalv1.Range) bool {
-	return r.GetMinModRevision() != 0 || r.GetMaxModRevision() != 0 || r.GetMinCreateRevision() != 0 || r.GetMaxCreateRevision() != 0
-}
+func widely(r *internalv1.Range) bool { return r.GetRevision() > 0 || Sifts(r) }
 
 // inspectRange refuses what cannot be read, and what would hold up the log.
 func (w *writer) inspectRange(r *internalv1.Range) *refusal {
@@ -81,69 +73,26 @@ func (t *txn) runRange(r *internalv1.Range) *internalv1.RangeResult {
 	if r.GetCountOnly() {
 		return result
 	}
-	// As etcd does: what is sorted or bounded is read whole before it is cut.
-	whole := limit <= 0 || r.GetSortOrder() != 0 || bounded(r)
-	var found []rangeKey
+	whole := limit <= 0 || Sifts(r)
+	var found []KV
 	for key, v := range t.at(rev, s) {
-		if within(r, v) {
-			found = append(found, rangeKey{key, v})
+		if kv := v.kv(key); Passes(r, kv) {
+			found = append(found, kv)
 		}
 		if !whole && int64(len(found)) > limit {
 			break
 		}
 	}
-	sortKeys(r, found)
+	SortKeys(r, found)
 	if limit > 0 && int64(len(found)) > limit {
 		found, result.More = found[:limit], true
 	}
-	for _, k := range found {
-		stored := k.v.stored(k.key)
+	for _, kv := range found {
+		stored := kv.stored()
 		if r.GetKeysOnly() {
 			stored.Value = nil
 		}
 		result.Keys = append(result.Keys, stored)
 	}
 	return result
-}
-
-type rangeKey struct {
-	key string
-	v   *version
-}
-
-func within(r *internalv1.Range, v *version) bool {
-	return inBounds(v.mod, r.GetMinModRevision(), r.GetMaxModRevision()) &&
-		inBounds(v.create, r.GetMinCreateRevision(), r.GetMaxCreateRevision())
-}
-
-// inBounds tells least <= rev <= most, where 0 is no bound.
-func inBounds(rev Revision, least, most int64) bool {
-	return (least == 0 || int64(rev) >= least) && (most == 0 || int64(rev) <= most)
-}
-
-// sortKeys puts keys that are in order into the order that is asked for.
-func sortKeys(r *internalv1.Range, found []rangeKey) {
-	target, order := r.GetSortTarget(), r.GetSortOrder()
-	switch {
-	case order == internalv1.Range_SORT_ORDER_DESCEND && target == internalv1.Range_SORT_TARGET_UNSPECIFIED:
-		slices.Reverse(found)
-	case order == internalv1.Range_SORT_ORDER_DESCEND:
-		slices.SortStableFunc(found, func(a, b rangeKey) int { return compareBy(target, b.v, a.v) })
-	case target != internalv1.Range_SORT_TARGET_UNSPECIFIED:
-		slices.SortStableFunc(found, func(a, b rangeKey) int { return compareBy(target, a.v, b.v) })
-	}
-}
-
-func compareBy(target internalv1.Range_SortTarget, a, b *version) int {
-	switch target {
-	case internalv1.Range_SORT_TARGET_VERSION:
-		return cmp.Compare(a.number, b.number)
-	case internalv1.Range_SORT_TARGET_CREATE:
-		return cmp.Compare(a.create, b.create)
-	case internalv1.Range_SORT_TARGET_MOD:
-		return cmp.Compare(a.mod, b.mod)
-	case internalv1.Range_SORT_TARGET_VALUE:
-		return bytes.Compare(a.value, b.value)
-	}
-	return 0
 }

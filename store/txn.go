@@ -2,7 +2,6 @@ package store
 
 import (
 	"bytes"
-	"cmp"
 
 	internalv1 "github.com/balsa-run/balsa/gen/balsainternal/v1"
 )
@@ -60,42 +59,15 @@ func (w *writer) compare(c *internalv1.Compare) (holds bool, found *internalv1.S
 	exists := false
 	for key, v := range w.st.now(spanIn(c)) {
 		exists = true
-		if !compareVersion(c, v) {
+		if !Holds(c, v.kv(key)) {
 			return false, v.stored(key)
 		}
 	}
 	// As in etcd no value compares with anything, not even as unequal.
-	if !exists && (c.GetTarget() == internalv1.Compare_TARGET_VALUE || !compareVersion(c, &version{})) {
+	if !exists && (c.GetTarget() == internalv1.Compare_TARGET_VALUE || !Holds(c, KV{})) {
 		return false, &internalv1.StoredKey{Key: bytes.Clone(c.GetKey())}
 	}
 	return true, nil
-}
-
-func compareVersion(c *internalv1.Compare, v *version) bool {
-	order := 0
-	switch c.GetTarget() {
-	case internalv1.Compare_TARGET_VERSION:
-		order = cmp.Compare(v.number, c.GetNumber())
-	case internalv1.Compare_TARGET_CREATE:
-		order = cmp.Compare(int64(v.create), c.GetNumber())
-	case internalv1.Compare_TARGET_MOD:
-		order = cmp.Compare(int64(v.mod), c.GetNumber())
-	case internalv1.Compare_TARGET_LEASE:
-		order = cmp.Compare(v.lease, c.GetNumber())
-	case internalv1.Compare_TARGET_VALUE:
-		order = bytes.Compare(v.value, c.GetValue())
-	}
-	switch c.GetResult() {
-	case internalv1.Compare_RESULT_EQUAL:
-		return order == 0
-	case internalv1.Compare_RESULT_NOT_EQUAL:
-		return order != 0
-	case internalv1.Compare_RESULT_GREATER:
-		return order > 0
-	case internalv1.Compare_RESULT_LESS:
-		return order < 0
-	}
-	return false
 }
 
 // footprint is what the puts of a branch cost, in version.bytes.

@@ -55,18 +55,27 @@ func (v *version) bytes(key string) int64 {
 	return int64(len(key)) + int64(len(v.value)) + versionBytes
 }
 
+// kv is the version as a KV without its object.
+func (v *version) kv(key string) KV {
+	return KV{Key: key, Value: v.value, CreateRevision: v.create, ModRevision: v.mod, Version: v.number, Lease: v.lease}
+}
+
 // stored is the version in a command's result; nil when there is none.
 func (v *version) stored(key string) *internalv1.StoredKey {
 	if v == nil {
 		return nil
 	}
+	return v.kv(key).stored()
+}
+
+func (kv KV) stored() *internalv1.StoredKey {
 	return &internalv1.StoredKey{
-		Key:            []byte(key),
-		Value:          v.value,
-		CreateRevision: int64(v.create),
-		ModRevision:    int64(v.mod),
-		Version:        v.number,
-		Lease:          v.lease,
+		Key:            []byte(kv.Key),
+		Value:          kv.Value,
+		CreateRevision: int64(kv.CreateRevision),
+		ModRevision:    int64(kv.ModRevision),
+		Version:        kv.Version,
+		Lease:          kv.Lease,
 	}
 }
 

@@ -146,15 +146,9 @@ func (v View) LeaseKeys(id int64) iter.Seq[string] {
 
 // kv is a version as readers get it.
 func (sp *Space) kv(key string, v *version) KV {
-	return KV{
-		Key:            key,
-		Value:          v.value,
-		Object:         sp.object(key, v),
-		CreateRevision: v.create,
-		ModRevision:    v.mod,
-		Version:        v.number,
-		Lease:          v.lease,
-	}
+	kv := v.kv(key)
+	kv.Object = sp.object(key, v)
+	return kv
 }
 
 // object is the decoded value of v, decoded once; nil when it has none.

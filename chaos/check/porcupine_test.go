@@ -88,8 +88,8 @@ func TestPorcupineSaysWhatItDidNotJudge(t *testing.T) {
 		t.Errorf("no time: got %d checked, left %v", v.Checked, v.Left)
 	}
 	cfg.unknown = 60
-	records, _ = newLinSim(1, cfg, plantNone).run()
-	v = judgePorcupine(records, check.PorcupineOptions{Window: 1000})
+	many, _ := newLinSim(1, cfg, plantNone).run() // its members are not Porcupine's
+	v = judgePorcupine(many, check.PorcupineOptions{Window: 1000})
 	if len(v.Left) != 1 || !strings.Contains(v.Left[0], "unknown") {
 		t.Errorf("many unknown: left %v", v.Left)
 	}

@@ -7,7 +7,7 @@ import (
 	"net"
 	"net/http"
 	"strconv"
-	"sync"
+	"sync/atomic"
 
 	"connectrpc.com/connect"
 
@@ -66,24 +66,30 @@ type beater interface {
 	Beat(ctx context.Context, beat *balsav1.HeartbeatRequest) (*balsav1.HeartbeatResponse, error)
 }
 
-// localBeats are heartbeats that this server takes itself: while it leads.
-type localBeats struct {
-	mu     sync.Mutex
-	leases beater // guarded by mu; nil unless this server leads
+// whileLeading holds what counts leases in this server's memory: only a leader does.
+type whileLeading[T any] struct {
+	leases atomic.Pointer[T] // nil unless this server leads
 }
 
-func (l *localBeats) set(leases beater) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.leases = leases
+func (w *whileLeading[T]) set(leases T) { w.leases.Store(&leases) }
+
+func (w *whileLeading[T]) unset() { w.leases.Store(nil) }
+
+func (w *whileLeading[T]) get() (T, error) {
+	if leases := w.leases.Load(); leases != nil {
+		return *leases, nil
+	}
+	var none T
+	return none, noLeader(cluster.ReasonNotLeader, "this server does not lead; leases are the leader's")
 }
+
+// localBeats are heartbeats that this server takes itself: while it leads.
+type localBeats struct{ whileLeading[beater] }
 
 func (l *localBeats) Beat(ctx context.Context, beat *balsav1.HeartbeatRequest) (*balsav1.HeartbeatResponse, error) {
-	l.mu.Lock()
-	leases := l.leases
-	l.mu.Unlock()
-	if leases == nil {
-		return nil, noLeader(cluster.ReasonNotLeader, "this server does not lead; leases are the leader's")
+	leases, err := l.get()
+	if err != nil {
+		return nil, err
 	}
 	return leases.Beat(ctx, beat)
 }

@@ -3,7 +3,6 @@ package core
 import (
 	"context"
 	"errors"
-	"sync"
 
 	internalv1 "github.com/balsa-run/balsa/gen/balsainternal/v1"
 
@@ -18,23 +17,12 @@ type lessor interface {
 }
 
 // localLessor is that of this server: while it leads.
-type localLessor struct {
-	mu     sync.Mutex
-	leases lessor // guarded by mu; nil unless this server leads
-}
-
-func (l *localLessor) set(leases lessor) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.leases = leases
-}
+type localLessor struct{ whileLeading[lessor] }
 
 func (l *localLessor) LeaseTime(ctx context.Context, req *internalv1.LeaseTimeRequest) (*internalv1.LeaseTimeResponse, error) {
-	l.mu.Lock()
-	counting := l.leases
-	l.mu.Unlock()
-	if counting == nil {
-		return nil, noLeader(cluster.ReasonNotLeader, "this server does not lead; leases are the leader's")
+	counting, err := l.get()
+	if err != nil {
+		return nil, err
 	}
 	response, err := counting.LeaseTime(ctx, req)
 	if errors.Is(err, leases.ErrNotCounting) {

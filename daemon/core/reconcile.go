@@ -40,13 +40,13 @@ func (s *Server) drained(reason string, took time.Duration) {
 func (s *Server) runTerm(ctx context.Context, epoch uint64) error {
 	beats := nodes.NewLeases(s.cfg.Clock, nodes.DefaultInterval, nodes.DefaultDuration)
 	s.local.set(beats)
-	defer s.local.set(nil)
+	defer s.local.unset()
 	if err := s.forgetServers(ctx, epoch); err != nil {
 		s.logger.Info("records of servers that are gone stay until the next term", "error", err)
 	}
 	lessor := s.termLessor(epoch)
 	s.lessor.set(lessor)
-	defer s.lessor.set(nil)
+	defer s.lessor.unset()
 	deps := reconciler.Deps{
 		Store: s.store, Proposer: s.cluster, Clock: s.cfg.Clock, Rand: s.cfg.Random,
 		Logger: s.logger.With("part", "reconciler"), Epoch: epoch, Leases: beats, EtcdLeases: lessor, Drained: s.drained, Secrets: s.cfg.Bundle.SealKeys,

@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -231,6 +232,7 @@ func ctlLeases(c *ctl) {
 	c.run("put", "bound/2", "1", "--lease", id)
 	c.run("lease", "list")
 	left, _ := c.output("", "lease", "timetolive", id, "--keys")
+	left = attached.ReplaceAllStringFunc(left, inOrder)
 	c.notef("%s", regexp.MustCompile(`remaining\(\w+\)`).ReplaceAllString(c.normal(left), "remaining"))
 	c.run("lease", "keep-alive", "--once", id)
 	c.run("get", "bound", "-w", "fields")
@@ -239,6 +241,16 @@ func ctlLeases(c *ctl) {
 	c.run("lease", "timetolive", id)
 	c.run("lease", "keep-alive", "--once", id)
 	c.run("lease", "revoke", id)
+}
+
+// attached is the keys of a lease as etcdctl prints them: separated by blanks, and
+// from etcd in the order of a map of Go's, another one each time.
+var attached = regexp.MustCompile(`attached keys\(\[[^\]]*\]\)`)
+
+func inOrder(printed string) string {
+	keys := strings.Fields(strings.TrimSuffix(strings.TrimPrefix(printed, "attached keys(["), "])"))
+	slices.Sort(keys)
+	return fmt.Sprintf("attached keys(%s)", keys)
 }
 
 func ctlLocks(c *ctl) {

@@ -93,7 +93,7 @@ func (b *solo) LeaseTime(_ context.Context, r *internalv1.LeaseTimeRequest) (*in
 // Status implements etcdapi.Group.
 func (b *solo) Status() etcdapi.Status {
 	at := b.store.AppliedIndex()
-	return etcdapi.Status{ClusterID: 11, MemberID: 12, LeaderID: 12, Term: soloTerm, CommittedIndex: at, Applied: at, Version: "test", LogBytes: 1 << 20}
+	return etcdapi.Status{ClusterID: 11, MemberID: 12, LeaderID: 12, Term: soloTerm, CommittedIndex: at, Applied: at, Version: "test"}
 }
 
 // Members implements etcdapi.Group.
