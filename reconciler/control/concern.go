@@ -40,6 +40,39 @@ type Kit struct {
 	Events Recorder
 }
 
+// Each steps through keys that do not depend on one another: each is planned from
+// one view and at one time, then all changes are committed. plan returns the change
+// that its key needs, nil when none, and how long after now to look again; 0 is
+// only when something changes.
+func (k *Kit) Each(ctx context.Context, keys []string, plan func(v store.View, key string, now time.Time) (*Change, time.Duration, error)) (again []loop.Again) {
+	v, err := k.View(ctx)
+	if err != nil {
+		return loop.Failed(keys, err)
+	}
+	now := k.Clock.Now()
+	var changes []*Change
+	var changed []string
+	for _, key := range keys {
+		c, after, err := plan(v, key, now)
+		if err != nil {
+			again = append(again, loop.Again{Key: key, Err: err})
+			continue
+		}
+		if after > 0 {
+			again = append(again, loop.Again{Key: key, After: after})
+		}
+		if c != nil {
+			changes, changed = append(changes, c), append(changed, key)
+		}
+	}
+	for i, err := range k.CommitAll(ctx, changes) {
+		if err != nil {
+			again = append(again, loop.Again{Key: changed[i], Err: err})
+		}
+	}
+	return again
+}
+
 // Recorder writes events; it never blocks.
 type Recorder interface {
 	// Record notes that something happened to an object: eventType is Normal or

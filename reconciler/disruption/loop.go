@@ -81,33 +81,8 @@ func replicasOf(kv store.KV) int32 {
 	return -1
 }
 
-func (d *concern) step(ctx context.Context, keys []string) (again []loop.Again) {
-	v, err := d.View(ctx)
-	if err != nil {
-		return loop.Failed(keys, err)
-	}
-	now := d.Clock.Now()
-	var changes []*control.Change
-	var changed []string
-	for _, key := range keys {
-		c, after, err := d.plan(v, key, now)
-		if err != nil {
-			again = append(again, loop.Again{Key: key, Err: err})
-			continue
-		}
-		if after > 0 {
-			again = append(again, loop.Again{Key: key, After: after})
-		}
-		if c != nil {
-			changes, changed = append(changes, c), append(changed, key)
-		}
-	}
-	for i, err := range d.CommitAll(ctx, changes) {
-		if err != nil {
-			again = append(again, loop.Again{Key: changed[i], Err: err})
-		}
-	}
-	return again
+func (d *concern) step(ctx context.Context, keys []string) []loop.Again {
+	return d.Each(ctx, keys, d.plan)
 }
 
 func (d *concern) plan(v store.View, key string, now time.Time) (*control.Change, time.Duration, error) {

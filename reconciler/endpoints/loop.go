@@ -98,31 +98,15 @@ func selects(svc *balsav1.Service, pod *balsav1.Pod) bool {
 	return len(svc.GetSpec().GetSelector()) > 0
 }
 
-func (e *concern) step(ctx context.Context, keys []string) (again []loop.Again) {
-	v, err := e.View(ctx)
-	if err != nil {
-		return loop.Failed(keys, err)
-	}
-	var changes []*control.Change
-	var changed []string
-	for _, key := range keys {
+func (e *concern) step(ctx context.Context, keys []string) []loop.Again {
+	return e.Each(ctx, keys, func(v store.View, key string, _ time.Time) (*control.Change, time.Duration, error) {
 		svc, ok := control.Get[*balsav1.Service](v, key)
 		if !ok || object.IsTerminating(svc) || control.NamespaceClosing(v, svc.GetMetadata().GetNamespace()) {
-			continue // what is left of it goes by its owner reference
+			return nil, 0, nil // what is left of it goes by its owner reference
 		}
 		c, err := e.plan(v, svc)
-		if err != nil {
-			again = append(again, loop.Again{Key: key, Err: err})
-			continue
-		}
-		changes, changed = append(changes, c), append(changed, key)
-	}
-	for i, err := range e.CommitAll(ctx, changes) {
-		if err != nil {
-			again = append(again, loop.Again{Key: changed[i], Err: err})
-		}
-	}
-	return again
+		return c, 0, err
+	})
 }
 
 func (e *concern) plan(v store.View, svc *balsav1.Service) (*control.Change, error) {

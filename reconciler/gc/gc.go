@@ -142,31 +142,11 @@ func exister(v store.View, m object.Message) func(*balsav1.OwnerReference) bool 
 	}
 }
 
-func (g *concern) step(ctx context.Context, keys []string) (again []loop.Again) {
-	v, err := g.View(ctx)
-	if err != nil {
-		return loop.Failed(keys, err)
-	}
-	now := g.Clock.Now()
-	var changes []*control.Change
-	var changed []string
-	for _, key := range keys {
-		c, err := g.plan(v, key, now)
-		if err != nil {
-			again = append(again, loop.Again{Key: key, Err: err})
-			continue
-		}
-		changes, changed = append(changes, c), append(changed, key)
-	}
-	for i, err := range g.CommitAll(ctx, changes) {
-		if err != nil {
-			again = append(again, loop.Again{Key: changed[i], Err: err})
-		}
-	}
-	return again
+func (g *concern) step(ctx context.Context, keys []string) []loop.Again {
+	return g.Each(ctx, keys, g.plan)
 }
 
-func (g *concern) plan(v store.View, key string, now time.Time) (*control.Change, error) {
+func (g *concern) plan(v store.View, key string, now time.Time) (*control.Change, time.Duration, error) {
 	c := control.NewChange(key)
 	if key == finishedKey {
 		kind, _ := object.KindByName("Pod")
@@ -174,22 +154,22 @@ func (g *concern) plan(v store.View, key string, now time.Time) (*control.Change
 		for _, pod := range pods[:min(len(pods), control.MaxOps)] {
 			c.Delete(pod)
 		}
-		return c, nil
+		return c, 0, nil
 	}
 	m, ok := control.Get[object.Message](v, key)
 	if !ok {
-		return c, nil
+		return c, 0, nil
 	}
 	switch exists := exister(v, m); Judge(m, exists) {
 	case Remove:
-		return c, g.remove(c, m, now)
+		return c, 0, g.remove(c, m, now)
 	case Cut:
 		next := object.Clone(m)
 		meta := object.EnsureMetadata(next)
 		meta.OwnerReferences = slices.DeleteFunc(meta.OwnerReferences, func(ref *balsav1.OwnerReference) bool { return !exists(ref) })
-		return c, c.Update(next)
+		return c, 0, c.Update(next)
 	}
-	return c, nil
+	return c, 0, nil
 }
 
 func (g *concern) remove(c *control.Change, m object.Message, now time.Time) error {

@@ -125,31 +125,15 @@ func peersOf(policy *balsav1.NetworkPolicy) (out []*balsav1.NetworkPolicyPeer) {
 	return out
 }
 
-func (c *concern) step(ctx context.Context, keys []string) (again []loop.Again) {
-	v, err := c.View(ctx)
-	if err != nil {
-		return loop.Failed(keys, err)
-	}
-	var changes []*control.Change
-	var changed []string
-	for _, key := range keys {
+func (c *concern) step(ctx context.Context, keys []string) []loop.Again {
+	return c.Each(ctx, keys, func(v store.View, key string, _ time.Time) (*control.Change, time.Duration, error) {
 		policy, ok := control.Get[*balsav1.NetworkPolicy](v, key)
 		if !ok || object.IsTerminating(policy) || control.NamespaceClosing(v, policy.GetMetadata().GetNamespace()) {
-			continue // the slice goes by its owner reference
+			return nil, 0, nil // the slice goes by its owner reference
 		}
 		change, err := c.plan(v, policy)
-		if err != nil {
-			again = append(again, loop.Again{Key: key, Err: err})
-			continue
-		}
-		changes, changed = append(changes, change), append(changed, key)
-	}
-	for i, err := range c.CommitAll(ctx, changes) {
-		if err != nil {
-			again = append(again, loop.Again{Key: changed[i], Err: err})
-		}
-	}
-	return again
+		return change, 0, err
+	})
 }
 
 func (c *concern) plan(v store.View, policy *balsav1.NetworkPolicy) (*control.Change, error) {

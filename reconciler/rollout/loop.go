@@ -58,33 +58,8 @@ func New(k *control.Kit, secrets Secrets, events *store.Space) control.Concern {
 
 func list(v store.View) []string { return control.Keys(v, "Deployment") }
 
-func (r *concern) step(ctx context.Context, keys []string) (again []loop.Again) {
-	v, err := r.View(ctx)
-	if err != nil {
-		return loop.Failed(keys, err)
-	}
-	now := r.Clock.Now()
-	var changes []*control.Change
-	var changed []string
-	for _, key := range keys {
-		c, after, err := r.plan(v, key, now)
-		if err != nil {
-			again = append(again, loop.Again{Key: key, Err: err})
-			continue
-		}
-		if after > 0 {
-			again = append(again, loop.Again{Key: key, After: after})
-		}
-		if c != nil {
-			changes, changed = append(changes, c), append(changed, key)
-		}
-	}
-	for i, err := range r.CommitAll(ctx, changes) {
-		if err != nil {
-			again = append(again, loop.Again{Key: changed[i], Err: err})
-		}
-	}
-	return again
+func (r *concern) step(ctx context.Context, keys []string) []loop.Again {
+	return r.Each(ctx, keys, r.plan)
 }
 
 // unreadableAgain is when contents that could not be read are tried again: the

@@ -99,44 +99,21 @@ func adopters(v store.View, namespace string, pod object.Message) (out []string)
 
 // step plans every key at one view and commits the changes at once. What the
 // ReplicaSets of one Deployment may end together is counted over the step.
-func (w *concern) step(ctx context.Context, keys []string) (again []loop.Again) {
-	v, err := w.View(ctx)
-	if err != nil {
-		return loop.Failed(keys, err)
-	}
-	now := w.Clock.Now()
+func (w *concern) step(ctx context.Context, keys []string) []loop.Again {
 	budgets := map[string]int32{}
-	var changes []*control.Change
-	var changed []string
-	for _, key := range keys {
-		c, a, err := w.plan(v, key, budgets, now)
-		switch {
-		case err != nil:
-			again = append(again, loop.Again{Key: key, Err: err})
-			continue
-		case a.Again > 0:
-			again = append(again, loop.Again{Key: key, After: a.Again})
-		}
-		if c != nil {
-			changes, changed = append(changes, c), append(changed, key)
-		}
-	}
-	for i, err := range w.CommitAll(ctx, changes) {
-		if err != nil {
-			again = append(again, loop.Again{Key: changed[i], Err: err})
-		}
-	}
-	return again
+	return w.Each(ctx, keys, func(v store.View, key string, now time.Time) (*control.Change, time.Duration, error) {
+		return w.plan(v, key, budgets, now)
+	})
 }
 
-func (w *concern) plan(v store.View, key string, budgets map[string]int32, now time.Time) (*control.Change, Actions, error) {
+func (w *concern) plan(v store.View, key string, budgets map[string]int32, now time.Time) (*control.Change, time.Duration, error) {
 	rs, ok := control.Get[*balsav1.ReplicaSet](v, key)
 	if !ok {
-		return nil, Actions{}, nil
+		return nil, 0, nil
 	}
 	pods, err := candidates(v, rs)
 	if err != nil {
-		return nil, Actions{}, err
+		return nil, 0, err
 	}
 	view := View{
 		ReplicaSet: rs, Pods: pods, Budget: Unlimited, Closing: control.NamespaceClosing(v, rs.GetMetadata().GetNamespace()),
@@ -149,13 +126,13 @@ func (w *concern) plan(v store.View, key string, budgets map[string]int32, now t
 	owner := guard(v, &view, budgets, now)
 	a, err := Plan(view, now)
 	if err != nil || a.Empty() {
-		return nil, a, err
+		return nil, a.Again, err
 	}
 	if owner != "" {
 		budgets[owner] = view.Budget - a.Spent
 	}
 	c, err := w.change(rs, a, now)
-	return c, a, err
+	return c, a.Again, err
 }
 
 // candidates are the pods of a ReplicaSet and those that it may adopt.
