@@ -5,11 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
-	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
-	"net/netip"
 	"slices"
 	"strings"
 	"testing"
@@ -20,7 +17,6 @@ import (
 
 	internalv1 "github.com/balsa-run/balsa/gen/balsainternal/v1"
 	"github.com/balsa-run/balsa/gen/balsainternal/v1/internalv1connect"
-	"github.com/balsa-run/balsa/internal/clock"
 	"github.com/balsa-run/balsa/node"
 	"github.com/balsa-run/balsa/node/pod"
 	"github.com/balsa-run/balsa/node/runtime"
@@ -71,33 +67,15 @@ func TestProbeHTTP(t *testing.T) {
 	}
 }
 
-// logLab serves the logs of one pod of a fake machine over HTTP.
+// logLab is a streamLab whose client speaks Connect's own protocol.
 type logLab struct {
 	client internalv1connect.AgentServiceClient
 	rt     *fake.Runtime
 }
 
 func newLogLab(t *testing.T, role pki.Role) *logLab {
-	m := fake.NewMachine(fake.Options{Clock: clock.Real{}})
-	t.Cleanup(m.Reboot)
-	rt := m.Open()
-	agent, err := node.New(node.Config{
-		Name: "n1", NodeIP: netip.MustParseAddr("10.0.0.11"), Disk: newDisk(""), RunDisk: newDisk(""), Clock: clock.Real{}, Rand: rand.New(rand.NewPCG(1, 2)),
-		Logger: slog.New(slog.DiscardHandler), API: newServer(), Machine: machine{}, Runtime: rt, Images: &imageStore{}, MaxLogStreams: 1,
-		Open: func(context.Context, node.ClusterFacts) (node.Plant, error) { return node.Plant{}, nil },
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	handler := agent.Handler()
-	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		handler.ServeHTTP(w, r.WithContext(pki.WithIdentity(r.Context(), pki.Identity{Name: "s1", Role: role})))
-	}))
-	t.Cleanup(s.Close)
-	if _, err := rt.RunPod(t.Context(), runtime.PodConfig{UID: "u", Namespace: "d", Name: "p", Hostname: "p"}); err != nil {
-		t.Fatal(err)
-	}
-	return &logLab{client: internalv1connect.NewAgentServiceClient(s.Client(), s.URL), rt: rt}
+	l := newStreamLab(t, role)
+	return &logLab{client: internalv1connect.NewAgentServiceClient(l.server.Client(), l.server.URL), rt: l.rt}
 }
 
 func (l *logLab) run(t *testing.T, attempt int, steps ...string) {

@@ -34,6 +34,7 @@ type streamLab struct {
 	client  internalv1connect.AgentServiceClient
 	rt      *fake.Runtime
 	machine *fake.Machine
+	server  *httptest.Server
 }
 
 func newStreamLab(t *testing.T, role pki.Role) *streamLab {
@@ -58,7 +59,7 @@ func newStreamLab(t *testing.T, role pki.Role) *streamLab {
 	if _, err := rt.RunPod(t.Context(), runtime.PodConfig{UID: "u", Namespace: "d", Name: "p", Hostname: "p"}); err != nil {
 		t.Fatal(err)
 	}
-	return &streamLab{T: t, client: internalv1connect.NewAgentServiceClient(s.Client(), s.URL, connect.WithGRPC()), rt: rt, machine: m}
+	return &streamLab{T: t, client: internalv1connect.NewAgentServiceClient(s.Client(), s.URL, connect.WithGRPC()), rt: rt, machine: m, server: s}
 }
 
 func (l *streamLab) run(c runtime.ContainerConfig, steps ...string) {
