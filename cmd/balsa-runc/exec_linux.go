@@ -37,7 +37,13 @@ func execInContainer(dir string, control, report *os.File) error {
 	if err != nil {
 		return err
 	}
-	if err := c.Run(p); err != nil {
+	letGo, err := hold(p, request)
+	if err != nil {
+		return err
+	}
+	err = c.Run(p)
+	letGo()
+	if err != nil {
 		return fmt.Errorf("execute %q: %w", request.Args[0], err)
 	}
 	pid, err := p.Pid()
@@ -62,8 +68,61 @@ func execInContainer(dir string, control, report *os.File) error {
 	return err
 }
 
-// tellStarted comes before anything else can go wrong: from here on the agent can
-// end the process without this program. It is our child, so its id is still its.
+// heldFD is where the process finds the descriptor on which it waits: the first
+// behind its streams.
+const heldFD = 3
+
+// hold makes the process wait before it executes its program, until the agent has
+// answered: see awaitGo. An agent from before that is not asked, its answer is there
+// already. The function that is returned is for afterwards.
+func hold(p *libcontainer.Process, request runcwire.ExecRequest) (after func(), err error) {
+	if request.Hold {
+		held := os.NewFile(runcwire.ExecHoldFD, "held")
+		p.ExtraFiles = []*os.File{held}
+		return func() { _ = held.Close() }, nil
+	}
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("hold: %w", err)
+	}
+	agent, held := os.NewFile(uintptr(fds[0]), "agent"), os.NewFile(uintptr(fds[1]), "held")
+	after = func() { _, _ = agent.Close(), held.Close() }
+	if _, err := agent.Write([]byte{runcwire.ExecGo}); err != nil {
+		after()
+		return nil, fmt.Errorf("hold: %w", err)
+	}
+	p.ExtraFiles = []*os.File{held}
+	return after, nil
+}
+
+// awaitGo is for the process of an exec, in its namespaces and its session, before
+// libcontainer executes its program: from the hello on the agent knows it, and notes
+// it before it answers. An agent or a helper that is killed leaves nothing unknown.
+func awaitGo() error {
+	// Closed when the program is executed; until then the number must not become
+	// that of a descriptor which libcontainer then takes for one to hand on.
+	unix.CloseOnExec(heldFD)
+	if err := unix.Sendto(heldFD, []byte{runcwire.ExecHello}, unix.MSG_NOSIGNAL, nil); err != nil {
+		return fmt.Errorf("hello to the agent: %w", err)
+	}
+	word := make([]byte, 1)
+	for {
+		n, err := unix.Read(heldFD, word)
+		switch {
+		case errors.Is(err, unix.EINTR):
+		case err != nil:
+			return fmt.Errorf("the agent's answer: %w", err)
+		case n != 1 || word[0] != runcwire.ExecGo:
+			return errors.New("the agent does not let this process go")
+		default:
+			return nil
+		}
+	}
+}
+
+// tellStarted comes before anything else can go wrong: an agent that did not ask for
+// Hold can end the process without this program from here on. It is our child, so
+// its id is still its.
 func tellStarted(report *os.File, pid int) error {
 	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {

@@ -20,6 +20,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 
 	_ "github.com/opencontainers/cgroups/devices"
 	"github.com/opencontainers/runc/libcontainer"
@@ -30,7 +31,7 @@ import (
 
 func main() {
 	if len(os.Args) > 1 && os.Args[1] == "init" {
-		libcontainer.Init() // does not return
+		becomeProgram() // does not return
 	}
 	if len(os.Args) != 3 {
 		fail(os.Stderr, errors.New("usage: balsa-runc run|exec|delete DIR"))
@@ -54,6 +55,18 @@ func main() {
 	default:
 		fail(os.Stderr, fmt.Errorf("subcommand %q: want run, exec or delete", os.Args[1]))
 	}
+}
+
+// becomeProgram runs in a process that libcontainer has made: that of an exec waits
+// until the agent knows it.
+func becomeProgram() {
+	runtime.LockOSThread() // what libcontainer changes is this thread's
+	if os.Getenv("_LIBCONTAINER_INITTYPE") == "setns" {
+		if err := awaitGo(); err != nil {
+			fail(os.Stderr, err)
+		}
+	}
+	libcontainer.Init()
 }
 
 // fail reports an error and exits.

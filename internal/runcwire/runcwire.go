@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"strconv"
 	"strings"
 )
@@ -32,6 +33,16 @@ const SpecFile = "config.json"
 const (
 	ExecControlFD = 3
 	ExecReportFD  = 4
+	// ExecHoldFD is there if the request says Hold.
+	ExecHoldFD = 5
+)
+
+// The words on the hold descriptor, a byte each. The process that an exec has made
+// says hello before it executes its program, and waits for the answer. The end of
+// the descriptor instead of an answer ends it.
+const (
+	ExecHello = 'h'
+	ExecGo    = 'g'
 )
 
 // RunReportFD is the descriptor on which "balsa-runc run" reports to the shim.
@@ -53,6 +64,9 @@ type ExecRequest struct {
 	TTY    bool     `json:"tty,omitempty"`
 	Width  uint16   `json:"width,omitempty"`
 	Height uint16   `json:"height,omitempty"`
+	// Hold: the process waits on ExecHoldFD. Helpers from before this field ignore
+	// it, so the agent also reads StartedReport.
+	Hold bool `json:"hold,omitempty"`
 }
 
 // Resize changes the size of the terminal.
@@ -91,8 +105,8 @@ func ErrorReport(err error) string {
 }
 
 // StartedReport tells which process an exec has begun: its id, and when it began
-// in clock ticks since the boot, since ids are used again. With it the agent can
-// end the process although the helper is gone.
+// in clock ticks since the boot, since ids are used again. With it an agent that
+// did not ask for Hold can end the process although the helper is gone.
 func StartedReport(pid int, ticks uint64) string {
 	return fmt.Sprintf("started pid=%d ticks=%d\n", pid, ticks)
 }
@@ -103,20 +117,37 @@ func ParseStartedReport(line string) (pid int, ticks uint64, ok bool) {
 	return pid, ticks, n == 2 && pid > 1
 }
 
-// ParseStartTicks reads when a process began from its /proc/PID/stat: field 22 of
-// proc(5), counted from behind the program's name, which may hold anything.
+// ParseStartTicks reads when a process began from its /proc/PID/stat.
 func ParseStartTicks(stat string) (uint64, error) {
-	const afterName = 22 - 3
-	end := strings.LastIndexByte(stat, ')')
-	fields := strings.Fields(stat[end+1:])
-	if end < 0 || len(fields) <= afterName {
-		return 0, fmt.Errorf("stat of a process %q: too few fields", stat)
-	}
-	ticks, err := strconv.ParseUint(fields[afterName], 10, 64)
+	ticks, err := statField(stat, 22)
 	if err != nil {
 		return 0, fmt.Errorf("stat of a process: when it began: %w", err)
 	}
 	return ticks, nil
+}
+
+// ParseParent reads the parent's id from a process's /proc/PID/stat.
+func ParseParent(stat string) (int, error) {
+	parent, err := statField(stat, 4)
+	if err == nil && parent > math.MaxInt32 {
+		err = strconv.ErrRange
+	}
+	if err != nil {
+		return 0, fmt.Errorf("stat of a process: its parent: %w", err)
+	}
+	return int(parent), nil
+}
+
+// statField reads a number by its place in proc(5), from 4 on: the fields are
+// counted from behind the program's name, which may hold anything.
+func statField(stat string, number int) (uint64, error) {
+	const firstAfterName = 3
+	end := strings.LastIndexByte(stat, ')')
+	fields := strings.Fields(stat[end+1:])
+	if end < 0 || len(fields) <= number-firstAfterName {
+		return 0, fmt.Errorf("%q has too few fields", stat)
+	}
+	return strconv.ParseUint(fields[number-firstAfterName], 10, 64)
 }
 
 // ExitReport tells how an exec's process ended.

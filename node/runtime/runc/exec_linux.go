@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -27,7 +28,7 @@ const (
 // Exec implements runtime.Streams. The helper is this process's child, not the
 // shim's: an exec has no life beyond its caller, and if this process dies, the
 // end of the control pipe kills it. If the helper dies, this process kills what it
-// began; if both die at once, the next Open does.
+// began; if both die at once, the next Open does. Nothing begins before it is noted.
 func (r *Runtime) Exec(ctx context.Context, uid runtime.PodUID, name string, cfg runtime.ExecConfig) (runtime.ExitStatus, error) {
 	var none runtime.ExitStatus
 	newest, _, err := r.newest(uid, name)
@@ -54,7 +55,7 @@ func execRequest(cfg runtime.ExecConfig) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("exec: %w: %w", err, runtime.ErrInvalid)
 	}
-	request := runcwire.ExecRequest{Args: cfg.Args, Env: env, Cwd: cfg.WorkingDir, TTY: cfg.TTY}
+	request := runcwire.ExecRequest{Args: cfg.Args, Env: env, Cwd: cfg.WorkingDir, TTY: cfg.TTY, Hold: true}
 	select {
 	case size := <-cfg.Resize: // the terminal's first size, if it is known
 		request.Width, request.Height = size.Width, size.Height
@@ -77,6 +78,7 @@ type execution struct {
 	log             *slog.Logger
 	control         *os.File // our end; closing it kills the process
 	report          *os.File
+	hold            *execHold
 }
 
 func (x *execution) run(ctx context.Context, request []byte) (runtime.ExitStatus, error) {
@@ -99,17 +101,19 @@ func (x *execution) run(ctx context.Context, request []byte) (runtime.ExitStatus
 	}
 	if err != nil {
 		closeOutputs(outputs)
-		_ = x.control.Close()
+		_ = errors.Join(x.control.Close(), x.hold.conn.Close())
 		return none, err
 	}
 	for _, o := range outputs {
 		go o.copy()
 	}
-	done := make(chan struct{})
+	done, left := make(chan struct{}), &begun{dir: filepath.Join(x.dir, execsDir)}
+	go x.hold.serve(left, cmd.Process.Pid)
 	go x.direct(request, done)
 	go feed(stdin, x.cfg.Stdin)
-	left := &begun{dir: filepath.Join(x.dir, execsDir)}
 	report, readErr := left.read(io.LimitReader(x.report, maxExecReportBytes))
+	// The helper is over, but not yet waited for: until it is, its id is its own.
+	readErr = errors.Join(readErr, x.hold.end())
 	waitErr := cmd.Wait()
 	close(done)
 	code, signal, reportErr := runcwire.ParseExecReport(report)
@@ -134,7 +138,7 @@ func (x *execution) run(ctx context.Context, request []byte) (runtime.ExitStatus
 	return runtime.ExitStatus{Code: code, Signal: runtime.Signal(signal)}, nil
 }
 
-func (x *execution) command(ctx context.Context) (*exec.Cmd, []*os.File, error) {
+func (x *execution) command(ctx context.Context) (cmd *exec.Cmd, children []*os.File, err error) {
 	controlIn, control, err := os.Pipe()
 	if err != nil {
 		return nil, nil, err
@@ -143,13 +147,18 @@ func (x *execution) command(ctx context.Context) (*exec.Cmd, []*os.File, error) 
 	if err != nil {
 		return nil, nil, errors.Join(err, controlIn.Close(), control.Close())
 	}
-	x.control, x.report = control, report
-	cmd := exec.CommandContext(ctx, x.helper, "exec", filepath.Join(containersDir, x.id))
+	hold, held, err := newExecHold()
+	if err != nil {
+		return nil, nil, errors.Join(err, controlIn.Close(), control.Close(), report.Close(), reportOut.Close())
+	}
+	x.control, x.report, x.hold = control, report, hold
+	cmd = exec.CommandContext(ctx, x.helper, "exec", filepath.Join(containersDir, x.id))
 	cmd.Dir, cmd.Env = x.dir, []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin"}
-	cmd.ExtraFiles = []*os.File{controlIn, reportOut}
+	children = []*os.File{controlIn, reportOut, held} // runcwire's ExecControlFD and on
+	cmd.ExtraFiles = slices.Clone(children)
 	cmd.Cancel = control.Close
 	cmd.WaitDelay = execKillDelay
-	return cmd, []*os.File{controlIn, reportOut}, nil
+	return cmd, children, nil
 }
 
 // pipes gives the program's output pipes of ours instead of the command's own,

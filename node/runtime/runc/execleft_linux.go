@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 
 	"golang.org/x/sys/unix"
 
@@ -28,26 +29,44 @@ type execProcess struct {
 
 // begun follows the process of one exec.
 type begun struct {
-	dir     string // of the notes
-	process execProcess
-	noteErr error
+	dir string // of the notes
+
+	mu      sync.Mutex
+	process execProcess // guarded by mu
+	noteErr error       // guarded by mu
 }
 
-func (b *begun) known() bool { return b.process.pid != 0 }
+func (b *begun) known() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.process.pid != 0
+}
 
-func (b *begun) note() string {
+// take notes the process. It is told twice, by itself and by the helper's report;
+// the second time changes nothing.
+func (b *begun) take(p execProcess) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.process.pid != 0 {
+		return
+	}
+	b.process = p
+	b.noteErr = b.writeLocked()
+}
+
+func (b *begun) noteLocked() string {
 	return filepath.Join(b.dir, fmt.Sprintf("%d-%d", b.process.pid, b.process.ticks))
 }
 
-// read takes the helper's report in to its end, and the process once it is told.
+// read takes the helper's report in to its end, and the process once it is told:
+// helpers from before execHold tell only here.
 func (b *begun) read(r io.Reader) (report string, err error) {
 	lines, all := bufio.NewReader(r), strings.Builder{}
 	for {
 		line, err := lines.ReadString('\n')
 		all.WriteString(line)
-		if pid, ticks, ok := runcwire.ParseStartedReport(line); ok && !b.known() {
-			b.process = execProcess{pid, ticks}
-			b.noteErr = b.write()
+		if pid, ticks, ok := runcwire.ParseStartedReport(line); ok {
+			b.take(execProcess{pid, ticks})
 		}
 		if errors.Is(err, io.EOF) {
 			return all.String(), nil
@@ -58,16 +77,18 @@ func (b *begun) read(r io.Reader) (report string, err error) {
 	}
 }
 
-func (b *begun) write() error {
+func (b *begun) writeLocked() error {
 	if err := os.MkdirAll(b.dir, 0o700); err != nil {
 		return err
 	}
-	return os.WriteFile(b.note(), nil, 0o600)
+	return os.WriteFile(b.noteLocked(), nil, 0o600)
 }
 
 // end kills the process if the helper has not seen its end.
 func (b *begun) end(unseen bool) error {
-	if !b.known() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.process.pid == 0 {
 		return nil
 	}
 	if unseen {
@@ -75,7 +96,7 @@ func (b *begun) end(unseen bool) error {
 			return err // the note stays, for the next Open
 		}
 	}
-	if err := os.Remove(b.note()); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := os.Remove(b.noteLocked()); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	return b.noteErr

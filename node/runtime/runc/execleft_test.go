@@ -92,7 +92,11 @@ func TestExecHelperKilled(t *testing.T) {
 // TestExecOutlivesAgentAndHelper killed at the same moment, until the next agent
 // opens the runtime.
 func TestExecOutlivesAgentAndHelper(t *testing.T) {
-	m := newMachine(t)
+	newMachine(t).killAgentAndHelper(t)
+}
+
+func (m *machine) killAgentAndHelper(t *testing.T) {
+	t.Helper()
 	a := m.startAgent(agentOrder{Containers: map[string][]string{"c": {"forever"}}, Exec: []string{"/bin/sim", "out=here", "term=ignore", "forever"}})
 	a.begin(t)
 	a.line(t, "here")
