@@ -15,6 +15,15 @@ import (
 // tcpTimeWait is TCP_CONNTRACK_TIME_WAIT of the kernel.
 const tcpTimeWait = 7
 
+// stateName is a state of the kernel's enum tcp_conntrack.
+func stateName(state uint8) string {
+	names := [...]string{"NONE", "SYN_SENT", "SYN_RECV", "ESTABLISHED", "FIN_WAIT", "CLOSE_WAIT", "LAST_ACK", "TIME_WAIT", "CLOSE", "SYN_SENT2"}
+	if int(state) < len(names) {
+		return names[state]
+	}
+	return strconv.Itoa(int(state))
+}
+
 // maxWitnessed bounds the connections that are told of one failure.
 const maxWitnessed = 100
 
@@ -47,7 +56,7 @@ func tell(flows []*netlink.ConntrackFlow, to netip.AddrPort) string {
 			over[pod]++
 			continue
 		}
-		lines = append(lines, fmt.Sprintf("%s:%d -> %s state %d, %d s left", f.Forward.SrcIP, f.Forward.SrcPort, pod, state.State, f.TimeOut))
+		lines = append(lines, fmt.Sprintf("%s:%d -> %s %s, %d s left", f.Forward.SrcIP, f.Forward.SrcPort, pod, stateName(state.State), f.TimeOut))
 	}
 	if n := len(lines); n > maxWitnessed {
 		lines = append(lines[:maxWitnessed], fmt.Sprintf("and %d more", n-maxWitnessed))

@@ -22,7 +22,7 @@ func TestTrackedConnectionsAreTold(t *testing.T) {
 		flow(3, "10.96.0.1", 6, "10.244.0.2"), flow(2, "10.96.0.1", 3, "10.244.0.1"), flow(4, "10.96.0.1", tcpTimeWait, "10.244.0.1"),
 		flow(1, "10.96.0.2", 3, "10.244.0.1"), udp,
 	}, netip.MustParseAddrPort("10.96.0.1:80"))
-	want := "10.0.0.1:2 -> 10.244.0.1:8080 state 3, 29 s left\n10.0.0.1:3 -> 10.244.0.2:8080 state 6, 29 s left\nin TIME_WAIT: map[10.244.0.1:8080:1]"
+	want := "10.0.0.1:2 -> 10.244.0.1:8080 ESTABLISHED, 29 s left\n10.0.0.1:3 -> 10.244.0.2:8080 LAST_ACK, 29 s left\nin TIME_WAIT: map[10.244.0.1:8080:1]"
 	if got != want {
 		t.Errorf("told\n%s\nwant\n%s", got, want)
 	}

@@ -44,6 +44,12 @@ const (
 	betweenPauses         = 3 * time.Second
 )
 
+// fewPorts leaves clients of a host two thousand ports, each of which is used again
+// every few seconds, instead of by luck: what the kernel still tracks of an earlier
+// connection from a port must not lead the next one to a pod that was. Ports that
+// wait (TIME_WAIT) may be used, or there would soon be none.
+const fewPorts = `echo 40000 41999 >/proc/sys/net/ipv4/ip_local_port_range && echo 1 >/proc/sys/net/ipv4/tcp_tw_reuse`
+
 // Counts are how often each thing is done.
 type Counts struct {
 	Rollouts, Drains, Upgrades, Kills int
@@ -151,10 +157,10 @@ func (p *play) app(ctx context.Context) error {
 	if err := os.WriteFile(manifest, app, 0o644); err != nil {
 		return err
 	}
-	if _, err := p.stage.Balsa(ctx, "image", "import", p.Archive); err != nil {
+	if err := p.insist(ctx, "image", "import", p.Archive); err != nil {
 		return err
 	}
-	if _, err := p.stage.Balsa(ctx, "apply", "-f", manifest); err != nil {
+	if err := p.insist(ctx, "apply", "-f", manifest); err != nil {
 		return err
 	}
 	_, err := p.stage.WaitReady(ctx, namespace, replicas+1, patience)
@@ -170,6 +176,9 @@ func (p *play) underLoad(ctx context.Context) (*Report, error) {
 			return nil, err
 		}
 		// Each from a node of its own, so that more than one node's proxy is tried.
+		if _, err := p.stage.Agents[i].Host.Run(ctx, "sh", "-c", fewPorts); err != nil {
+			return nil, err
+		}
 		if loads[name], err = p.stage.StartFlows(p.stage.Agents[i].Host, p.Chaos, address, name); err != nil {
 			return nil, err
 		}
@@ -199,7 +208,7 @@ func (p *play) timedOut(ctx context.Context) (lines []string, err error) {
 			} `json:"involvedObject"`
 		} `json:"items"`
 	}
-	if err := p.stage.Decode(ctx, &events, "get", "events", "-n", namespace); err != nil {
+	if err := p.read(ctx, &events, "get", "events", "-n", namespace); err != nil {
 		return nil, err
 	}
 	for _, e := range events.Items {
@@ -270,13 +279,26 @@ func (p *play) say(format string, args ...any) {
 
 // rollout replaces every pod of a Deployment.
 func (p *play) rollout(ctx context.Context, _ *rand.Rand) error {
-	if _, err := p.stage.Balsa(ctx, "rollout", "restart", "deployment/"+rolled, "-n", namespace); err != nil {
+	if err := p.insist(ctx, "rollout", "restart", "deployment/"+rolled, "-n", namespace); err != nil {
 		return err
 	}
-	// The server that is asked may be the one that is killed.
-	return p.stage.Until(ctx, patience, "the rollout to be complete", func(ctx context.Context) error {
-		_, err := p.stage.Balsa(ctx, "rollout", "status", "deployment/"+rolled, "-n", namespace, "--timeout", command.String())
+	return p.insist(ctx, "rollout", "status", "deployment/"+rolled, "-n", namespace, "--timeout", command.String())
+}
+
+// insist repeats a command until it succeeds. The server that it asks may be the one
+// that is killed, and then it does not know what became of what it asked for; what
+// is asked for here may be done twice.
+func (p *play) insist(ctx context.Context, args ...string) error {
+	return p.stage.Until(ctx, patience, "success of balsa "+strings.Join(args, " "), func(ctx context.Context) error {
+		_, err := p.stage.Balsa(ctx, args...)
 		return err
+	})
+}
+
+// read is insist for a command whose output is wanted.
+func (p *play) read(ctx context.Context, into any, args ...string) error {
+	return p.stage.Until(ctx, patience, "an answer to balsa "+strings.Join(args, " "), func(ctx context.Context) error {
+		return p.stage.Decode(ctx, into, args...)
 	})
 }
 
@@ -299,11 +321,10 @@ func (p *play) drain(ctx context.Context, _ *rand.Rand) error {
 	if err != nil {
 		return err
 	}
-	if _, err := p.stage.Balsa(ctx, "node", "drain", node, "--timeout", command.String()); err != nil {
+	if err := p.insist(ctx, "node", "drain", node, "--timeout", command.String()); err != nil {
 		return err
 	}
-	_, err = p.stage.Balsa(ctx, "node", "uncordon", node)
-	return err
+	return p.insist(ctx, "node", "uncordon", node)
 }
 
 // upgrade replaces an agent's process, as a new version would.
@@ -387,6 +408,6 @@ func (p *play) clusterIP(ctx context.Context, name string) (string, error) {
 			ClusterIP string `json:"clusterIP"`
 		} `json:"spec"`
 	}
-	err := p.stage.Decode(ctx, &service, "get", "service", name, "-n", namespace)
+	err := p.read(ctx, &service, "get", "service", name, "-n", namespace)
 	return service.Spec.ClusterIP, err
 }

@@ -88,14 +88,15 @@ func (a *Applier) forgetFlowsLocked() (int, error) {
 // nf_conntrack_tcp.h).
 const (
 	tcpEstablished = 3
-	tcpTimeWait    = 7 // from here on the next SYN begins a new connection
+	tcpTimeWait    = 7 // the next SYN begins a new connection
 )
 
 // Forget deletes the TCP connections through services to addresses that are no
-// endpoints any more, but for those that are open. A connection whose end met a pod
-// that was gone never ends for the kernel: it takes the next one of the client from
-// the same port for the same, and leads it to where nobody is. One that has only
-// begun is made anew by the client's next try.
+// endpoints any more, but for those that are open or have ended well. A connection
+// whose end met a pod that was gone never ends for the kernel: it takes the next one
+// of the client from the same port for the same, and leads it to where nobody is; one
+// that the pod has reset likewise, until it is forgotten (see expiring). One that has
+// only begun is made anew by the client's next try.
 func (a *Applier) Forget(ctx context.Context, gone []netip.Addr) (forgotten int, err error) {
 	own, err := a.ownAddresses()
 	if err != nil {
@@ -134,7 +135,7 @@ type ended struct {
 // MatchConntrackFlow implements netlink.CustomConntrackFilter.
 func (e ended) MatchConntrackFlow(f *netlink.ConntrackFlow) bool {
 	tcp, ok := f.ProtoInfo.(*netlink.ProtoInfoTCP)
-	if !ok || tcp.State == tcpEstablished || tcp.State >= tcpTimeWait {
+	if !ok || tcp.State == tcpEstablished || tcp.State == tcpTimeWait {
 		return false
 	}
 	c, ok := flowOf(f)

@@ -26,6 +26,8 @@ const (
 	chainPolicies     = "policies"
 	chainRefuseFrom   = "refuse-ingress"
 	chainRefuseTo     = "refuse-egress"
+	chainReopeningIn  = "reopening-prerouting"
+	chainReopeningOut = "reopening-output"
 	chainPrerouting   = "nat-prerouting"
 	chainOutput       = "nat-output"
 	chainPostrouting  = "nat-postrouting"
@@ -43,6 +45,12 @@ const (
 	sourceAddress      = 12
 	destinationAddress = 16
 )
+
+// tcpFlags is the offset of the flags in the TCP header.
+const tcpFlags = 13
+
+// statusDestination is IPS_DST_NAT of the kernel: the destination is translated.
+const statusDestination = 1 << 5
 
 // ICMP codes of "destination unreachable".
 const (
@@ -147,11 +155,15 @@ func innerChains(p netproxy.Params) []chain {
 
 // hookedChains are where packets come in. NAT chains see the first packet of a
 // connection alone, and cannot refuse it, so filter chains do, after translation:
-// what still carries the address of a front was not translated.
+// what still carries the address of a front was not translated. What would reopen a
+// connection that is over is dropped before it is translated, and so before the route
+// to a pod that is gone is looked for.
 func hookedChains() []chain {
 	translate := [][]expr.Any{jump(chainTranslate)}
 	known := rule(state(expr.CtStateBitESTABLISHED|expr.CtStateBitRELATED), verdict(expr.VerdictAccept))
 	return []chain{
+		{chainReopeningIn, nftables.ChainTypeFilter, nftables.ChainHookPrerouting, *nftables.ChainPriorityMangle, reopening()},
+		{chainReopeningOut, nftables.ChainTypeFilter, nftables.ChainHookOutput, *nftables.ChainPriorityMangle, reopening()},
 		{chainPrerouting, nftables.ChainTypeNAT, nftables.ChainHookPrerouting, *nftables.ChainPriorityNATDest, translate},
 		{chainOutput, nftables.ChainTypeNAT, nftables.ChainHookOutput, *nftables.ChainPriorityNATDest, translate},
 		{chainPostrouting, nftables.ChainTypeNAT, nftables.ChainHookPostrouting, *nftables.ChainPriorityNATSource, [][]expr.Any{
@@ -296,6 +308,49 @@ func state(bits uint32) []expr.Any {
 		&expr.Ct{Register: reg(0), Key: expr.CtKeySTATE},
 		&expr.Bitwise{SourceRegister: reg(0), DestRegister: reg(0), Len: 4, Mask: binaryutil.NativeEndian.PutUint32(bits), Xor: make([]byte, 4)},
 		&expr.Cmp{Op: expr.CmpOpNeq, Register: reg(0), Data: make([]byte, 4)},
+	}
+}
+
+// reopening drops what would begin a connection and is taken for part of one that a
+// pod has reset. A reset frees the client's port at once, but the kernel's tracking
+// keeps the connection, closed, and leads a first packet from that port to the same
+// pod (it begins anew only after a FIN, or a reset by the client: see
+// nf_conntrack_tcp_packet). A pod that stops resets connections on which a request
+// has just come in, and then it is gone. The client sends the packet again after a
+// second (RFC 6298, section 2), and the closed connection lives no longer than that:
+// node/podnet sets the time.
+func reopening() [][]expr.Any {
+	return [][]expr.Any{rule(begins(), state(expr.CtStateBitESTABLISHED), translated(), expiring(), verdict(expr.VerdictDrop))}
+}
+
+// begins matches the first packet of a TCP connection.
+func begins() []expr.Any {
+	const fin, syn, rst, ack = 1, 2, 4, 16
+	return rule(isTCP(), []expr.Any{
+		&expr.Payload{DestRegister: reg(0), Base: expr.PayloadBaseTransportHeader, Offset: tcpFlags, Len: 1},
+		&expr.Bitwise{SourceRegister: reg(0), DestRegister: reg(0), Len: 1, Mask: []byte{fin | syn | rst | ack}, Xor: []byte{0}},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: reg(0), Data: []byte{syn}},
+	})
+}
+
+// translated matches packets of connections that go elsewhere than to where they
+// are addressed.
+func translated() []expr.Any {
+	return []expr.Any{
+		&expr.Ct{Register: reg(0), Key: expr.CtKeySTATUS},
+		&expr.Bitwise{SourceRegister: reg(0), DestRegister: reg(0), Len: 4, Mask: binaryutil.NativeEndian.PutUint32(statusDestination), Xor: make([]byte, 4)},
+		&expr.Cmp{Op: expr.CmpOpNeq, Register: reg(0), Data: make([]byte, 4)},
+	}
+}
+
+// expiring matches packets of connections that are forgotten within 1024 ms, as one
+// that was reset is. A mask compares without the conversion of byte order that the
+// library cannot read back.
+func expiring() []expr.Any {
+	return []expr.Any{
+		&expr.Ct{Register: reg(0), Key: expr.CtKeyEXPIRATION},
+		&expr.Bitwise{SourceRegister: reg(0), DestRegister: reg(0), Len: 4, Mask: binaryutil.NativeEndian.PutUint32(^uint32(1024 - 1)), Xor: make([]byte, 4)},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: reg(0), Data: make([]byte, 4)},
 	}
 }
 

@@ -58,8 +58,17 @@ func (l *Linux) mendNode(k *kernel, m *mending) {
 	l.mendLoopback(k, m)
 	l.mendOwnCIDR(k, m)
 	l.mendEgress(m)
+	// Now that a rule has made the kernel track connections.
+	l.mendSettings(m, []setting{{key: "net/netfilter/nf_conntrack_tcp_timeout_close", value: closedFor}})
 	l.mendTunnel(k, m)
 }
+
+// closedFor is how many seconds the kernel goes on tracking a connection that was
+// reset. The service rules of netproxy/apply rely on it: a client's port is used
+// again, and as long as the old connection is tracked the new one is led to the old
+// one's pod, or nowhere. The second is for an answer to a reset that was not meant
+// (RFC 5961, section 3.2), which keeps the connection.
+const closedFor = "1"
 
 // mainRulePriority is that of the kernel's own rule for the main table, where all
 // our routes are.

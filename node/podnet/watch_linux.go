@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"sync"
 	"syscall"
 
@@ -105,10 +106,22 @@ func (l *Linux) disturbs(m syscall.NetlinkMessage) bool {
 	case unix.RTM_NEWLINK, unix.RTM_DELLINK:
 		return l.linkDisturbs(m)
 	case unix.RTM_DELNEIGH:
-		n, err := netlink.NeighDeserialize(m.Data)
-		return err == nil && n.State&netlink.NUD_PERMANENT != 0
+		return l.neighDisturbs(m)
 	}
 	return false
+}
+
+// neighDisturbs: of a permanent entry that somebody deletes the kernel tells that it
+// failed, as of any other (it does so first, see neigh_delete); only one that goes with
+// its device is told as permanent. So it goes by the address: ours are of the cluster,
+// where nobody asks for neighbours.
+func (l *Linux) neighDisturbs(m syscall.NetlinkMessage) bool {
+	n, err := netlink.NeighDeserialize(m.Data)
+	if err != nil {
+		return false
+	}
+	ip, ok := netip.AddrFromSlice(n.IP.To4())
+	return n.State&netlink.NUD_PERMANENT != 0 || ok && l.o.ClusterCIDR.Contains(ip)
 }
 
 func (l *Linux) isNodeAddr(m syscall.NetlinkMessage) bool {
