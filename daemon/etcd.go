@@ -2,13 +2,11 @@ package daemon
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
 	"net/netip"
 	"path/filepath"
-	"slices"
 	"time"
 
 	"github.com/balsa-run/balsa/etcdapi"
@@ -70,22 +68,8 @@ func (s *server) openEtcd(ctx context.Context, options pki.TLSOptions) error {
 	if err != nil {
 		return fmt.Errorf("--etcd-listen: %w", err)
 	}
-	s.etcd = &etcdFace{listener: tls.NewListener(raw, etcdTLS(options))}
+	s.etcd = &etcdFace{listener: etcdapi.NewListener(raw, pki.ServerTLS(options))}
 	return nil
-}
-
-// etcdTLS is mutual TLS with the server's certificate of the moment. gRPC names its
-// protocol; who names none has no business here.
-func etcdTLS(options pki.TLSOptions) *tls.Config {
-	config := pki.ServerTLS(options)
-	choose := config.GetConfigForClient
-	config.GetConfigForClient = func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
-		if !slices.Contains(hello.SupportedProtos, pki.ProtoHTTP2) {
-			return nil, errors.New("etcd's API is spoken over HTTP/2, which the client does not offer")
-		}
-		return choose(hello)
-	}
-	return config
 }
 
 // assembleEtcd makes the API's server.

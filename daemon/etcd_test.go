@@ -17,6 +17,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"net/http"
 	"slices"
 	"strings"
 	"testing"
@@ -31,6 +32,7 @@ import (
 	balsav1 "github.com/balsa-run/balsa/gen/balsa/v1"
 
 	"github.com/balsa-run/balsa/client"
+	"github.com/balsa-run/balsa/etcdapi"
 	"github.com/balsa-run/balsa/internal/clock"
 	"github.com/balsa-run/balsa/pki"
 )
@@ -99,6 +101,7 @@ func TestEtcdOnThreeServers(t *testing.T) {
 	t.Run("every server serves", func(t *testing.T) { everyServerServes(t, servers, user) })
 	t.Run("a lease survives its leader", func(t *testing.T) { leaseSurvives(t, servers, admin, user) })
 	t.Run("who may do what", func(t *testing.T) { etcdRoles(t, servers, admin) })
+	t.Run("pages", func(t *testing.T) { etcdPages(t, servers, user) })
 	t.Run("a snapshot", func(t *testing.T) { etcdSnapshot(t, servers, user) })
 	t.Run("a server that is down", func(t *testing.T) { listedWhileDown(t, servers, user) })
 	admin.Close()
@@ -263,6 +266,32 @@ func etcdRoles(t *testing.T, servers []*running, admin *client.Client) {
 	}
 }
 
+// etcdPages: every server shows what etcd has beside gRPC, over both versions of HTTP.
+func etcdPages(t *testing.T, servers []*running, user *tls.Config) {
+	for i, s := range servers {
+		tr := &http.Transport{TLSClientConfig: user.Clone(), ForceAttemptHTTP2: i > 0}
+		defer tr.CloseIdleConnections()
+		for page, want := range map[string]string{
+			"/metrics": "\nprocess_resident_memory_bytes ", "/health": `{"health":"true","reason":""}`, "/version": `"etcdserver":"3.7`, "/readyz": "ok\n",
+		} {
+			req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "https://"+s.options.EtcdListen+page, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			res, err := tr.RoundTrip(req)
+			if err != nil {
+				t.Errorf("%s of %s: %v", page, s.options.Name, err)
+				continue
+			}
+			text, err := io.ReadAll(res.Body)
+			_ = res.Body.Close()
+			if err != nil || res.StatusCode != http.StatusOK || !strings.Contains(string(text), want) || (res.ProtoMajor == 2) != (i > 0) {
+				t.Errorf("%s of %s: %s %s, %v: %.200s", page, s.options.Name, res.Proto, res.Status, err, text)
+			}
+		}
+	}
+}
+
 func etcdSnapshot(t *testing.T, servers []*running, user *tls.Config) {
 	res, err := etcdClient(t, user, servers[1]).SnapshotWithVersion(t.Context())
 	if err != nil {
@@ -322,9 +351,9 @@ func TestEtcdOptions(t *testing.T) {
 	}
 }
 
-// TestEtcdPortTakesHTTP2Only: who means another of the server's protocols is at the
+// TestEtcdPortTakesHTTPOnly: who means another of the server's protocols is at the
 // wrong door, above all a stranger who wants to join.
-func TestEtcdPortTakesHTTP2Only(t *testing.T) {
+func TestEtcdPortTakesHTTPOnly(t *testing.T) {
 	_, credentials := portOf(t)
 	removed, err := pki.NewRemoved(nil)
 	if err != nil {
@@ -335,7 +364,7 @@ func TestEtcdPortTakesHTTP2Only(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l := tls.NewListener(raw, etcdTLS(options))
+	l := etcdapi.NewListener(raw, pki.ServerTLS(options))
 	t.Cleanup(func() { _ = l.Close() })
 	go func() {
 		for {
@@ -351,7 +380,8 @@ func TestEtcdPortTakesHTTP2Only(t *testing.T) {
 		protos []string
 		good   bool
 	}{
-		{[]string{pki.ProtoHTTP2}, true}, {[]string{pki.ProtoRaft}, false}, {[]string{pki.ProtoJoin}, false}, {nil, false},
+		{[]string{pki.ProtoHTTP2}, true}, {[]string{pki.ProtoRaft}, false}, {[]string{pki.ProtoJoin}, false},
+		{[]string{pki.ProtoHTTP1}, true}, {nil, true},
 	} {
 		config := pki.ClientTLS(credentials, clock.Real{})
 		config.NextProtos = c.protos

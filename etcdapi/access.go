@@ -21,8 +21,8 @@ import (
 	"github.com/balsa-run/balsa/pki"
 )
 
-// readerMethods are what a reader may call; what reads and writes (Txn) is
-// looked into by its handler. An admin may call everything; servers and agents
+// readerMethods are what a reader may call, pages included; what reads and writes (Txn)
+// is looked into by its handler. An admin may call everything; servers and agents
 // have no business with the applications' keys and may call nothing.
 var readerMethods = map[string]bool{
 	pb.KV_Range_FullMethodName:              true,
@@ -39,6 +39,12 @@ var readerMethods = map[string]bool{
 	"/v3electionpb.Election/Observe":        true,
 	"/grpc.health.v1.Health/Check":          true,
 	"/grpc.health.v1.Health/Watch":          true,
+	webPrefix + "/metrics":                  true,
+	webPrefix + "/version":                  true,
+	webPrefix + "/health":                   true,
+	webPrefix + "/livez":                    true,
+	webPrefix + "/readyz":                   true,
+	webPrefix + "/unknown":                  true,
 }
 
 // IdentifyTLS is Config.Identify for TLS connections: the identity in the
@@ -107,7 +113,6 @@ func (s *Server) admit(ctx context.Context, method string) (pki.Identity, error)
 	if id.Role == pki.RoleAdmin || id.Role == pki.RoleReader && readerMethods[method] {
 		return id, nil
 	}
-	s.logger.Warn("etcd call refused", "caller", id.String(), "method", method)
 	return id, rpctypes.ErrGRPCPermissionDenied
 }
 
@@ -148,6 +153,7 @@ func learnerServes(request any) bool {
 func (s *Server) guardUnary(ctx context.Context, request any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (response any, err error) {
 	defer s.recovered(info.FullMethod, &err)
 	id, err := s.admit(ctx, info.FullMethod)
+	callOf(ctx).identity = id
 	if err != nil {
 		return nil, err
 	}
@@ -165,6 +171,7 @@ func (s *Server) guardUnary(ctx context.Context, request any, info *grpc.UnarySe
 func (s *Server) guardStream(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) (err error) {
 	defer s.recovered(info.FullMethod, &err)
 	id, err := s.admit(stream.Context(), info.FullMethod)
+	callOf(stream.Context()).identity = id
 	if err != nil {
 		return err
 	}
@@ -217,17 +224,22 @@ func (s *Server) recovered(method string, err *error) {
 	}
 }
 
+// countUnary is the outermost layer: it counts and audits whatever came of a call.
 func (s *Server) countUnary(ctx context.Context, request any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
 	began := s.clock.Now()
+	ctx, c := withCall(ctx)
 	response, err := handler(ctx, request)
 	s.metrics.Handled(info.FullMethod, codeOf(err), s.since(began))
+	s.audit(c, info.FullMethod, request, response, err)
 	return response, err
 }
 
 func (s *Server) countStream(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
 	began := s.clock.Now()
-	err := handler(srv, stream)
+	ctx, c := withCall(stream.Context())
+	err := handler(srv, &boundStream{ServerStream: stream, ctx: ctx})
 	s.metrics.Handled(info.FullMethod, codeOf(err), s.since(began))
+	s.audit(c, info.FullMethod, nil, nil, err)
 	return err
 }
 

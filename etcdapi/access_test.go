@@ -32,10 +32,12 @@ import (
 type secured struct {
 	ca      *pki.CA
 	guard   *pki.Guard
+	group   *testGroup
+	server  *Server
 	address string
 }
 
-func newSecured(t *testing.T) *secured {
+func newSecured(t *testing.T, adjust ...func(*Config)) *secured {
 	t.Helper()
 	ca, err := pki.NewCA("c1", time.Now())
 	if err != nil {
@@ -43,13 +45,19 @@ func newSecured(t *testing.T) *secured {
 	}
 	s := &secured{ca: ca, guard: pki.NewGuard(clock.Real{}, nil)}
 	g := &testGroup{store: store.New(store.Options{}), leader: 12}
-	server, err := New(Config{
+	s.group = g
+	cfg := Config{
 		Space: g.store.Space(store.SpaceEtcd), Backend: g, Leases: g, Group: g,
 		Identify: IdentifyTLS("c1", s.guard.Check), Attend: s.guard.Watch,
-	})
+	}
+	for _, f := range adjust {
+		f(&cfg)
+	}
+	server, err := New(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
+	s.server = server
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -57,7 +65,7 @@ func newSecured(t *testing.T) *secured {
 	s.address = l.Addr().String()
 	served := make(chan error, 1)
 	go func() {
-		served <- server.Serve(tls.NewListener(l, pki.ServerTLS(pki.TLSOptions{
+		served <- server.Serve(NewListener(l, pki.ServerTLS(pki.TLSOptions{
 			Credentials: pki.NewCredentials(s.issue(t, pki.RoleServer, "s1")), Guard: s.guard, Clock: clock.Real{}, Log: slog.New(slog.DiscardHandler),
 		})))
 	}()

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"math"
 	"net"
+	"net/http"
 	"sync"
 	"time"
 
@@ -53,8 +54,8 @@ type Metrics interface {
 	Events(sent int)
 }
 
-// Config is what a Server is made of. Clock, Logger, Metrics, Archiver, Attend and the
-// fields of Limits may be left out.
+// Config is what a Server is made of. Clock, Logger, Audit, Metrics, Scrape, Archiver,
+// Attend and the fields of Limits may be left out.
 type Config struct {
 	// Space is the etcd space of this member's store.
 	Space    *store.Space
@@ -67,11 +68,14 @@ type Config struct {
 	Identify func(context.Context) (pki.Identity, error)
 	// Attend returns a context that ends when the caller is removed from the
 	// cluster, with the reason as its cause: pki.Guard.Watch.
-	Attend  func(context.Context, pki.Identity) (context.Context, context.CancelFunc)
-	Clock   clock.Clock
-	Logger  *slog.Logger
-	Limits  Limits
-	Metrics Metrics
+	Attend func(context.Context, pki.Identity) (context.Context, context.CancelFunc)
+	Clock  clock.Clock
+	// Audit's default is Logger.
+	Logger, Audit *slog.Logger
+	Limits        Limits
+	Metrics       Metrics
+	// Scrape is the page of the server's metrics; without it there is none.
+	Scrape http.Handler
 }
 
 // Server serves etcd's API. Its services hold no state of their own.
@@ -85,10 +89,15 @@ type Server struct {
 	attend   func(context.Context, pki.Identity) (context.Context, context.CancelFunc)
 	clock    clock.Clock
 	logger   *slog.Logger
+	auditLog *slog.Logger
 	limits   Limits
 	metrics  Metrics
+	scrape   http.Handler
 
 	grpc *grpc.Server
+	web  *http.Server
+	// asked has a place for each page that is being answered.
+	asked chan struct{}
 	// stopping is closed when Stop begins: it ends the streams.
 	stopping chan struct{}
 	stopOnce sync.Once
@@ -103,11 +112,12 @@ func New(cfg Config) (*Server, error) {
 	cfg = cfg.withDefaults()
 	s := &Server{
 		space: cfg.Space, backend: cfg.Backend, leases: cfg.Leases, group: cfg.Group, archiver: cfg.Archiver,
-		identify: cfg.Identify, attend: cfg.Attend, clock: cfg.Clock, logger: cfg.Logger, limits: cfg.Limits, metrics: cfg.Metrics,
-		stopping: make(chan struct{}),
+		identify: cfg.Identify, attend: cfg.Attend, clock: cfg.Clock, logger: cfg.Logger, auditLog: cfg.Audit, limits: cfg.Limits, metrics: cfg.Metrics, scrape: cfg.Scrape,
+		asked: make(chan struct{}, webRequests), stopping: make(chan struct{}),
 	}
 	s.grpc = grpc.NewServer(s.options()...)
 	s.register(s.grpc)
+	s.web = s.newWeb()
 	return s, nil
 }
 
@@ -130,14 +140,30 @@ func (s *Server) options() []grpc.ServerOption {
 	}
 }
 
-// Serve answers on a listener until Stop; it closes the listener. The listener's
-// connections should be TLS connections (tls.NewListener), which know who calls.
+// Serve answers on a listener until Stop; it closes the listener. The listener should be
+// one of NewListener, whose connections know who calls and what the client can speak.
 func (s *Server) Serve(l net.Listener) error {
 	go s.watchLeader()
-	if err := s.grpc.Serve(l); err != nil && !errors.Is(err, grpc.ErrServerStopped) {
-		return fmt.Errorf("serve etcd's API on %s: %w", l.Addr(), err)
+	d := newDoor(l, s.clock, s.logger)
+	web := make(chan error, 1)
+	go func() { web <- s.serveWeb(d.web) }()
+	err := s.grpc.Serve(d.calls)
+	switch {
+	case s.stopped():
+		err = nil // whichever of its servers was told first
+	case err != nil:
+		err = fmt.Errorf("serve etcd's API on %s: %w", l.Addr(), err)
 	}
-	return nil
+	return errors.Join(err, d.Close(), <-web)
+}
+
+func (s *Server) stopped() bool {
+	select {
+	case <-s.stopping:
+		return true
+	default:
+		return false
+	}
 }
 
 // Stop ends streams at once and lets calls finish until ctx ends.
@@ -147,6 +173,10 @@ func (s *Server) Stop(ctx context.Context) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
+		// First, since gRPC has no grace for calls that come over net/http.
+		if err := s.web.Shutdown(ctx); err != nil {
+			_ = s.web.Close() // whoever still waits for a page waits no more
+		}
 		s.grpc.GracefulStop()
 	}()
 	select {
@@ -195,6 +225,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	if c.Audit == nil {
+		c.Audit = c.Logger
 	}
 	if c.Metrics == nil {
 		c.Metrics = unmeasured{}

@@ -370,12 +370,42 @@ func TestProgressIsNeverAhead(t *testing.T) {
 	}
 }
 
+// lookClock tells when a timer of at least this long is set anew: a watch stream does that
+// behind each look for quiet watches.
+type lookClock struct {
+	*clock.Fake
+	least  time.Duration
+	looked chan struct{}
+}
+
+func (c *lookClock) NewTimer(d time.Duration) clock.Timer {
+	return &lookTimer{Timer: c.Fake.NewTimer(d), clock: c}
+}
+
+type lookTimer struct {
+	clock.Timer
+	clock *lookClock
+}
+
+func (t *lookTimer) Reset(d time.Duration) bool {
+	was := t.Timer.Reset(d)
+	if d >= t.clock.least {
+		t.clock.looked <- struct{}{}
+	}
+	return was
+}
+
+// look lets the time until the next look pass, and waits for its end.
+func (c *lookClock) look() {
+	c.Advance(c.least + c.least/5)
+	<-c.looked
+}
+
 // TestProgressNotify: a quiet watch that asked for it gets a mark now and then, one
 // that has just told something does not.
 func TestProgressNotify(t *testing.T) {
-	fake := clock.NewFake(time.Unix(1_800_000_000, 0))
-	const every = time.Minute
-	r := newRig(t, func(c *Config) { c.Clock = fake; c.Limits.ProgressEvery = every })
+	c := &lookClock{Fake: clock.NewFake(time.Unix(1_800_000_000, 0)), least: time.Minute, looked: make(chan struct{})}
+	r := newRig(t, func(cfg *Config) { cfg.Clock = c; cfg.Limits.ProgressEvery = c.least })
 	w := r.watching(t)
 	w.create(&pb.WatchCreateRequest{Key: b("a"), ProgressNotify: true})
 	w.want("0@1 created")
@@ -383,17 +413,19 @@ func TestProgressNotify(t *testing.T) {
 	w.want("1@1 created")
 	w.cancelID(1)
 	w.want("1@1 canceled")
-	fake.Advance(every + every/5)
+	c.look()
 	w.want("0@1")
 	r.put(t, "b", "1") // elsewhere
-	fake.Advance(every + every/5)
+	w.progress()       // a feed may be a revision behind the space; now it is not
+	w.want("-1@2")
+	c.look()
 	w.want("0@2")
 	r.put(t, "a", "1")
 	w.want("0@3 put a=1")
-	fake.Advance(every + every/5)
+	c.look()
 	w.progress() // answered after the look, which has sent nothing
 	w.want("-1@3")
-	fake.Advance(every + every/5)
+	c.look()
 	w.want("0@3")
 }
 

@@ -32,6 +32,8 @@ func (s *Server) Etcd() etcdapi.Config {
 		Attend:  s.cfg.Guard.Watch,
 		Clock:   s.cfg.Clock,
 		Logger:  s.logger.With("part", "etcd"),
+		Audit:   s.cfg.Logger.With("log", "audit"),
+		Scrape:  s.cfg.Extra["/metrics"],
 		Metrics: etcdMetrics{s.cfg.Metrics},
 	}
 }

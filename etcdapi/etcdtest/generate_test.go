@@ -17,6 +17,8 @@ type generator struct {
 	// watches says whether the sequence has any: a watch that reads the past costs
 	// etcd a tenth of a second.
 	watches bool
+	// compacted are the revisions that it asked to compact at.
+	compacted []int64
 }
 
 // streams is how many watch streams a sequence has.
@@ -43,7 +45,7 @@ func (g *generator) op() op {
 	if g.watches {
 		n = 100
 		if g.IntN(12) == 0 { // watches of what is gone
-			return op{kind: "compact", msg: &pb.CompactionRequest{Revision: max(1, g.revision-int64(g.IntN(6)))}}
+			return g.compact(max(1, g.revision-int64(g.IntN(6))), false)
 		}
 	}
 	switch n := g.IntN(n); {
@@ -61,7 +63,7 @@ func (g *generator) op() op {
 	case n < 64:
 		return op{kind: "rangestream", msg: g.rangeRequest()}
 	case n < 68:
-		return op{kind: "compact", msg: &pb.CompactionRequest{Revision: g.aRevision(), Physical: g.IntN(4) == 0}}
+		return g.compact(g.aRevision(), g.IntN(4) == 0)
 	case n < 84:
 		return g.leaseOp(n)
 	}
@@ -82,7 +84,7 @@ func (g *generator) leaseOp(n int) op {
 	case n < 82:
 		return op{kind: "leases", msg: &pb.LeaseLeasesRequest{}}
 	case n < 83:
-		return op{kind: "hashkv", msg: &pb.HashKVRequest{Revision: g.aRevision()}}
+		return op{kind: "hashkv", msg: &pb.HashKVRequest{Revision: g.hashed()}}
 	}
 	return op{kind: "alarm", msg: &pb.AlarmRequest{}}
 }
@@ -141,6 +143,20 @@ func (g *generator) aRevision() int64 {
 		return math.MaxInt64
 	}
 	return 1
+}
+
+func (g *generator) compact(revision int64, physical bool) op {
+	g.compacted = append(g.compacted, revision)
+	return op{kind: "compact", msg: &pb.CompactionRequest{Revision: revision, Physical: physical}}
+}
+
+// hashed is a revision to ask the hash of, at times one that was compacted long ago,
+// whose hash etcd remembers.
+func (g *generator) hashed() int64 {
+	if len(g.compacted) > 1 && g.IntN(2) == 0 {
+		return pick(g, g.compacted...)
+	}
+	return g.aRevision()
 }
 
 func (g *generator) lease() int64 {

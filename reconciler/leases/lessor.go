@@ -24,11 +24,9 @@ const (
 	// lookEvery is how often the loop looks at the clock while there are leases; far
 	// below maxStep.
 	lookEvery = 250 * time.Millisecond
-	// settle is how long the loop waits after leases have come or gone, for more:
-	// each look costs as much as there are leases. restPart is how many times as
-	// long as the last look took it waits before the next.
-	settle   = 20 * time.Millisecond
-	restPart = 10
+	// settle is how long the loop waits after leases have come or gone, for more, so
+	// that many that come at once cost one look.
+	settle = 20 * time.Millisecond
 	// retryAfter is the wait before a revocation of unknown outcome is tried again.
 	retryAfter = 250 * time.Millisecond
 	// leastPause keeps what is left of a rest from being slept in many small parts.
@@ -66,7 +64,13 @@ type Lessor struct {
 	watch stopwatch     // guarded by mu
 	table *table        // guarded by mu
 	rate  allowance     // guarded by mu
-	quiet time.Duration // guarded by mu; until when not all leases are looked at
+	quiet time.Duration // guarded by mu; until when the loop leaves new leases be
+	// seen is the leases that the table has followed; guarded by mu. It has these, in the
+	// same state, but for those of unsure.
+	seen store.LeaseSet
+	// unsure are leases that came into the table, or left it, by another way than the
+	// difference between two sets, which may therefore not tell of them; guarded by mu.
+	unsure map[int64]struct{}
 
 	slots chan struct{} // one for each revocation on its way
 	// sooner is raised when a lease may be over earlier than the loop believes.
@@ -78,7 +82,7 @@ type Lessor struct {
 // New makes a lessor that counts once it runs.
 func New(o Options) *Lessor {
 	return &Lessor{
-		Options: o, watch: newStopwatch(o.Clock), table: newTable(),
+		Options: o, watch: newStopwatch(o.Clock), table: newTable(), unsure: map[int64]struct{}{},
 		rate:  allowance{perSecond: RevokesPerSecond, most: RevokesPerSecond / 4, tokens: RevokesPerSecond / 4},
 		slots: make(chan struct{}, maxInFlight), sooner: make(chan struct{}, 1),
 		ready: make(chan struct{}), over: make(chan struct{}),
@@ -92,17 +96,16 @@ func (l *Lessor) LeaseTime(ctx context.Context, req *internalv1.LeaseTimeRequest
 	if err := l.counting(ctx); err != nil {
 		return nil, err
 	}
-	granted, known := l.Space.View().Lease(req.GetId())
+	granted, known, held := l.meet(req.GetId(), req.GetRenew())
 	if !known {
 		// It may have been granted where it was applied already, and not yet be here.
 		if err := l.Confirm(ctx); err != nil {
 			return nil, err
 		}
-		if granted, known = l.Space.View().Lease(req.GetId()); !known {
+		if granted, known, held = l.meet(req.GetId(), req.GetRenew()); !known {
 			return &internalv1.LeaseTimeResponse{}, nil
 		}
 	}
-	held := l.meet(granted, req.GetRenew())
 	if err := l.Confirm(ctx); err != nil {
 		return nil, err
 	}
@@ -132,17 +135,32 @@ func (l *Lessor) counting(ctx context.Context) error {
 	}
 }
 
-// meet puts a lease into the table, if it is new there, and renews it.
-func (l *Lessor) meet(granted store.Lease, renew bool) (held bool) {
+// meet makes sure that a lease of the space is in the table, and renews it.
+func (l *Lessor) meet(id int64, renew bool) (granted store.Lease, known, held bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	now := l.watch.now()
+	if granted, known = l.putLocked(id, now); !known {
+		return granted, false, false
+	}
+	return granted, true, !renew || l.table.renew(id, now)
+}
+
+// putLocked puts a lease into the table if the space has it. The space is looked at with mu
+// held, so that what is put is never older than what the table has followed.
+func (l *Lessor) putLocked(id int64, now time.Duration) (granted store.Lease, known bool) {
+	granted, known = l.Space.View().Lease(id)
+	if !known {
+		return granted, false
+	}
 	before, had := l.table.next()
-	l.table.put(granted, now)
+	if l.table.put(granted, now) {
+		l.unsure[id] = struct{}{}
+	}
 	if next, _ := l.table.next(); !had || next < before {
 		raise(l.sooner)
 	}
-	return !renew || l.table.renew(granted.ID, now)
+	return granted, true
 }
 
 func (l *Lessor) left(id int64) (time.Duration, bool) {
@@ -208,13 +226,23 @@ func (l *Lessor) fence(ctx context.Context) error {
 	}
 }
 
-// sync reads the leases of the space.
+// sync brings the table up to date with the space, at the price of what has changed.
 func (l *Lessor) sync() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	began := l.Clock.Now()
-	l.table.sync(l.Space.View().Leases(), l.watch.now())
-	l.quiet = after(l.watch.now(), max(settle, restPart*l.Clock.Now().Sub(began)))
+	view, now := l.Space.View(), l.watch.now()
+	set := view.LeaseSet()
+	l.table.follow(set.Since(l.seen), now)
+	for id := range l.unsure {
+		if granted, there := view.Lease(id); there {
+			l.table.put(granted, now)
+		} else {
+			l.table.drop(id)
+		}
+	}
+	clear(l.unsure)
+	l.seen = set
+	l.quiet = after(now, settle)
 }
 
 // expire takes the leases that are over and that there is room to revoke.
@@ -292,6 +320,10 @@ func (l *Lessor) settle(id int64, result *internalv1.CommandResult, stop context
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.table.settled(id)
+	// It may have been granted anew meanwhile, or be granted before the next look: then
+	// both sets have it, and their difference does not tell.
+	l.unsure[id] = struct{}{}
+	l.putLocked(id, l.watch.now())
 }
 
 func outcomeError(result *internalv1.CommandResult) error {

@@ -16,8 +16,6 @@ type table struct {
 	leases map[int64]*lease
 	// due are the leases that are not over, the next one first.
 	due deadlines
-	// round marks what the last sync has seen.
-	round uint64
 }
 
 type lease struct {
@@ -27,7 +25,6 @@ type lease struct {
 	// place is where the lease is in due; -1 once it is over. Then its revocation
 	// is on its way, and nothing brings it back.
 	place int
-	round uint64
 }
 
 func newTable() *table { return &table{leases: map[int64]*lease{}} }
@@ -50,40 +47,42 @@ func after(now, d time.Duration) time.Duration {
 	return now + d
 }
 
-// sync makes the table that of the leases the space has: each new one gets its
-// full time, one whose time to live is another as well, since it was revoked and
-// granted anew.
-func (t *table) sync(all iter.Seq[store.Lease], now time.Duration) {
-	t.round++
-	for l := range all {
-		t.put(l, now).round = t.round
-	}
-	for id, l := range t.leases {
-		// One whose revocation is on its way stays until the outcome is known: a
-		// lease granted anew under its id must not be taken for good meanwhile.
-		if l.round != t.round && l.place >= 0 {
-			heap.Remove(&t.due, l.place)
-			delete(t.leases, id)
+// follow does to the table what was done to the space: each new lease gets its full
+// time, one whose time to live is another as well, since it was revoked and granted anew.
+func (t *table) follow(changes iter.Seq[store.LeaseChange], now time.Duration) {
+	for c := range changes {
+		if c.Gone {
+			t.drop(c.ID)
+			continue
 		}
+		t.put(c.Lease, now)
 	}
 }
 
-// put is the lease as the table has it; a new one gets its full time.
-func (t *table) put(granted store.Lease, now time.Duration) *lease {
+// drop forgets a lease that the space does not have any more. One whose revocation is on
+// its way stays until the outcome is known: a lease granted anew under its id must not be
+// taken for good meanwhile.
+func (t *table) drop(id int64) {
+	if l, known := t.leases[id]; known && l.place >= 0 {
+		heap.Remove(&t.due, l.place)
+		delete(t.leases, id)
+	}
+}
+
+// put makes sure that a lease of the space is in the table; a new one gets its full time.
+func (t *table) put(granted store.Lease, now time.Duration) (added bool) {
 	ttl := seconds(granted.TTLSeconds)
 	l, known := t.leases[granted.ID]
-	if known && (l.ttl == ttl || l.place < 0) {
-		return l
-	}
-	if known {
+	switch {
+	case !known:
+		l = &lease{id: granted.ID, ttl: ttl, deadline: after(now, ttl)}
+		t.leases[l.id] = l
+		heap.Push(&t.due, l)
+	case l.ttl != ttl && l.place >= 0:
 		l.ttl, l.deadline = ttl, after(now, ttl)
 		heap.Fix(&t.due, l.place)
-		return l
 	}
-	l = &lease{id: granted.ID, ttl: ttl, deadline: after(now, ttl), round: t.round}
-	t.leases[l.id] = l
-	heap.Push(&t.due, l)
-	return l
+	return !known
 }
 
 // renew gives a lease its full time again; false for one that is over.

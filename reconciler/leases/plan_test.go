@@ -2,6 +2,7 @@ package leases
 
 import (
 	"fmt"
+	"maps"
 	"math"
 	"slices"
 	"testing"
@@ -60,21 +61,50 @@ func (n *naive) sync(all []store.Lease, now time.Duration) {
 	}
 }
 
+// differences are what a store tells between two states.
+func differences(old, now map[int64]int64) (changes []store.LeaseChange) {
+	for id := int64(1); id <= 8; id++ {
+		ttl, there := now[id]
+		was, had := old[id]
+		switch {
+		case there && (!had || was != ttl):
+			changes = append(changes, store.LeaseChange{Lease: store.Lease{ID: id, TTLSeconds: ttl}})
+		case had && !there:
+			changes = append(changes, store.LeaseChange{Lease: store.Lease{ID: id, TTLSeconds: was}, Gone: true})
+		}
+	}
+	return changes
+}
+
+func listed(space map[int64]int64) (all []store.Lease) {
+	for id, ttl := range space {
+		all = append(all, store.Lease{ID: id, TTLSeconds: ttl})
+	}
+	return all
+}
+
+// TestTableIsTheNaiveOne: the table, which is told of changes, is the one that looks at
+// all leases each time.
 func TestTableIsTheNaiveOne(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		table, twin, now := newTable(), &naive{map[int64]*naiveLease{}}, time.Duration(0)
+		space := map[int64]int64{}
 		ids := rapid.Int64Range(1, 8)
 		for range rapid.IntRange(1, 80).Draw(t, "steps") {
 			switch rapid.IntRange(0, 4).Draw(t, "step") {
 			case 0:
-				var all []store.Lease
-				for id := int64(1); id <= 8; id++ {
+				next := maps.Clone(space)
+				for range rapid.IntRange(1, 8).Draw(t, "changes") {
+					id := ids.Draw(t, "changed")
 					if rapid.Bool().Draw(t, "there") {
-						all = append(all, store.Lease{ID: id, TTLSeconds: rapid.Int64Range(0, 5).Draw(t, "ttl")})
+						next[id] = rapid.Int64Range(0, 5).Draw(t, "ttl")
+					} else {
+						delete(next, id)
 					}
 				}
-				table.sync(slices.Values(all), now)
-				twin.sync(all, now)
+				table.follow(slices.Values(differences(space, next)), now)
+				twin.sync(listed(next), now)
+				space = next
 			case 1:
 				id := ids.Draw(t, "renewed")
 				l, known := twin.leases[id]
@@ -96,6 +126,11 @@ func TestTableIsTheNaiveOne(t *testing.T) {
 				if l, known := twin.leases[id]; known && l.over {
 					delete(twin.leases, id)
 				}
+				// As the lessor does it: nobody else tells of one that was granted anew.
+				if ttl, there := space[id]; there {
+					table.put(store.Lease{ID: id, TTLSeconds: ttl}, now)
+					twin.sync(listed(space), now)
+				}
 			case 4:
 				now += time.Duration(rapid.IntRange(0, 3000).Draw(t, "ms")) * time.Millisecond
 			}
@@ -113,7 +148,9 @@ func TestTableIsTheNaiveOne(t *testing.T) {
 
 func TestTimeDoesNotRunOver(t *testing.T) {
 	table := newTable()
-	table.sync(slices.Values([]store.Lease{{ID: 1, TTLSeconds: store.MaxLeaseTTLSeconds}, {ID: 2, TTLSeconds: math.MaxInt64}, {ID: 3, TTLSeconds: -4}}), 1<<62)
+	for _, l := range []store.Lease{{ID: 1, TTLSeconds: store.MaxLeaseTTLSeconds}, {ID: 2, TTLSeconds: math.MaxInt64}, {ID: 3, TTLSeconds: -4}} {
+		table.put(l, 1<<62)
+	}
 	if got := table.expire(1<<62, 10); !slices.Equal(got, []int64{3}) {
 		t.Errorf("over at once are %v, want only the one without time", got)
 	}
@@ -165,20 +202,39 @@ func TestAllowance(t *testing.T) {
 	}
 }
 
-// BenchmarkSync is what each change of leases costs a leader that has many.
+// BenchmarkSync is what a lease that comes, and one that goes, cost a leader that has
+// many.
 func BenchmarkSync(b *testing.B) {
 	for _, many := range []int64{1_000, 100_000} {
 		b.Run(fmt.Sprint(many), func(b *testing.B) {
-			s := store.New(store.Options{})
-			for id := int64(1); id <= many; id++ {
-				s.Apply(uint64(id), 1, []*internalv1.Command{{Space: store.SpaceEtcd, Op: &internalv1.Command_LeaseGrant{
-					LeaseGrant: &internalv1.LeaseGrant{Id: id, TtlSeconds: 60},
-				}}})
+			s, index := store.New(store.Options{}), uint64(0)
+			apply := func(command *internalv1.Command) {
+				index++
+				command.Space = store.SpaceEtcd
+				s.Apply(index, 1, []*internalv1.Command{command})
 			}
-			view, table := s.Space(store.SpaceEtcd).View(), newTable()
+			grant := func(id int64) {
+				apply(&internalv1.Command{Op: &internalv1.Command_LeaseGrant{LeaseGrant: &internalv1.LeaseGrant{Id: id, TtlSeconds: 60}}})
+			}
+			for id := range many {
+				grant(2 + 2*id)
+			}
+			l := New(Options{Space: s.Space(store.SpaceEtcd), Clock: clock.NewFake(time.Unix(0, 0))})
+			l.sync()
 			b.ResetTimer()
-			for range b.N {
-				table.sync(view.Leases(), 0)
+			for n := range b.N {
+				b.StopTimer()
+				id := 1 + 2*(int64(n/2)*7919%many)
+				if n%2 == 0 {
+					grant(id)
+				} else {
+					apply(&internalv1.Command{Op: &internalv1.Command_LeaseRevoke{LeaseRevoke: &internalv1.LeaseRevoke{Id: id}}})
+				}
+				b.StartTimer()
+				l.sync()
+			}
+			if want := int(many) + b.N%2; len(l.table.leases) != want {
+				b.Fatalf("%d leases are counted, want %d", len(l.table.leases), want)
 			}
 		})
 	}
