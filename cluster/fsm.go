@@ -129,6 +129,9 @@ func (f *fsm) Restore(from io.ReadCloser) (err error) {
 	if err != nil {
 		return err
 	}
+	if at, _ := f.progress.now(); header.Index < at {
+		return fmt.Errorf("%w: it is of index %d, this member has applied %d", errOldSnapshot, header.Index, at)
+	}
 	if err := f.machine.Restore(from); err != nil {
 		return fmt.Errorf("cluster: restore the snapshot at index %d: %w", header.Index, err)
 	}

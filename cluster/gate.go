@@ -86,6 +86,10 @@ func (g *gate) consume() {
 				rpc.Respond(nil, err)
 				continue
 			}
+			if old := g.c.oldSnapshot(rpc.Command); old != nil {
+				g.consumer.Go(func() { alreadyInstalled(rpc, old) })
+				continue
+			}
 			select {
 			case g.requests <- rpc:
 			case <-g.closed:

@@ -1,6 +1,6 @@
 // Balsa-chaos plays on a cluster: the demo, and the loads that fault tests and
 // benchmarks put on it. It makes its clusters on this machine, in network
-// namespaces of its own, and needs root. Its commands sim, replay, shrink and matrix
+// namespaces of its own, and needs root. Its commands sim, campaign, replay, shrink and matrix
 // run simulated clusters instead, and need nothing but a Go toolchain and a checkout.
 package main
 
@@ -31,7 +31,7 @@ func main() {
 	defer stop()
 	root := &cobra.Command{Use: "balsa-chaos", Short: "Play on a Balsa cluster", SilenceUsage: true, SilenceErrors: true}
 	root.AddCommand(demoCommand(), zeroDropCommand(), cleanCommand(), loadCommand(),
-		simCommand(), replayCommand(), shrinkCommand(), matrixCommand())
+		simCommand(), campaignCommand(), replayCommand(), shrinkCommand(), matrixCommand())
 	if err := root.ExecuteContext(ctx); err != nil {
 		fmt.Fprintf(os.Stderr, "balsa-chaos: %v\n", err)
 		stop()

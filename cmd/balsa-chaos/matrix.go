@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -48,24 +49,32 @@ type plan struct {
 	workloads string // "": all
 	pace      float64
 	scripts   []string
+	clients   int // 0: fewClients
 }
+
+const (
+	fewClients = 3
+	// manyClients are so many that some are free to write at the new leader while
+	// others wait for the old one.
+	manyClients = 16
+)
 
 // plans name the scripts that play at the place where a bug is.
 func plans() []plan {
 	const killed = "leader killed with uncommitted entries"
 	return []plan{
-		{mutate.VerifyLeader, "register", 15, []string{"late answers"}},
-		{mutate.NoBarrier, "register", 15, []string{killed}},
-		{mutate.VoteInTwoWrites, "register", 1, []string{"vote then crash"}},
-		{mutate.NoFsync, "register,set", 3, []string{"power cut of all"}},
-		{mutate.AckBeforeMajority, "register,set", 3, []string{killed}},
-		{mutate.RandomApply, "register,hash", 3, nil},
-		{mutate.CompactionLosesEvents, "register,range,watch,compact", 5, []string{"watch across compaction"}},
-		{mutate.WatchOneLate, "register,watch", 3, nil},
-		{mutate.LeaseEarly, "lock", 5, nil},
-		{mutate.SnapshotWithoutLast, "register,set,hash", 5, []string{"snapshot install cut short"}},
-		{mutate.EpochNotChecked, "plan", 10, []string{handedRound}},
-		{mutate.AmnesiacVotes, "register,set", 5, []string{"server without memory"}},
+		{bug: mutate.VerifyLeader, workloads: "register", pace: 6, clients: manyClients, scripts: []string{"late answers"}},
+		{bug: mutate.NoBarrier, workloads: "register", pace: 15, scripts: []string{"new leader that is behind"}},
+		{bug: mutate.VoteInTwoWrites, workloads: "register", pace: 1, scripts: []string{"vote then crash"}},
+		{bug: mutate.NoFsync, workloads: "register,set", pace: 3, scripts: []string{"power cut of all"}},
+		{bug: mutate.AckBeforeMajority, workloads: "register,set", pace: 3, scripts: []string{killed}},
+		{bug: mutate.RandomApply, workloads: "register,hash", pace: 3},
+		{bug: mutate.CompactionLosesEvents, workloads: "register,range,watch,compact", pace: 5, scripts: []string{"watch across compaction"}},
+		{bug: mutate.WatchOneLate, workloads: "register,watch", pace: 3},
+		{bug: mutate.LeaseEarly, workloads: "lock", pace: 5},
+		{bug: mutate.SnapshotWithoutLast, workloads: "register,set,hash", pace: 5, scripts: []string{"snapshot install cut short"}},
+		{bug: mutate.EpochNotChecked, workloads: "plan", pace: 10, scripts: []string{handedRound}},
+		{bug: mutate.AmnesiacVotes, workloads: "register,set", pace: 5, scripts: []string{"server without memory"}},
 	}
 }
 
@@ -167,7 +176,7 @@ func (x *matrix) hunt(ctx context.Context, m *sim.Machine, chosen []plan) {
 // attempts are the scripts with a few seeds each, then seeds without end.
 func (x *matrix) attempts(p plan) iter.Seq[recipe] {
 	return func(yield func(recipe) bool) {
-		base := recipe{Seed: x.flags.seeds, Length: x.flags.length, Servers: x.flags.servers, Clients: 3, Pace: p.pace, Workloads: p.workloads}
+		base := recipe{Seed: x.flags.seeds, Length: x.flags.length, Servers: x.flags.servers, Clients: cmp.Or(p.clients, fewClients), Pace: p.pace, Workloads: p.workloads}
 		scripts := directed()
 		for i := range uint64(scriptSeeds) {
 			for _, name := range p.scripts {
@@ -192,23 +201,41 @@ func (x *matrix) find(ctx context.Context, m *sim.Machine, p plan) (f finding, f
 		for r := range x.attempts(p) {
 			r.Bugs = string(p.bug)
 			args, err := r.args()
-			if err != nil || !yield(sim.Options{Seed: r.Seed, Args: args}) {
+			if err != nil || !yield(sim.Options{Seed: r.Seed, Args: args, WallLimit: x.flags.limit / 2}) {
 				return // an error would be one of a schedule that is in the program
 			}
 		}
 	}
 	for done := range m.RunAll(ctx, jobs, x.flags.atOnce) {
-		summary, _ := verdict.Read(done.Result.Lines)
-		if len(summary.Violations) == 0 {
+		v, wrong := firstWrong(done)
+		if !wrong {
 			continue
 		}
-		v := summary.Violations[0]
 		return finding{
 			bug: p.bug, by: foundBy(done.Options.Args), rule: v.Checker + " " + v.Rule, seed: done.Options.Seed,
 			took: time.Since(began), args: without(done.Options.Args, "-mutate="),
 		}, true
 	}
 	return finding{took: time.Since(began)}, false
+}
+
+// firstWrong is the first thing that was wrong in a run. One that did not come to its
+// end may have said so before: with a planted bug servers may send each other the same
+// for ever, which takes more real time than it has.
+func firstWrong(f sim.Finished) (v verdict.Violation, wrong bool) {
+	summary, told := verdict.Read(f.Result.Lines)
+	if told && len(summary.Violations) > 0 {
+		return summary.Violations[0], true
+	}
+	if !errors.Is(f.Err, sim.ErrWallLimit) {
+		return v, false
+	}
+	for _, line := range f.Result.Lines {
+		if _, text, found := strings.Cut(line, " WRONG: "); found {
+			return verdict.Violation{Checker: "world", Rule: "no-end", Text: text}, true
+		}
+	}
+	return v, false
 }
 
 // foundBy is the script whose schedule the guest was given, or chance.

@@ -123,7 +123,7 @@ interrupted: what was done so far has been printed.`,
 				return err
 			}
 			defer func() { _ = m.Close(context.WithoutCancel(command.Context())) }()
-			c := newCampaign(command.OutOrStdout(), flags.out)
+			c := newSeries(command.OutOrStdout(), flags.out)
 			c.run(command.Context(), m, jobs(first, last, args, flags.wall), flags.atOnce)
 			return c.end(command.Context())
 		},
@@ -175,11 +175,16 @@ func machine(ctx context.Context, tags ...string) (*sim.Machine, error) {
 	if err != nil {
 		return nil, err
 	}
-	return sim.New(ctx, wasm, sim.Config{CacheDir: cache})
+	m, err := sim.New(ctx, wasm, sim.Config{CacheDir: cache})
+	if err != nil {
+		return nil, err
+	}
+	sim.KeepWatch()
+	return m, nil
 }
 
-// campaign sums up runs and prints them.
-type campaign struct {
+// series sums up runs and prints them.
+type series struct {
 	print  io.Writer
 	out    string
 	began  time.Time
@@ -192,23 +197,25 @@ type campaign struct {
 	virtual, busy time.Duration
 }
 
-func newCampaign(to io.Writer, out string) *campaign {
-	return &campaign{print: to, out: out, began: time.Now()}
+func newSeries(to io.Writer, out string) *series {
+	return &series{print: to, out: out, began: time.Now()}
 }
 
-func (c *campaign) run(ctx context.Context, m *sim.Machine, jobs iter.Seq[sim.Options], atOnce int) {
+func (c *series) run(ctx context.Context, m *sim.Machine, jobs iter.Seq[sim.Options], atOnce int) {
 	for f := range m.RunAll(ctx, jobs, atOnce) {
 		c.add(f)
 	}
 }
 
-func (c *campaign) printf(format string, args ...any) { _, _ = fmt.Fprintf(c.print, format, args...) }
+func (c *series) printf(format string, args ...any) { _, _ = fmt.Fprintf(c.print, format, args...) }
 
-func (c *campaign) add(f sim.Finished) {
+func (c *series) add(f sim.Finished) {
 	c.runs++
 	c.virtual += f.Result.VirtualElapsed
-	c.busy += f.Result.WallElapsed
-	c.printf("digest %d %s\n", f.Options.Seed, f.Result.Digest)
+	c.busy += f.Result.Processor
+	if f.Result.Digest != "" { // a run that is stuck has none
+		c.printf("digest %d %s\n", f.Options.Seed, f.Result.Digest)
+	}
 	summary, told := verdict.Read(f.Result.Lines)
 	if told {
 		c.total.Add(summary)
@@ -237,7 +244,7 @@ func lastWords(r sim.Result) string {
 // violationsShown bounds what is printed of one run: the first tell most.
 const violationsShown = 3
 
-func (c *campaign) violation(f sim.Finished, summary verdict.Summary) {
+func (c *series) violation(f sim.Finished, summary verdict.Summary) {
 	c.printf("\nVIOLATION in seed %d\n", f.Options.Seed)
 	for _, v := range summary.Violations[:min(len(summary.Violations), violationsShown)] {
 		c.printf("%s: %s\n", v.Checker, v.Text)
@@ -254,7 +261,7 @@ func (c *campaign) violation(f sim.Finished, summary verdict.Summary) {
 }
 
 // end prints the summary and says how the command ends.
-func (c *campaign) end(ctx context.Context) error {
+func (c *series) end(ctx context.Context) error {
 	took := time.Since(c.began)
 	c.summary(took)
 	switch {
@@ -270,9 +277,9 @@ func (c *campaign) end(ctx context.Context) error {
 	return nil
 }
 
-func (c *campaign) summary(took time.Duration) {
+func (c *series) summary(took time.Duration) {
 	all := c.total.Operations()
-	c.printf("\n%d runs, %.2f simulated hours in %v: %.1f simulated hours an hour, %.1f on each processor at work\n",
+	c.printf("\n%d runs, %.2f simulated hours in %v: %.1f simulated hours an hour, %.1f an hour of a processor\n",
 		c.runs, c.virtual.Hours(), took.Round(time.Second), ratio(c.virtual, took), ratio(c.virtual, c.busy))
 	c.printf("operations: %d, of which %d succeeded, %d were refused, %d are unknown\n", all.All(), all.OK, all.Refused, all.Unknown)
 	for _, name := range verdict.Names(c.total.Workloads) {

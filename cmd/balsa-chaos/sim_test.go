@@ -109,7 +109,7 @@ func TestFlagsThatMakeNoSense(t *testing.T) {
 func finished(seed uint64, code int, s verdict.Summary) sim.Finished {
 	return sim.Finished{
 		Options: sim.Options{Seed: seed, Args: []string{"-servers=3"}},
-		Result:  sim.Result{Digest: "d", ExitCode: code, Lines: []string{s.Line()}, VirtualElapsed: time.Hour, WallElapsed: time.Minute},
+		Result:  sim.Result{Digest: "d", ExitCode: code, Lines: []string{s.Line()}, VirtualElapsed: time.Hour, WallElapsed: time.Minute, Processor: time.Minute},
 	}
 }
 
@@ -130,7 +130,7 @@ func TestCampaignEndsWithTheWorst(t *testing.T) {
 		{[]sim.Finished{died}, 1, "digest 4 d"},
 	} {
 		var out bytes.Buffer
-		c := newCampaign(&out, t.TempDir())
+		c := newSeries(&out, t.TempDir())
 		for _, f := range test.runs {
 			c.add(f)
 		}
@@ -141,7 +141,7 @@ func TestCampaignEndsWithTheWorst(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if err := newCampaign(new(bytes.Buffer), t.TempDir()).end(ctx); err == nil || code(err) != exitInterrupted {
+	if err := newSeries(new(bytes.Buffer), t.TempDir()).end(ctx); err == nil || code(err) != exitInterrupted {
 		t.Errorf("an interrupted campaign ends with %v", err)
 	}
 }

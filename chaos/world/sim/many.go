@@ -23,7 +23,7 @@ type Finished struct {
 // are at work.
 func (m *Machine) RunAll(ctx context.Context, jobs iter.Seq[Options], atOnce int) iter.Seq[Finished] {
 	if atOnce <= 0 {
-		atOnce = runtime.GOMAXPROCS(0)
+		atOnce = runtime.NumCPU()
 	}
 	return func(yield func(Finished) bool) {
 		ctx, cancel := context.WithCancel(ctx)

@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/tetratelabs/wazero/sys"
@@ -14,11 +15,15 @@ import (
 // output is what the program prints.
 type output struct {
 	limit int
-	text  bytes.Buffer
 	over  bool
+
+	mu   sync.Mutex   // a run that is stuck is looked at while it goes on
+	text bytes.Buffer // guarded by mu
 }
 
 func (o *output) Write(p []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
 	if o.text.Len()+len(p) > o.limit {
 		o.over = true
 		panic(sys.NewExitError(exitStopped))
@@ -27,6 +32,8 @@ func (o *output) Write(p []byte) (int, error) {
 }
 
 func (o *output) lines() []string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
 	if o.text.Len() == 0 {
 		return nil
 	}
@@ -34,6 +41,8 @@ func (o *output) lines() []string {
 }
 
 func (o *output) digest(code int, elapsed time.Duration) string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
 	h := sha256.New()
 	h.Write(o.text.Bytes())
 	_, _ = fmt.Fprintf(h, "\nexit %d at %d", code, elapsed)

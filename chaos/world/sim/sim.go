@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -13,6 +14,7 @@ import (
 	"github.com/tetratelabs/wazero/experimental"
 	"github.com/tetratelabs/wazero/imports/wasi_snapshot_preview1"
 	"github.com/tetratelabs/wazero/sys"
+	"golang.org/x/sys/unix"
 )
 
 // Limits of every run. A program that meets one is ended.
@@ -20,10 +22,15 @@ const (
 	DefaultMemoryBytes  = 1 << 30
 	DefaultVirtualLimit = time.Hour
 	DefaultWallLimit    = 5 * time.Minute
+	DefaultGrace        = 10 * time.Second
 	DefaultOutputBytes  = 64 << 20
 	stderrBytes         = 64 << 10 // kept of what a dying program says; the first part
 
 	pageBytes = 64 << 10
+
+	// guestDebug: goroutines begin with a stack of the size that they needed of late,
+	// and copy it less often. Copying it was 5% of a run.
+	guestDebug = "adaptivestackstart=1"
 )
 
 // Why a run was ended from outside. Of these only ErrWallLimit may strike at
@@ -32,12 +39,17 @@ var (
 	ErrVirtualLimit = errors.New("the program's time is up")
 	ErrWallLimit    = errors.New("the program took too long")
 	ErrOutputLimit  = errors.New("the program printed too much")
+	// ErrStuck comes with ErrWallLimit, or with the context's error: the program did
+	// not even notice that it was over. It still runs, and does until the process ends.
+	ErrStuck = errors.New("the program computes without end")
 )
 
 // Machine is a compiled program, ready to run any number of times, also at once.
 type Machine struct {
 	runtime wazero.Runtime
 	module  wazero.CompiledModule
+	grace   time.Duration
+	stuck   held
 }
 
 // Config bounds and speeds up a Machine. The zero value is usable.
@@ -46,8 +58,11 @@ type Config struct {
 	MemoryBytes int64
 	// Interruptible lets the wall limit and the context end also a program that
 	// neither waits nor looks at the clock. It costs half the speed. Programs
-	// that do either are ended without it.
+	// that do either are ended without it; of others Run tells ErrStuck.
 	Interruptible bool
+	// Grace is what a run has after its wall limit to ask the host for something,
+	// and be told that it is over; 0: DefaultGrace.
+	Grace time.Duration
 	// CacheDir keeps compiled programs between processes; empty: they are not
 	// kept.
 	CacheDir string
@@ -77,11 +92,17 @@ func New(ctx context.Context, wasm []byte, cfg Config) (*Machine, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("sim: compile the program: %w", err), rt.Close(ctx))
 	}
-	return &Machine{runtime: rt, module: module}, nil
+	return &Machine{runtime: rt, module: module, grace: cmp.Or(cfg.Grace, DefaultGrace)}, nil
 }
 
-// Close frees the compiled program.
-func (m *Machine) Close(ctx context.Context) error { return m.runtime.Close(ctx) }
+// Close frees the compiled program. While a run is stuck that would take away the
+// code that it executes: then it frees nothing, and says so.
+func (m *Machine) Close(ctx context.Context) error {
+	if m.stuck.any() {
+		return fmt.Errorf("sim: close: a run has not ended: %w", ErrStuck)
+	}
+	return m.runtime.Close(ctx)
+}
 
 // Options are one run. Seed and Args decide everything that happens in it; the
 // limits only how far it goes.
@@ -124,6 +145,9 @@ type Result struct {
 	// ExitCode is the program's; -1 when it was ended from outside.
 	ExitCode                    int
 	VirtualElapsed, WallElapsed time.Duration
+	// Processor is the processor time that it took, which says more than WallElapsed
+	// of a machine that does other things as well.
+	Processor time.Duration
 }
 
 // Run runs the program once. The error tells that it could not be run or was
@@ -137,9 +161,13 @@ func (m *Machine) Run(ctx context.Context, o Options) (Result, error) {
 	r := &run{clock: clock{now: epoch, limit: epoch + int64(o.VirtualLimit), interrupted: bounded.Done()}, out: output{limit: o.OutputBytes}}
 	started := time.Now()
 	records := &recorder{to: o.History}
-	instance, err := m.runtime.InstantiateModule(context.WithValue(bounded, recorderKey{}, records), m.module, r.config(o))
-	if instance != nil {
-		err = errors.Join(err, instance.Close(ctx))
+	inside := experimental.WithMemoryAllocator(context.WithValue(bounded, recorderKey{}, records), experimental.MemoryAllocatorFunc(reserve))
+	var processor time.Duration
+	var err error
+	if !guarded(bounded.Done(), m.grace, func() { processor, err = m.execute(inside, r.config(o)) }) {
+		m.stuck.add()
+		return Result{Lines: r.out.lines(), ExitCode: -1, WallElapsed: time.Since(started)},
+			fmt.Errorf("sim: seed %d: %w: %w", o.Seed, context.Cause(bounded), ErrStuck)
 	}
 	code, err := r.conclude(bounded, err)
 	if err = errors.Join(err, records.err); err != nil {
@@ -147,8 +175,29 @@ func (m *Machine) Run(ctx context.Context, o Options) (Result, error) {
 	}
 	return Result{
 		Digest: r.out.digest(code, r.clock.elapsed()), Lines: r.out.lines(), Stderr: string(r.err.kept),
-		ExitCode: code, VirtualElapsed: r.clock.elapsed(), WallElapsed: time.Since(started),
+		ExitCode: code, VirtualElapsed: r.clock.elapsed(), WallElapsed: time.Since(started), Processor: processor,
 	}, err
+}
+
+// execute has a thread to itself, so that its processor time is that of the run.
+func (m *Machine) execute(ctx context.Context, config wazero.ModuleConfig) (processor time.Duration, err error) {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	before := threadTime()
+	instance, err := m.runtime.InstantiateModule(ctx, m.module, config)
+	if instance != nil {
+		err = errors.Join(err, instance.Close(context.WithoutCancel(ctx)))
+	}
+	return threadTime() - before, err
+}
+
+// threadTime is the processor time of this thread; nothing where that is not known.
+func threadTime() time.Duration {
+	var t unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_THREAD_CPUTIME_ID, &t); err != nil {
+		return 0
+	}
+	return time.Duration(t.Nano())
 }
 
 // run is what one run sees of the world.
@@ -161,6 +210,7 @@ type run struct {
 func (r *run) config(o Options) wazero.ModuleConfig {
 	args := append([]string{"guest", fmt.Sprintf("-seed=%d", o.Seed)}, o.Args...)
 	return wazero.NewModuleConfig().WithName("").WithArgs(args...).
+		WithEnv("GODEBUG", guestDebug).
 		WithStdout(&r.out).WithStderr(&r.err).
 		WithRandSource(random(o.Seed)).
 		WithWalltime(r.clock.walltime, sys.ClockResolution(1)).

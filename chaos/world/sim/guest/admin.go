@@ -2,12 +2,15 @@ package main
 
 import (
 	"context"
+	"errors"
+	"slices"
 	"strconv"
 	"time"
 
 	"github.com/balsa-run/balsa/chaos/check"
 	"github.com/balsa-run/balsa/chaos/history"
 	"github.com/balsa-run/balsa/chaos/world/sim/inside"
+	"github.com/balsa-run/balsa/daemon/core"
 	internalv1 "github.com/balsa-run/balsa/gen/balsainternal/v1"
 	"github.com/balsa-run/balsa/store"
 )
@@ -15,7 +18,7 @@ import (
 const (
 	compactMin  = time.Second
 	compactMax  = 4 * time.Second
-	compactKeep = 120 // revisions at most that a compaction leaves behind it
+	compactKeep = 60 // revisions at most that a compaction leaves behind it
 	hashEvery   = 500 * time.Millisecond
 )
 
@@ -60,21 +63,40 @@ func (c *session) viewAt(revision int64) (store.View, error) {
 	return running.Store().Space(store.SpaceEtcd).ViewAt(store.Revision(revision))
 }
 
-// hashes notes what each server says that its state hashes to, while faults go on.
+// hashes notes what each server says that its state hashes to, while faults go on:
+// each life of a server once for each revision that it still remembers.
 func hashes(ctx context.Context, c *session) {
+	lives := map[string]*noted{}
 	for inside.Sleep(ctx, hashEvery) {
 		for _, server := range c.world.Servers() {
 			running := server.Core()
 			if running == nil {
 				continue
 			}
-			for _, h := range running.Store().Space(store.SpaceEtcd).Hashes() {
-				c.etcd.Note(history.Record{
-					Type: history.OK, F: history.Hash, Server: server.Name, At: int64(h.Revision), Value: check.FormatHash(h.Hash),
-				})
-				c.count(c.workload, history.OK)
+			if lives[server.Name] == nil || lives[server.Name].life != running {
+				lives[server.Name] = &noted{life: running}
 			}
+			c.noteHashes(server.Name, lives[server.Name])
 		}
+	}
+}
+
+// noted is up to which revision the hashes of one life of a server are noted.
+type noted struct {
+	life *core.Server
+	upTo store.Revision
+}
+
+func (c *session) noteHashes(name string, n *noted) {
+	for _, h := range slices.Backward(n.life.Store().Space(store.SpaceEtcd).Hashes()) { // the newest comes first
+		if h.Revision <= n.upTo {
+			continue
+		}
+		n.upTo = h.Revision
+		c.etcd.Note(history.Record{
+			Type: history.OK, F: history.Hash, Server: name, At: int64(h.Revision), Value: check.FormatHash(h.Hash),
+		})
+		c.count(c.workload, history.OK)
 	}
 }
 
@@ -129,8 +151,8 @@ const (
 	lockPrefix = check.PrefixLock + "held-"
 )
 
-// locks takes a lock with a lease, writes what it guards with the fencing token,
-// and gives the lock back, or forgets to.
+// locks takes a lock with a lease, which it keeps alive at times, writes what it
+// guards with the fencing token, and gives the lock back, or forgets to.
 func locks(ctx context.Context, c *session) {
 	for c.think(ctx) {
 		c.wander()
@@ -145,6 +167,9 @@ func locks(ctx context.Context, c *session) {
 				break
 			}
 			c.wander()
+			if c.chance.IntN(2) == 0 {
+				c.keepAlive(ctx, lease)
+			}
 			c.fenced(ctx, lock, token)
 		}
 		switch {
@@ -167,6 +192,29 @@ func (c *session) grant(ctx context.Context) int64 {
 	}
 	c.ok(o)
 	return id
+}
+
+// keepAlive gives a lease its time again, through any server.
+func (c *session) keepAlive(ctx context.Context, lease int64) {
+	ctx, cancel, o := c.begin(ctx, history.Record{F: history.KeepAlive, Lease: lease})
+	defer cancel()
+	running := c.server.Core()
+	if running == nil {
+		c.refused(o, errOff)
+		return
+	}
+	answer, err := running.Etcd().Leases.LeaseTime(ctx, &internalv1.LeaseTimeRequest{Id: lease, Renew: true})
+	switch {
+	case c.server.Core() != running:
+		c.unknown(o, errDied)
+	case err != nil:
+		c.unknown(o, err) // it may have been renewed all the same
+	case !answer.GetFound():
+		c.refused(o, errors.New(check.ErrorNotFound))
+	default:
+		o.Answer.TTL = max(time.Duration(answer.GetRemainingMs())*time.Millisecond, time.Millisecond)
+		c.ok(o)
+	}
 }
 
 // lock returns the fencing token, 0 when it did not get the lock.

@@ -13,9 +13,15 @@ const (
 	maxClients = 64
 	minPace    = 0.1
 	maxPace    = 100.0
-	// What a client waits between two operations, at the pace 1.
+	// What a client waits between two operations, at the pace 1. Operations are most
+	// of what a run costs: at this pace they are twice what the cluster costs at rest.
 	thinkMin = 20 * time.Millisecond
-	thinkMax = 1200 * time.Millisecond
+	thinkMax = 2 * time.Second
+	// The beat at which clients meet, at the pace 1, how close to it, and how many of
+	// them do not.
+	beatEvery  = 300 * time.Millisecond
+	meetWithin = 2 * time.Millisecond
+	aloneEvery = 8
 )
 
 // workload is a way of using a cluster.
@@ -52,9 +58,18 @@ func workloads() []workload {
 	}
 }
 
-// thinking is how long a client waits.
+// thinking is how long a client waits. Most clients meet: they wait for the next
+// beat, which is the same for all, and go on within the time that a message takes.
+// What happens at once is what can go wrong between two.
 func (s *scenario) thinking(chance *rand.Rand) time.Duration {
-	return time.Duration(float64(between(chance, thinkMin, thinkMax)) / s.pace)
+	long := time.Duration(float64(between(chance, thinkMin, thinkMax)) / s.pace)
+	alone, late := chance.IntN(aloneEvery) == 0, between(chance, 0, meetWithin)
+	if alone {
+		return long
+	}
+	beat := time.Duration(float64(beatEvery) / s.pace)
+	past := (s.trace.Now() + long) % beat
+	return long + (beat-past)%beat + late
 }
 
 func workloadNames() []string {

@@ -87,6 +87,7 @@ func TestScriptsReach(t *testing.T) {
 		"vote then crash":                        {ReachedVoteThenCrash, ReachedCrashAtWrite},
 		"snapshot install cut short":             {ReachedSnapshot, ReachedReset},
 		"leader killed with uncommitted entries": {ReachedKilledWithEntries},
+		"new leader that is behind":              {ReachedElection},
 		"watch across compaction":                {ReachedElection},
 		"disk hang":                              {ReachedStalledDisk},
 		"full disk":                              {ReachedGaveUp, ReachedWaitedForRoom},

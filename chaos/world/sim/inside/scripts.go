@@ -27,13 +27,20 @@ func ScriptNamed(name string) (Script, bool) {
 	return all[i], true
 }
 
+// How late messages and how slow writes are for a leader that is behind: enough that
+// reads come in between, and that its lease still holds.
+const (
+	behindLate = 80 * time.Millisecond
+	behindSlow = 60 * time.Millisecond
+)
+
 // Scripts are all of them. Each lasts about a minute and does its worst several
 // times, since what it is after also takes a client at the right moment.
 func Scripts() []Script {
 	return []Script{
-		{"late answers", "followers answer a leader late, then elect another; the answers that arrive still seem to confirm it", 3, rounds(7*time.Second, 8,
-			step(0, Late, Leader, 3*time.Second, 1800*time.Millisecond),
-			step(900*time.Millisecond, Mute, Same, 3*time.Second, 0))},
+		{"late answers", "followers answer a leader late, and so does the one that is given the leadership: until its call for votes arrives, answers of before seem to confirm the old leader", 3, rounds(3*time.Second, 18,
+			step(0, Late, Leader, 2200*time.Millisecond, 340*time.Millisecond), // later, it would lose its lease
+			step(time.Second, Transfer, Same, 1500*time.Millisecond, 0))},
 		{"deposed leader with pending reads", "reads are asked of a leader that is cut off from the others, not from its clients, and comes back", 3, rounds(6*time.Second, 9,
 			step(0, Isolate, Leader, 2500*time.Millisecond, 0),
 			step(3*time.Second, Deaf, Leader, 1500*time.Millisecond, 0))},
@@ -51,6 +58,15 @@ func Scripts() []Script {
 			step(0, Mute, Leader, 1500*time.Millisecond, 0),
 			step(300*time.Millisecond, PowerCut, Same, 2*time.Second, 0),
 			step(3500*time.Millisecond, Isolate, Leader, 1500*time.Millisecond, 0))},
+		{"new leader that is behind", "a leader dies before the others know how far it has come; its successor is asked for reads while slow links and disks keep the first entry of its term from a majority", 3, rounds(6*time.Second, 9,
+			step(0, Late, "s1", 5*time.Second, behindLate),
+			step(0, Late, "s2", 5*time.Second, behindLate),
+			step(0, Late, "s3", 5*time.Second, behindLate),
+			step(0, Slow, "s1", 5*time.Second, behindSlow),
+			step(0, Slow, "s2", 5*time.Second, behindSlow),
+			step(0, Slow, "s3", 5*time.Second, behindSlow),
+			step(1500*time.Millisecond, PowerCut, Leader, 1500*time.Millisecond, 0),
+			step(4*time.Second, Isolate, Leader, 1500*time.Millisecond, 0))},
 		{"watch across compaction", "watchers lose their server, and a workload compacts meanwhile what they have not seen", 3, rounds(6*time.Second, 9,
 			step(0, CutOff, Follower, 2500*time.Millisecond, 0),
 			step(3*time.Second, Kill, Any, time.Second, 0))},
@@ -68,9 +84,10 @@ func Scripts() []Script {
 		{"power cut of all", "all lose power at once, in the middle of their writes", 3, rounds(5*time.Second, 11,
 			crash(0, CrashAfter, Leader, time.Second, "append"),
 			step(1500*time.Millisecond, PowerCutAll, Any, time.Second, 0))},
-		{"server without memory", "a server forgets its disk, is started as it was, and others need its vote", 3, rounds(18*time.Second, 3,
-			step(0, DiskLost, Follower, 3*time.Second, 0),
-			step(500*time.Millisecond, Isolate, Leader, 2*time.Second, 0))},
+		{"server without memory", "a server forgets its disk and is started as it was; then one that lacks what it had acknowledged needs its vote", 3, rounds(18*time.Second, 3,
+			step(0, Isolate, Follower, 3*time.Second, 0), // it lacks what the other two acknowledge
+			step(2*time.Second, Isolate, Leader, 4*time.Second, 0),
+			step(2100*time.Millisecond, DiskLost, Follower, 6*time.Second, 0))},
 		{"torn appends", "power is cut in the middle of an append of several entries", 3, rounds(6*time.Second, 9,
 			step(0, Isolate, Follower, 1500*time.Millisecond, 0), // then it gets many entries at once
 			step(time.Second, TornWrite, Same, 4*time.Second, 0))},

@@ -29,8 +29,9 @@ const (
 	trailingBytes   = 1 << 10
 	// commitTimeout is not 10 ms: that is two messages a follower each 15 ms on an
 	// idle cluster, which were half of what a run costs. Followers hear of a commit
-	// from cluster's teller at once; this is for those that missed it.
-	commitTimeout = 50 * time.Millisecond
+	// from cluster's teller at once; this is for those that missed it, and heartbeats
+	// are not its business.
+	commitTimeout = 400 * time.Millisecond
 	// plenty is the room on a disk that nobody has filled.
 	plenty = 64 << 30
 )
