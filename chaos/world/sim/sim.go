@@ -63,8 +63,8 @@ type Config struct {
 	// Grace is what a run has after its wall limit to ask the host for something,
 	// and be told that it is over; 0: DefaultGrace.
 	Grace time.Duration
-	// CacheDir keeps compiled programs between processes; empty: they are not
-	// kept.
+	// CacheDir keeps the newest compiled programs between processes; empty: none
+	// are kept.
 	CacheDir string
 }
 
@@ -91,6 +91,11 @@ func New(ctx context.Context, wasm []byte, cfg Config) (*Machine, error) {
 	module, err := rt.CompileModule(experimental.WithCompilationWorkers(ctx, runtime.GOMAXPROCS(0)), wasm)
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("sim: compile the program: %w", err), rt.Close(ctx))
+	}
+	if cfg.CacheDir != "" {
+		if err := trimCache(cfg.CacheDir); err != nil {
+			return nil, errors.Join(err, rt.Close(ctx))
+		}
 	}
 	return &Machine{runtime: rt, module: module, grace: cmp.Or(cfg.Grace, DefaultGrace)}, nil
 }
