@@ -68,8 +68,8 @@ func campaignMarkdown(runs []played, known []string) string {
 	t := totalsOf(runs)
 	operations := t.summary.Operations()
 	fmt.Fprintf(&b, "%s\n\n", campaignBegins)
-	fmt.Fprintf(&b, "Seeds %d to %d, %d runs: **%.1f simulated hours in %.2f hours of wall time** and %d sittings, %.1f simulated seconds in a second of processor time.\n",
-		t.first, t.last, t.runs, t.virtual.Hours(), t.wall.Hours(), len(t.sittings), ratio(t.virtual, t.busy))
+	fmt.Fprintf(&b, "Seeds %d to %d, %d runs: **%.1f simulated hours in %.2f hours of wall time** and %s, %.1f simulated seconds in a second of processor time.\n",
+		t.first, t.last, t.runs, t.virtual.Hours(), t.wall.Hours(), sittings(len(t.sittings)), ratio(t.virtual, t.busy))
 	fmt.Fprintf(&b, "%s operations, of which %s were done, %s refused, and of %s nobody can say; %s faults; %s leaders elected.\n",
 		grouped(operations.All()), grouped(operations.OK), grouped(operations.Refused), grouped(operations.Unknown),
 		grouped(int64(sum(t.summary.Faults))), grouped(int64(t.summary.Failovers)))
@@ -180,4 +180,11 @@ func grouped(n int64) string {
 		text = text[:i] + "," + text[i:]
 	}
 	return text
+}
+
+func sittings(n int) string {
+	if n == 1 {
+		return "1 sitting"
+	}
+	return fmt.Sprintf("%d sittings", n)
 }
