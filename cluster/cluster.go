@@ -39,15 +39,17 @@ type Cluster struct {
 	cfg Config
 	log *slog.Logger
 
-	disk    *diskWatch
-	logs    *guardedLog
-	stable  *guardedStable
-	snaps   *guardedSnapshots
-	machine *fsm
-	queue   *queue
-	reads   *rounds
-	lead    *leadership
-	monitor *monitor
+	disk *diskWatch
+	logs *guardedLog
+	// continued is logs as the library sees them; nil before it starts.
+	continued *continuedLog
+	stable    *guardedStable
+	snaps     *guardedSnapshots
+	machine   *fsm
+	queue     *queue
+	reads     *rounds
+	lead      *leadership
+	monitor   *monitor
 
 	raft     atomic.Pointer[raft.Raft] // nil until the member takes part
 	gate     *gate                     // set before raft is
@@ -157,11 +159,13 @@ func (c *Cluster) newRaft(gate *gate) (r *raft.Raft, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("log cache: %w", err)
 	}
-	return raft.NewRaft(c.cfg.raftConfig(), c.machine, cache, c.stable, c.snaps, gate)
+	c.continued = &continuedLog{LogStore: cache}
+	return raft.NewRaft(c.cfg.raftConfig(), c.machine, c.continued, c.stable, c.snaps, gate)
 }
 
 // checkLogMeetsSnapshot refuses a log that begins after the snapshot ends: the
-// entries between are lost, and so is every write in them.
+// entries between are lost, and so is every write in them. It ends what a kill has
+// interrupted: a log that contradicts the snapshot.
 func (c *Cluster) checkLogMeetsSnapshot() error {
 	first, err := c.logs.FirstIndex()
 	if err != nil {
@@ -174,6 +178,9 @@ func (c *Cluster) checkLogMeetsSnapshot() error {
 	var newest uint64
 	if len(list) > 0 {
 		newest = list[0].Index
+		if err := follow(c.logs, list[0]); err != nil {
+			return err
+		}
 	}
 	if first > newest+1 {
 		return fmt.Errorf("cluster: the log begins at %d but the newest snapshot ends at %d: entries are missing; empty this disk and join under a new id", first, newest)

@@ -330,7 +330,7 @@ func TestSnapshotInstall(t *testing.T) {
 		w.until("the log was shortened", func() bool { first, _ := leader.disk.Log().FirstIndex(); return first > 100 })
 		w.net.HealAll()
 		w.until("the follower has caught up", func() bool { v, _ := far.machine.get("k"); return v == "299" })
-		if far.machine.restores == 0 {
+		if far.machine.restores.Load() == 0 {
 			t.Error("it caught up without a snapshot: this test proves nothing")
 		}
 		if got := far.read("k"); got != "299" {

@@ -135,10 +135,31 @@ func (f *fsm) Restore(from io.ReadCloser) (err error) {
 	if err := f.machine.Restore(from); err != nil {
 		return fmt.Errorf("cluster: restore the snapshot at index %d: %w", header.Index, err)
 	}
+	if err := f.continueLog(); err != nil {
+		// The machine is further than the library then knows.
+		f.c.halt(err)
+	}
 	f.bytes.Store(0)
 	f.entries.Store(0)
 	f.progress.advance(header.Index, header.Term)
 	return nil
+}
+
+// continueLog makes the log one that continues the snapshot which was installed. The
+// library waits for Restore meanwhile, and no snapshot is newer. At a start the log was
+// looked at before.
+func (f *fsm) continueLog() error {
+	if f.c.raft.Load() == nil {
+		return nil
+	}
+	list, err := f.c.snaps.List()
+	if err != nil {
+		return fmt.Errorf("cluster: list snapshots: %w", err)
+	}
+	if len(list) == 0 {
+		return errors.New("cluster: no snapshot is known after one was restored")
+	}
+	return f.c.continued.installed(list[0])
 }
 
 type fsmSnapshot struct {

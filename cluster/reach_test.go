@@ -95,7 +95,7 @@ func awayAndBack(t *testing.T, away time.Duration, how string) {
 	if took > time.Second {
 		t.Errorf("away for %v, it had caught up after %v", away, took)
 	}
-	if how == "needs a snapshot" && far.machine.restores == 0 {
+	if how == "needs a snapshot" && far.machine.restores.Load() == 0 {
 		t.Error("it needed no snapshot: this test proves nothing")
 	}
 }

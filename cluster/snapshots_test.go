@@ -71,8 +71,8 @@ func TestASnapshotFromThePastIsNotInstalled(t *testing.T) {
 				t.Errorf("answered %+v, %v", answer, err)
 			}
 		}
-		if follower.machine.restores != 0 {
-			t.Errorf("it was restored %d times", follower.machine.restores)
+		if follower.machine.restores.Load() != 0 {
+			t.Errorf("it was restored %d times", follower.machine.restores.Load())
 		}
 		if got := follower.read("k"); got != "299" {
 			t.Errorf("read %q", got)

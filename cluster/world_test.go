@@ -29,7 +29,7 @@ type machine struct {
 	state    machineState
 	hold     chan struct{} // non-nil: Apply waits for it
 	poison   string        // a key whose write the machine cannot apply
-	restores int
+	restores atomic.Int64
 	corrupt  bool // adds a lie to every hash
 }
 
@@ -132,7 +132,7 @@ func (m *machine) Restore(r io.Reader) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.state = s
-	m.restores++
+	m.restores.Add(1)
 	return nil
 }
 

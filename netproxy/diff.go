@@ -22,8 +22,8 @@ import (
 // at the current generation with every lookup. So what the old ruleset needs
 // stays until a grace period has passed, and the third transaction drops it.
 type Change struct {
-	// Replace means that the table is emptied and built anew in one transaction;
-	// the rest of the change is the full content.
+	// Replace means that the table is built anew, whatever it holds; the rest of the
+	// change is the full content, and nothing of it is removed.
 	Replace bool
 	// Params belong to the new ruleset.
 	Params Params

@@ -52,6 +52,9 @@ func (l logStore) StoreLogs(entries []*raft.Log) error {
 
 func (l logStore) DeleteRange(low, high uint64) error {
 	return l.d.sync(WriteTruncate, func() {
+		if low, high = max(low, l.d.low), min(high, l.d.high); low > high {
+			return
+		}
 		for i := low; i <= high; i++ {
 			delete(l.d.log, i)
 		}

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
-	"slices"
 	"sync"
 	"time"
 
@@ -54,6 +53,8 @@ type Applier struct {
 	flows *netlink.Handle
 	// features are what the kernel is asked for when it has refused something.
 	features []feature
+	// commit sends a transaction.
+	commit func(*nftables.Conn) error
 
 	mu   sync.Mutex
 	conn *nftables.Conn // guarded by mu; nil until needed and after an error
@@ -78,7 +79,7 @@ var _ netproxy.Kernel = (*Applier)(nil)
 
 // New opens the namespace; it changes nothing there.
 func New(o Options) (*Applier, error) {
-	a := &Applier{table: o.Table, log: o.Logger, features: features()}
+	a := &Applier{table: o.Table, log: o.Logger, features: features(), commit: (*nftables.Conn).Flush}
 	if a.table == "" {
 		a.table = DefaultTable
 	}
@@ -144,6 +145,9 @@ func (a *Applier) syncLocked(ctx context.Context, r netproxy.Ruleset) (result ne
 	r = a.acceptableLocked(r)
 	first := !a.begun
 	if !a.known && a.adoptLocked(r) {
+		if err := a.removeTableLocked(a.standIn()); err != nil {
+			return result, fmt.Errorf("an earlier replacement's table: %w", err)
+		}
 		a.have, a.known = r, true
 		a.stale.udp = true
 	}
@@ -201,15 +205,19 @@ func (a *Applier) writeLocked(ctx context.Context, r netproxy.Ruleset, effective
 // through rules older than the change; effective is called when new connections
 // follow the change.
 func (a *Applier) commitLocked(c netproxy.Change, effective func()) error {
+	if c.Replace {
+		return a.replaceLocked(c, effective)
+	}
 	if c.Empty() {
 		return nil
 	}
+	t, n := a.kernelTable(), c.Elements()
 	if c.Prepares() {
-		if err := a.transactLocked(c, (*builder).first); err != nil {
+		if err := a.transactLocked(t, n, func(b *builder) error { return b.first(c) }); err != nil {
 			return err
 		}
 	}
-	if err := a.transactLocked(c, (*builder).second); err != nil {
+	if err := a.transactLocked(t, n, func(b *builder) error { return b.second(c) }); err != nil {
 		return err
 	}
 	effective()
@@ -222,34 +230,30 @@ func (a *Applier) commitLocked(c netproxy.Change, effective func()) error {
 	if c.DropElements() == 0 {
 		return nil
 	}
-	return a.transactLocked(c, (*builder).third)
+	return a.transactLocked(t, n, func(b *builder) error { return b.third(c) })
 }
 
-func (a *Applier) transactLocked(c netproxy.Change, build func(*builder, netproxy.Change) error) error {
-	b, err := a.builderLocked()
+// transactLocked sends one transaction on a table; elements is for its error.
+func (a *Applier) transactLocked(t *nftables.Table, elements int, build func(*builder) error) error {
+	b, err := a.builderLocked(t)
 	if err != nil {
 		return err
 	}
-	if c.Replace {
-		if b.learned, err = a.learnedLocked(c); err != nil {
-			return err
-		}
-	}
-	if err := build(b, c); err != nil {
+	if err := build(b); err != nil {
 		a.disconnectLocked()
-		return fmt.Errorf("nftables transaction of %d elements: %w", c.Elements(), err)
+		return fmt.Errorf("nftables transaction of %d elements on table %s: %w", elements, t.Name, err)
 	}
 	if err := a.flushLocked(); err != nil {
-		return fmt.Errorf("nftables transaction of %d elements: %w", c.Elements(), err)
+		return fmt.Errorf("nftables transaction of %d elements on table %s: %w", elements, t.Name, err)
 	}
 	return nil
 }
 
-func (a *Applier) builderLocked() (*builder, error) {
+func (a *Applier) builderLocked(t *nftables.Table) (*builder, error) {
 	if err := a.connectLocked(); err != nil {
 		return nil, err
 	}
-	return &builder{conn: a.conn, table: a.kernelTable()}, nil
+	return &builder{conn: a.conn, table: t}, nil
 }
 
 func (a *Applier) kernelTable() *nftables.Table {
@@ -259,7 +263,7 @@ func (a *Applier) kernelTable() *nftables.Table {
 // flushLocked sends the transaction, unheard by our own monitor.
 func (a *Applier) flushLocked() error {
 	listen := a.monitor.deafen()
-	err := a.conn.Flush()
+	err := a.commit(a.conn)
 	if err != nil {
 		// After an error replies may still be on their way, and a message may
 		// be half built: never use that connection again.
@@ -267,63 +271,6 @@ func (a *Applier) flushLocked() error {
 	}
 	listen()
 	return err
-}
-
-// learnedLocked reads which clients services remember, for the sets that the
-// change will make again.
-func (a *Applier) learnedLocked(c netproxy.Change) (map[string][]nftables.SetElement, error) {
-	out := map[string][]nftables.SetElement{}
-	var have map[string]*nftables.Set
-	for _, chain := range c.AddChains {
-		s, has := chain.Set()
-		if !has || !s.Learned() {
-			continue
-		}
-		if have == nil {
-			var err error
-			if have, err = a.listSetsLocked(); err != nil {
-				return nil, err
-			}
-		}
-		if have[s.Name] == nil {
-			continue
-		}
-		elements, err := a.conn.GetSetElements(have[s.Name])
-		if err != nil {
-			return nil, fmt.Errorf("list elements of set %s: %w", s.Name, err)
-		}
-		for _, e := range elements {
-			if e.Expires > 0 {
-				out[s.Name] = append(out[s.Name], nftables.SetElement{Key: e.Key, Timeout: e.Expires})
-			}
-		}
-	}
-	return out, nil
-}
-
-// listSetsLocked lists the sets of the table by name; none if there is no table.
-func (a *Applier) listSetsLocked() (map[string]*nftables.Set, error) {
-	present, err := a.presentLocked()
-	if err != nil || !present {
-		return nil, err
-	}
-	listed, err := a.conn.GetSets(a.kernelTable())
-	if err != nil {
-		return nil, fmt.Errorf("list sets: %w", err)
-	}
-	have := make(map[string]*nftables.Set, len(listed))
-	for _, s := range listed {
-		have[s.Name] = s
-	}
-	return have, nil
-}
-
-func (a *Applier) presentLocked() (bool, error) {
-	tables, err := a.conn.ListTablesOfFamily(nftables.TableFamilyIPv4)
-	if err != nil {
-		return false, fmt.Errorf("list tables: %w", err)
-	}
-	return slices.ContainsFunc(tables, func(o *nftables.Table) bool { return o.Name == a.table }), nil
 }
 
 // membarrierGlobal is MEMBARRIER_CMD_GLOBAL.
@@ -375,9 +322,10 @@ func (a *Applier) Remove() error {
 	if err := a.connectLocked(); err != nil {
 		return fmt.Errorf("remove table %s: %w", a.table, err)
 	}
-	t := a.kernelTable()
-	a.conn.AddTable(t) // deleting what is not there fails
-	a.conn.DelTable(t)
+	for _, t := range []*nftables.Table{a.kernelTable(), a.standIn()} {
+		a.conn.AddTable(t) // deleting what is not there fails
+		a.conn.DelTable(t)
+	}
 	if err := a.flushLocked(); err != nil {
 		return fmt.Errorf("remove table %s: %w", a.table, err)
 	}

@@ -29,17 +29,8 @@ func (b *builder) first(c netproxy.Change) error {
 	return b.write(c.Prepare, true)
 }
 
-// second writes what packets go by, and first everything if the table is
-// replaced.
+// second writes what packets go by.
 func (b *builder) second(c netproxy.Change) error {
-	if c.Replace {
-		if err := b.empty(c.Params); err != nil {
-			return err
-		}
-		if err := b.first(c); err != nil {
-			return err
-		}
-	}
 	for _, chain := range c.RewriteChains {
 		planned := plannedChain(chain, c.Params)
 		nc := &nftables.Chain{Table: b.table, Name: chain.Name}
@@ -66,19 +57,19 @@ func (b *builder) third(c netproxy.Change) error {
 	return nil
 }
 
-// empty leaves the table with its fixed chains and empty sets, whatever it
-// held. Deleting a table that is not there fails, so it is added first.
-func (b *builder) empty(p netproxy.Params) error {
+// build makes the table, whatever it held, with all content and no hooks. Deleting a
+// table that is not there fails, so it is added first.
+func (b *builder) build(c netproxy.Change) error {
 	b.conn.AddTable(b.table)
 	b.conn.DelTable(b.table)
 	b.conn.AddTable(b.table)
-	if err := b.fixed(p); err != nil {
+	if err := b.fixed(c.Params); err != nil {
 		return err
 	}
-	for _, c := range hookedChains() {
-		b.addChain(c)
+	if err := b.first(c); err != nil {
+		return err
 	}
-	return nil
+	return b.second(c)
 }
 
 // fixed adds what a table has whatever the plan, but for the hooks.

@@ -148,7 +148,7 @@ func drain(c chan struct{}) {
 
 // nft must be able to list what we write: an operator will.
 func TestNftLists(t *testing.T) {
-	s := newSite(t, "0")
+	s := newSite(t, false)
 	limits(t, s, ingress(1, block("10.244.0.0/16")), denyEgress("b"))
 	v := siteView(func(p *netproxy.ServicePort) { p.Affinity, p.Restricted, p.ExternalLocal = time.Hour, true, true }, "10.244.1.10", "10.244.2.10")
 	sync(t, s.kernel, v)

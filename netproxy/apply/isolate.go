@@ -101,6 +101,11 @@ func (a *Applier) isolateLocked(ctx context.Context, r netproxy.Ruleset, cause e
 	return r.Without(ids), nil
 }
 
+// trial is a table that no transaction leaves behind.
+func (a *Applier) trial() *nftables.Table {
+	return &nftables.Table{Family: nftables.TableFamilyIPv4, Name: a.table + "-trial"}
+}
+
 func order(u *netproxy.Unit) int {
 	switch {
 	case u.Chain == nil:
@@ -173,11 +178,10 @@ func (s *search) add(units []*netproxy.Unit) error {
 
 // try asks the kernel for the good units and some more.
 func (s *search) try(more []*netproxy.Unit) error {
-	b, err := s.a.builderLocked()
+	b, err := s.a.builderLocked(s.a.trial())
 	if err != nil {
 		return err
 	}
-	b.table = &nftables.Table{Family: nftables.TableFamilyIPv4, Name: s.a.table + "-trial"}
 	b.conn.AddTable(b.table)
 	err = b.fixed(s.params)
 	for _, u := range slices.Concat(s.good, more) {
@@ -247,11 +251,10 @@ func (a *Applier) missingLocked() (text string) {
 
 // probeLocked uses a feature in a transaction that leaves nothing behind.
 func (a *Applier) probeLocked(f feature) error {
-	b, err := a.builderLocked()
+	b, err := a.builderLocked(a.trial())
 	if err != nil {
 		return err
 	}
-	b.table = &nftables.Table{Family: nftables.TableFamilyIPv4, Name: a.table + "-trial"}
 	b.conn.AddTable(b.table)
 	for _, s := range f.sets {
 		if err := b.addSet(s); err != nil {

@@ -22,45 +22,69 @@ import (
 // a limited pod to limited pods, through a node port from outside, and through a
 // load balancer's address with policy Local.
 func TestChangesUnderLoadDropNoConnection(t *testing.T) {
-	s := newSite(t, "1")
+	s := newSite(t, true)
 	w := world.New()
 	tracker := netproxy.NewTracker(w.Node)
 	tracker.Set(w.Objects())
 	step := func(i int) {
-		endpoints := [][]string{{world.PodA}, {world.PodA, world.PodB}, {world.PodB}, {world.PodA, world.PodB, world.PodC}}[i%4]
-		for n, spec := range loadServices(i) {
-			name := fmt.Sprint("s", n)
-			meta := &balsav1.ObjectMeta{Namespace: "default", Name: name, Labels: map[string]string{object.LabelServiceName: name}}
-			spec.Ports = []*balsav1.ServicePort{{Port: 80, NodePort: spec.Ports[0].NodePort}}
-			tracker.SetService(&balsav1.Service{Metadata: meta, Spec: spec, Status: &balsav1.ServiceStatus{LoadBalancer: &balsav1.LoadBalancerStatus{
-				Ingress: []*balsav1.LoadBalancerIngress{{Ip: world.Balancers[0]}}}}})
-			slice := &balsav1.EndpointSlice{Metadata: meta, Ports: []*balsav1.EndpointPort{{Port: 8080}}}
-			for _, e := range endpoints {
-				slice.Endpoints = append(slice.Endpoints, &balsav1.Endpoint{Addresses: []string{e}})
-			}
-			tracker.SetSlice(slice)
-		}
-		loadPolicies(tracker, i)
+		loadState(tracker, i)
 		if _, err := s.kernel.Sync(context.Background(), tracker.Ruleset(int64(i))); err != nil {
 			t.Fatal(err)
 		}
 	}
 	step(0)
-	stop := make(chan struct{})
-	failures := make(chan error, 4)
-	clients := [][2]string{{world.PodB, world.VIPs[0] + ":80"}, {world.Outside, world.Node1 + ":30080"}, {world.Outside, world.Balancers[0] + ":80"}, {world.PodA, world.VIPs[1] + ":80"}}
-	for _, c := range clients {
-		go func() { failures <- s.hammer(c[0], c[1], stop) }()
-	}
+	load := s.begin([2]string{world.PodB, world.VIPs[0] + ":80"}, [2]string{world.Outside, world.Node1 + ":30080"},
+		[2]string{world.Outside, world.Balancers[0] + ":80"}, [2]string{world.PodA, world.VIPs[1] + ":80"})
 	for i := range 80 {
 		step(i)
 	}
-	close(stop)
-	for range clients {
-		if err := <-failures; err != nil {
+	load.end(t)
+}
+
+// load is connections that are made without pause, each client's one after another.
+type load struct {
+	stop     chan struct{}
+	failures chan error
+	clients  int
+}
+
+// begin makes each client, an address, connect to its service.
+func (s *site) begin(clients ...[2]string) *load {
+	l := &load{make(chan struct{}), make(chan error, len(clients)), len(clients)}
+	for _, c := range clients {
+		go func() { l.failures <- s.hammer(c[0], c[1], l.stop) }()
+	}
+	return l
+}
+
+// end reports the first connection of each client that was lost.
+func (l *load) end(t *testing.T) {
+	t.Helper()
+	close(l.stop)
+	for range l.clients {
+		if err := <-l.failures; err != nil {
 			t.Error(err)
 		}
 	}
+}
+
+// loadState gives services other endpoints and policies other peers, of which each
+// serves whoever asks.
+func loadState(tracker *netproxy.Tracker, i int) {
+	endpoints := [][]string{{world.PodA}, {world.PodA, world.PodB}, {world.PodB}, {world.PodA, world.PodB, world.PodC}}[i%4]
+	for n, spec := range loadServices(i) {
+		name := fmt.Sprint("s", n)
+		meta := &balsav1.ObjectMeta{Namespace: "default", Name: name, Labels: map[string]string{object.LabelServiceName: name}}
+		spec.Ports = []*balsav1.ServicePort{{Port: 80, NodePort: spec.Ports[0].NodePort}}
+		tracker.SetService(&balsav1.Service{Metadata: meta, Spec: spec, Status: &balsav1.ServiceStatus{LoadBalancer: &balsav1.LoadBalancerStatus{
+			Ingress: []*balsav1.LoadBalancerIngress{{Ip: world.Balancers[0]}}}}})
+		slice := &balsav1.EndpointSlice{Metadata: meta, Ports: []*balsav1.EndpointPort{{Port: 8080}}}
+		for _, e := range endpoints {
+			slice.Endpoints = append(slice.Endpoints, &balsav1.Endpoint{Addresses: []string{e}})
+		}
+		tracker.SetSlice(slice)
+	}
+	loadPolicies(tracker, i)
 }
 
 // loadServices are a plain one with a node port, one with affinity that comes and

@@ -7,6 +7,7 @@ package apply_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"strings"
 	"syscall"
@@ -66,8 +67,8 @@ func (s *site) expectProhibited(t *testing.T, from, to string) {
 }
 
 func TestPolicies(t *testing.T) {
-	for _, bridgeNF := range []string{"0", "1"} {
-		t.Run("bridge-nf-"+bridgeNF, func(t *testing.T) {
+	for _, bridgeNF := range []bool{false, true} {
+		t.Run(fmt.Sprint("bridge-nf-", bridgeNF), func(t *testing.T) {
 			s := newSite(t, bridgeNF)
 			limits(t, s, ingress(1, &balsav1.NetworkPolicyPeer{PodSelector: &balsav1.LabelSelector{}}), denyEgress("b"))
 			direct := world.PodA + ":8080"
@@ -92,7 +93,7 @@ func TestPolicies(t *testing.T) {
 }
 
 func TestPolicyCounters(t *testing.T) {
-	s := newSite(t, "0")
+	s := newSite(t, false)
 	limits(t, s, ingress(1, block(world.PodC+"/32")), denyEgress("b"))
 	tcp := func(from string) {
 		_, _, _ = s.knock(packet(from, world.PodA+":8080", netproxy.TCP), 2*time.Second)
@@ -122,7 +123,7 @@ func TestPolicyCounters(t *testing.T) {
 // What policies say of connections that exist: a policy that changes ends those
 // that it no longer allows, and a peer that is no longer one keeps those it has.
 func TestEstablishedConnections(t *testing.T) {
-	s := newSite(t, "1")
+	s := newSite(t, true)
 	limits(t, s)
 	conns := func() map[string]net.Conn {
 		return map[string]net.Conn{

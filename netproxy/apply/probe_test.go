@@ -20,6 +20,9 @@ import (
 	"github.com/balsa-run/balsa/netproxy/apply/netlab"
 )
 
+// nonesuch is what no kernel knows of a packet. Old ones look at eight bits alone.
+const nonesuch = 255
+
 // This kernel has all; one that lacks something names it. What no kernel has
 // stands for that.
 func TestMissingFeatureIsNamed(t *testing.T) {
@@ -37,7 +40,7 @@ func TestMissingFeatureIsNamed(t *testing.T) {
 	}
 	bogus := a.features[0]
 	bogus.name, bogus.option = "time travel", "NFT_TIME_TRAVEL"
-	bogus.hook.rules = [][]expr.Any{{&expr.Meta{Key: 9999, Register: reg(0)}}}
+	bogus.hook.rules = [][]expr.Any{{&expr.Meta{Key: nonesuch, Register: reg(0)}}}
 	a.features = append(a.features, bogus)
 	if text := a.missingLocked(); !strings.Contains(text, "lacks time travel (CONFIG_NFT_TIME_TRAVEL)") || strings.Count(text, "lacks") != 1 {
 		t.Errorf("%q", text)
@@ -63,7 +66,7 @@ func TestWithoutDynset(t *testing.T) {
 	defer a.mu.Unlock()
 	for i := range a.features {
 		if a.features[i].name == featureAffinity {
-			a.features[i].hook.rules = [][]expr.Any{{&expr.Meta{Key: 9999, Register: reg(0)}}}
+			a.features[i].hook.rules = [][]expr.Any{{&expr.Meta{Key: nonesuch, Register: reg(0)}}}
 		}
 	}
 	v := netproxy.View{PodCIDR: prefix("10.244.1.0/24"), ServiceCIDR: prefix("10.96.0.0/12")}

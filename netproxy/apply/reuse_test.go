@@ -38,7 +38,7 @@ func vanish(t *testing.T, c net.Conn) {
 // to the pod that was. Once the pod is no endpoint any more such connections are
 // forgotten, and new ones go where the rules say; those that are open stay.
 func TestPortsOfConnectionsToPodsThatHaveGone(t *testing.T) {
-	s := newSite(t, "0")
+	s := newSite(t, false)
 	const client = world.Node1 + ":40001"
 	sync(t, s.kernel, siteView(nil, world.PodA))
 	c, err := s.n1.DialFrom("tcp4", client, webVIP+":80")
@@ -148,7 +148,7 @@ func (s *site) answeredBy(t *testing.T, from *netlab.NS, client, want string) {
 func TestPortOfAConnectionThatAPodHasReset(t *testing.T) {
 	for _, client := range []string{world.Node1, world.PodB, world.Outside} {
 		t.Run(client, func(t *testing.T) {
-			s := newSite(t, "0")
+			s := newSite(t, false)
 			s.n1.Sysctl("net.netfilter.nf_conntrack_tcp_timeout_close", "1") // as node/podnet does
 			s.reset(t, s.ns[client], client+":40001")
 			s.answeredBy(t, s.ns[client], client+":40001", "c")
@@ -159,7 +159,7 @@ func TestPortOfAConnectionThatAPodHasReset(t *testing.T) {
 // Of a pod that is in no slice any more, connections that were reset are forgotten
 // as well, however long the kernel would remember them.
 func TestResetConnectionsToPodsThatHaveGoneAreForgotten(t *testing.T) {
-	s := newSite(t, "0")
+	s := newSite(t, false)
 	s.reset(t, s.n1, world.Node1+":40001")
 	if n, err := s.kernel.Forget(t.Context(), []netip.Addr{ip(world.PodA)}); err != nil || n != 1 {
 		t.Errorf("forgot %d connections, %v; want 1", n, err)

@@ -22,8 +22,8 @@ import (
 var ErrNothingSynced = errors.New("nothing synced yet")
 
 // Scrub implements netproxy.Kernel. Any difference in the table is repaired by
-// replacing the whole of it in one transaction: differences are rare, and the
-// common path stays the only one that is used for repairs.
+// replacing the whole of it: differences are rare, and the path that version changes
+// take anyway stays the only one that is used for repairs.
 func (a *Applier) Scrub(ctx context.Context) (netproxy.ScrubReport, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -84,10 +84,7 @@ func (a *Applier) repairLocked(ctx context.Context, report *netproxy.ScrubReport
 }
 
 func (a *Applier) compareLocked(r *netproxy.Ruleset, report *netproxy.ScrubReport) error {
-	if err := a.connectLocked(); err != nil {
-		return err
-	}
-	present, err := a.presentLocked()
+	present, err := a.presentLocked(a.kernelTable())
 	if err != nil {
 		return err
 	}
@@ -190,7 +187,7 @@ func sameRule(want, have []expr.Any) (bool, error) {
 }
 
 func (a *Applier) compareSetsLocked(r *netproxy.Ruleset, report *netproxy.ScrubReport) error {
-	have, err := a.listSetsLocked()
+	have, err := a.listSetsLocked(a.kernelTable())
 	if err != nil {
 		return err
 	}

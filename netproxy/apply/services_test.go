@@ -83,7 +83,7 @@ func (s *site) expectRefusal(t *testing.T, from, to string) {
 }
 
 func TestExternalTrafficPolicy(t *testing.T) {
-	s := newSite(t, "1")
+	s := newSite(t, true)
 	local := func(p *netproxy.ServicePort) { p.ExternalLocal = true }
 	sync(t, s.kernel, siteView(nil, world.PodA))
 	for _, to := range fronts() {
@@ -113,7 +113,7 @@ func TestExternalTrafficPolicy(t *testing.T) {
 }
 
 func TestInternalTrafficPolicy(t *testing.T) {
-	s := newSite(t, "0")
+	s := newSite(t, false)
 	local := func(p *netproxy.ServicePort) { p.InternalLocal = true }
 	sync(t, s.kernel, siteView(local, world.PodA, world.PodC))
 	for range 10 {
@@ -125,7 +125,7 @@ func TestInternalTrafficPolicy(t *testing.T) {
 }
 
 func TestTerminatingEndpoints(t *testing.T) {
-	s := newSite(t, "0")
+	s := newSite(t, false)
 	state := func(ready, serving string) func(*netproxy.ServicePort) {
 		return func(p *netproxy.ServicePort) {
 			p.ExternalLocal = true
@@ -145,7 +145,7 @@ func TestTerminatingEndpoints(t *testing.T) {
 }
 
 func TestSourceRanges(t *testing.T) {
-	s := newSite(t, "1")
+	s := newSite(t, true)
 	ranges := func(prefixes ...string) func(*netproxy.ServicePort) {
 		return func(p *netproxy.ServicePort) {
 			p.Restricted = true
@@ -198,7 +198,7 @@ func (s *site) who(t *testing.T, from, to string, times int) map[string]int {
 }
 
 func TestSessionAffinity(t *testing.T) {
-	s := newSite(t, "0")
+	s := newSite(t, false)
 	sticky := func(timeout time.Duration) func(*netproxy.ServicePort) {
 		return func(p *netproxy.ServicePort) { p.Affinity = timeout }
 	}
@@ -281,7 +281,7 @@ func TestSessionAffinity(t *testing.T) {
 
 // After the timeout without a connection a client is led anywhere.
 func TestSessionAffinityTimeout(t *testing.T) {
-	s := newSite(t, "0")
+	s := newSite(t, false)
 	const timeout = 200 * time.Millisecond
 	sync(t, s.kernel, siteView(func(p *netproxy.ServicePort) { p.Affinity = timeout }, world.PodA, world.PodB, world.PodC))
 	deadline := time.Now().Add(20 * time.Second)
@@ -308,7 +308,7 @@ func pause(t *testing.T, d time.Duration) {
 }
 
 func TestHostPorts(t *testing.T) {
-	s := newSite(t, "1")
+	s := newSite(t, true)
 	v := siteView(nil)
 	v.Pods = []netproxy.LocalPod{
 		{IP: ip(world.PodA), Namespace: "default", Name: "a", HostPorts: []netproxy.HostPort{
@@ -328,7 +328,7 @@ func TestHostPorts(t *testing.T) {
 // A node port takes no connection that the node itself began from a port of that
 // number, and none to the loopback device.
 func TestNodePortsLeaveTheNodeAlone(t *testing.T) {
-	s := newSite(t, "0")
+	s := newSite(t, false)
 	sync(t, s.kernel, siteView(nil)) // no endpoints: node port 30080 refuses
 	for _, network := range []string{"tcp4", "udp4"} {
 		c, err := s.n1.DialFrom(network, world.Node1+":30080", world.PodC+":8080")
@@ -352,7 +352,7 @@ func TestNodePortsLeaveTheNodeAlone(t *testing.T) {
 // UDP flows leave dead endpoints whatever front they came through, stay with
 // living ones, and find an agent's restart no different.
 func TestUDPFlowsOfEveryFront(t *testing.T) {
-	s := newSite(t, "1")
+	s := newSite(t, true)
 	hostPort := func(v netproxy.View, pod string) netproxy.View {
 		if pod != "" {
 			v.Pods = []netproxy.LocalPod{{IP: ip(pod), Namespace: "default", Name: "h", HostPorts: []netproxy.HostPort{{HostPort: 9090, Protocol: netproxy.UDP, Port: 8080}}}}

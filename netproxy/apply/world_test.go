@@ -32,11 +32,11 @@ type site struct {
 	kernel *apply.Applier
 }
 
-func newSite(t *testing.T, bridgeNF string) *site {
+func newSite(t *testing.T, bridgeNF bool) *site {
 	t.Helper()
 	lan := netlab.New(t, "lan")
 	lan.Bridge("br0")
-	lan.Sysctl("net.bridge.bridge-nf-call-iptables", bridgeNF)
+	lan.BridgeNetfilter(bridgeNF)
 	s := &site{ns: map[string]*netlab.NS{}}
 	join := func(ip string) *netlab.NS {
 		n := netlab.New(t, ip)
@@ -45,7 +45,7 @@ func newSite(t *testing.T, bridgeNF string) *site {
 		lan.Plug(port, "br0")
 		n.Addr("eth0", ip+"/24")
 		n.Sysctl("net.ipv4.ip_forward", "1")
-		n.Sysctl("net.bridge.bridge-nf-call-iptables", bridgeNF)
+		n.BridgeNetfilter(bridgeNF)
 		s.ns[ip] = n
 		return n
 	}
@@ -225,8 +225,8 @@ func meaningful(w *world.World, p netproxy.Packet) bool {
 // read back by netlink, and real packets go where the objects say.
 func TestRandomSequences(t *testing.T) {
 	const sequencesEach, packetsEach = 3, 6 // of 100 runs, on each kind of bridge
-	for _, bridgeNF := range []string{"0", "1"} {
-		t.Run("bridge-nf-"+bridgeNF, func(t *testing.T) {
+	for _, bridgeNF := range []bool{false, true} {
+		t.Run(fmt.Sprint("bridge-nf-", bridgeNF), func(t *testing.T) {
 			s := newSite(t, bridgeNF)
 			rapid.Check(t, func(rt *rapid.T) {
 				w := world.New()

@@ -5,6 +5,7 @@ package podnet
 import (
 	"crypto/sha256"
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
 
@@ -67,9 +68,14 @@ func (l *Linux) mendEgress(m *mending) {
 		m.failed(err)
 		return
 	}
-	chains := l.egressChains()
+	want := l.egressChains()
 	t := &nftables.Table{Family: nftables.TableFamilyIPv4, Name: l.o.Table}
-	why, err := l.egressDiffers(c, t, chains)
+	have, err := chainsOf(c, t)
+	if err != nil {
+		m.failed(fmt.Errorf("read table %s: %w", t.Name, err))
+		return
+	}
+	why, err := egressDiffers(c, t, have, want)
 	if err != nil {
 		m.failed(fmt.Errorf("read table %s: %w", t.Name, err))
 		return
@@ -77,37 +83,76 @@ func (l *Linux) mendEgress(m *mending) {
 	if why == "" {
 		return
 	}
+	if writeEgress(c, t, have, want); c.Flush() == nil {
+		m.did(nil, "nftables table %s: %s", t.Name, why)
+		return
+	}
+	// Somebody has put in what holds on to our chains.
 	c.AddTable(t) // deleting what is not there fails
 	c.DelTable(t)
+	writeEgress(c, t, nil, want)
+	m.did(c.Flush(), "nftables table %s: %s", t.Name, why)
+}
+
+// writeEgress gives chains that are where they should be other rules, which is one
+// moment for a packet. A chain that is deleted and one in its place are two, and a
+// packet may see neither.
+func writeEgress(c *nftables.Conn, t *nftables.Table, have map[string]*nftables.Chain, want []egressChain) {
 	c.AddTable(t)
-	for _, chain := range chains {
-		at := c.AddChain(&nftables.Chain{Name: chain.name, Table: t, Type: chain.kind, Hooknum: chain.hook, Priority: chain.priority})
-		for _, rule := range chain.rules {
+	extra := maps.Clone(have)
+	for _, w := range want {
+		at := have[w.name]
+		if !w.hooked(at) {
+			if at != nil {
+				c.FlushChain(at)
+				c.DelChain(at)
+			}
+			at = c.AddChain(&nftables.Chain{Name: w.name, Table: t, Type: w.kind, Hooknum: w.hook, Priority: w.priority})
+		} else {
+			c.FlushChain(at)
+		}
+		for _, rule := range w.rules {
 			c.AddRule(&nftables.Rule{Table: t, Chain: at, Exprs: rule, UserData: ruleMark(rule)})
 		}
+		delete(extra, w.name)
 	}
-	m.did(c.Flush(), "nftables table %s: %s", t.Name, why)
+	for _, chain := range extra {
+		c.FlushChain(chain)
+	}
+	for _, chain := range extra {
+		c.DelChain(chain)
+	}
+}
+
+// hooked reports that a chain of the kernel sees the packets that this one should.
+func (w *egressChain) hooked(have *nftables.Chain) bool {
+	return have != nil && have.Type == w.kind && have.Hooknum != nil && *have.Hooknum == *w.hook && have.Priority != nil && *have.Priority == *w.priority
+}
+
+// chainsOf lists the chains of a table by name; none if there is no table.
+func chainsOf(c *nftables.Conn, t *nftables.Table) (map[string]*nftables.Chain, error) {
+	all, err := c.ListChainsOfTableFamily(t.Family)
+	if err != nil {
+		return nil, err
+	}
+	out := map[string]*nftables.Chain{}
+	for _, chain := range all {
+		if chain.Table.Name == t.Name {
+			out[chain.Name] = chain
+		}
+	}
+	return out, nil
 }
 
 // egressDiffers tells the first difference between the table and what it should
 // hold. Rules are told by their marks: the kernel's own form is not ours.
-func (l *Linux) egressDiffers(c *nftables.Conn, t *nftables.Table, want []egressChain) (string, error) {
-	have, err := c.ListChainsOfTableFamily(t.Family)
-	if err != nil {
-		return "", err
-	}
-	found := map[string]*nftables.Chain{}
-	for _, chain := range have {
-		if chain.Table.Name == t.Name {
-			found[chain.Name] = chain
-		}
-	}
-	if len(found) == 0 {
+func egressDiffers(c *nftables.Conn, t *nftables.Table, have map[string]*nftables.Chain, want []egressChain) (string, error) {
+	if len(have) == 0 {
 		return "it was not there", nil
 	}
 	for _, w := range want {
-		chain := found[w.name]
-		if chain == nil || chain.Hooknum == nil || *chain.Hooknum != *w.hook || chain.Priority == nil || *chain.Priority != *w.priority {
+		chain := have[w.name]
+		if !w.hooked(chain) {
 			return "chain " + w.name + " was not there or elsewhere", nil
 		}
 		rules, err := c.GetRules(t, chain)
@@ -123,8 +168,8 @@ func (l *Linux) egressDiffers(c *nftables.Conn, t *nftables.Table, want []egress
 			}
 		}
 	}
-	if len(found) != len(want) {
-		return fmt.Sprintf("it had %d chains, not %d", len(found), len(want)), nil
+	if len(have) != len(want) {
+		return fmt.Sprintf("it had %d chains, not %d", len(have), len(want)), nil
 	}
 	return "", nil
 }

@@ -31,9 +31,9 @@ import (
 const localAddress = "169.254.20.10"
 
 // node opens the pod network of a namespace, as an agent does at its start.
-func node(t *testing.T, n *netlab.NS, dir, cidr, ip string) *podnet.Linux {
+func node(t *testing.T, n *netlab.NS, dir, cidr, ip string, noMasquerade ...netip.Prefix) *podnet.Linux {
 	t.Helper()
-	l, err := podnet.NewLinux(podnet.Options{NetNS: n.Path, Dir: dir, PodCIDR: netip.MustParsePrefix(cidr),
+	l, err := podnet.NewLinux(podnet.Options{NetNS: n.Path, Dir: dir, PodCIDR: netip.MustParsePrefix(cidr), NoMasquerade: noMasquerade,
 		ClusterCIDR: netip.MustParsePrefix("10.244.0.0/16"), NodeIP: netip.MustParseAddr(ip), LocalAddress: netip.MustParseAddr(localAddress)})
 	if err != nil {
 		t.Fatal(err)
@@ -124,6 +124,37 @@ func TestEveryWayIsOpen(t *testing.T) {
 	// An address without a pod is refused at once, by the node that would have it.
 	if _, err := a.Request("tcp4", "10.244.1.99:8080"); !errors.Is(err, syscall.EHOSTUNREACH) {
 		t.Errorf("address without pod: %v, want no route to host", err)
+	}
+}
+
+// Agents that begin with other exceptions than the ones before write other rules;
+// what pods send out meanwhile is masqueraded by the old ones or by the new ones.
+func TestEgressRulesChangeInOneStep(t *testing.T) {
+	w := newWorld(t)
+	a, _ := pod(t, w.n1, "a")
+	stop, failed := make(chan struct{}), make(chan error, 1)
+	go func() {
+		var err error
+		for err == nil {
+			select {
+			case <-stop:
+				failed <- nil
+				return
+			default:
+			}
+			var got string
+			if got, err = a.Request("tcp4", "192.168.77.3:8080"); err == nil && got != "outside 192.168.77.1" {
+				err = fmt.Errorf("answer %q", got)
+			}
+		}
+		failed <- err
+	}()
+	for i := range 60 {
+		w.n1 = node(t, w.ns1, w.dir1, "10.244.1.0/24", "192.168.77.1", netip.PrefixFrom(netip.AddrFrom4([4]byte{172, 16, byte(i), 0}), 24))
+	}
+	close(stop)
+	if err := <-failed; err != nil {
+		t.Error(err)
 	}
 }
 

@@ -9,10 +9,13 @@
 package netlab
 
 import (
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"os"
+	"os/exec"
 	"runtime"
 	"strings"
 	"testing"
@@ -119,6 +122,21 @@ func (n *NS) Sysctl(key, value string) {
 	n.must(n.Do(func() error {
 		return os.WriteFile("/proc/sys/"+strings.ReplaceAll(key, ".", "/"), []byte(value), 0o644)
 	}))
+}
+
+// BridgeNetfilter says whether what a bridge of the namespace carries passes through
+// the rules for routed packets too. Kernels that have that in a module load it when
+// somebody asks.
+func (n *NS) BridgeNetfilter(on bool) {
+	n.t.Helper()
+	const known = "/proc/sys/net/bridge"
+	if _, err := os.Stat(known); errors.Is(err, fs.ErrNotExist) {
+		if out, err := exec.CommandContext(n.t.Context(), "modprobe", "br_netfilter").CombinedOutput(); err != nil {
+			n.t.Fatalf("namespace %s: load br_netfilter: %v: %s", n.Name, err, out)
+		}
+	}
+	value := map[bool]string{false: "0", true: "1"}[on]
+	n.Sysctl("net.bridge.bridge-nf-call-iptables", value)
 }
 
 // Veth joins two namespaces by a pair of devices, both up.

@@ -31,11 +31,11 @@ import (
 // reach each other with their own addresses, whether bridges show their packets to
 // the firewall or not.
 func TestMixedLinks(t *testing.T) {
-	for _, filter := range []string{"0", "1"} {
-		t.Run("bridge-nf "+filter, func(t *testing.T) {
+	for _, filter := range []bool{false, true} {
+		t.Run(fmt.Sprint("bridge-nf ", filter), func(t *testing.T) {
 			l := newLab(t)
 			for _, ns := range []*netlab.NS{l.links[1], l.links[2], l.nodes["n1"].ns, l.nodes["n2"].ns, l.nodes["n3"].ns} {
-				ns.Sysctl("net.bridge.bridge-nf-call-iptables", filter)
+				ns.BridgeNetfilter(filter)
 			}
 			n1, n2, n3 := l.nodes["n1"], l.nodes["n2"], l.nodes["n3"]
 			a, b, c, d := l.pod("n1", "a"), l.pod("n2", "b"), l.pod("n3", "c"), l.pod("n1", "d")
