@@ -17,13 +17,16 @@ import (
 // agentRounds is how often the agent is replaced.
 const agentRounds = 50
 
-// earlierAgent builds the program of the earlier commit with its helpers inside,
-// as it was delivered.
-func earlierAgent(t *testing.T) string {
+// idleRounds is how often the agent and its oldest predecessor take turns.
+const idleRounds = 4
+
+// earlierAgent builds the program of the commit that a file names with its helpers
+// inside, as it was delivered.
+func earlierAgent(t *testing.T, file string) string {
 	t.Helper()
-	text, err := os.ReadFile("testdata/earlier-commit")
+	text, err := os.ReadFile(filepath.Join("testdata", file))
 	must(t, err)
-	tree := filepath.Join(t.TempDir(), "earlier")
+	tree := filepath.Join(t.TempDir(), file)
 	git(t, "../..", "git", "worktree", "add", "--detach", tree, strings.TrimSpace(string(text)))
 	t.Cleanup(func() {
 		command := exec.Command("git", "worktree", "remove", "--force", tree)
@@ -69,49 +72,65 @@ func (n *crashNode) says(log *logFrom, words ...string) {
 
 // TestAgentIsReplacedFiftyTimes upgrades and downgrades the agent in turn, half of
 // the times with SIGKILL, while a Service is asked. No container notices, no
-// request fails.
+// request fails. Then the oldest agent that there is takes its turn; its way to
+// replace the rules loses a request in some two thousand, so nobody asks meanwhile.
 func TestAgentIsReplacedFiftyTimes(t *testing.T) {
-	old := earlierAgent(t)
+	oldest, earlier := earlierAgent(t, "earlier-commit"), earlierAgent(t, "earlier-agent-commit")
 	s, programs := withApp(t, "gc", 1, 1)
 	n := &crashNode{T: t, s: s, programs: programs, agent: s.Agents[0]}
-	h, binaries := n.agent.Host, []string{old, programs.Balsa}
-	versions := []string{"version=0.0.0-earlier", "version="}
-	data, run := filepath.Join(h.Dir, "data"), filepath.Join(h.Dir, "run")
-	before, processes := n.livesIn(namespace), identities(processesIn(h))
+	h := n.agent.Host
+	r := &replacing{crashNode: n, pods: n.livesIn(namespace), processes: identities(processesIn(h))}
 	stop := startRequests(t, s, h, programs, "rounds")
-	var slowest time.Duration
 	for round := range agentRounds {
-		if round%4 < 2 {
-			must(t, n.agent.Process.Stop(patience))
-		} else {
-			must(t, n.agent.Process.Kill())
-		}
-		log, began := logEnd(t, n.agent.Process.LogPath), time.Now()
-		n.startOn(binaries[round%2], data, run)
-		n.says(log, "agent runs", versions[round%2], "registered")
-		slowest = max(slowest, time.Since(began))
-		if now := identities(processesIn(h)); now != processes {
-			t.Fatalf("round %d changed processes (-before +after):\n%s", round, cmp.Diff(processes, now))
-		}
-		if now := n.livesIn(namespace); now != before {
-			t.Fatalf("round %d changed what the pods tell (-before +after):\n%s", round, cmp.Diff(before, now))
-		}
+		r.replace(round, []string{earlier, programs.Balsa}[round%2], []string{"version=0.0.0-earlier", "version="}[round%2])
 	}
-	t.Logf("%d agents, the slowest was back after %v", agentRounds, slowest.Round(time.Millisecond))
+	t.Logf("%d agents, the slowest was back after %v", agentRounds, r.slowest.Round(time.Millisecond))
 	pause(t, settle)
 	stop()
+	for round := range idleRounds {
+		r.replace(round, []string{oldest, programs.Balsa}[round%2], []string{"version=0.0.0-earlier", "version="}[round%2])
+	}
 	n.ready(namespace, 3)
-	if after := n.livesIn(namespace); after != before {
-		t.Errorf("containers changed (-before +after):\n%s", cmp.Diff(before, after))
+	if after := n.livesIn(namespace); after != r.pods {
+		t.Errorf("containers changed (-before +after):\n%s", cmp.Diff(r.pods, after))
 	}
 	// What the last one finds is a node that works.
 	scale(t, s, 4)
-	if now := identities(processesIn(h)); !containsLines(now, processes) {
-		t.Errorf("the processes were\n%s\nand are\n%s", processes, now)
+	if now := identities(processesIn(h)); !containsLines(now, r.processes) {
+		t.Errorf("the processes were\n%s\nand are\n%s", r.processes, now)
 	}
 	n.balsa("delete", "-f", "../../examples/hello.yaml")
 	if left := processesIn(h); len(left) > 0 {
 		t.Errorf("there is left %v", names(left))
+	}
+}
+
+// replacing is a node whose agent is replaced; pods and processes are what has to
+// stay as it is.
+type replacing struct {
+	*crashNode
+	pods, processes string
+	slowest         time.Duration
+}
+
+// replace ends the agent, in turn by SIGTERM and SIGKILL, and begins another.
+func (r *replacing) replace(round int, binary, version string) {
+	r.Helper()
+	h, process := r.agent.Host, r.agent.Process
+	if round%4 < 2 {
+		must(r.T, process.Stop(patience))
+	} else {
+		must(r.T, process.Kill())
+	}
+	log, began := logEnd(r.T, process.LogPath), time.Now()
+	r.startOn(binary, filepath.Join(h.Dir, "data"), filepath.Join(h.Dir, "run"))
+	r.says(log, "agent runs", version, "registered")
+	r.slowest = max(r.slowest, time.Since(began))
+	if now := identities(processesIn(h)); now != r.processes {
+		r.Fatalf("%s, round %d, changed processes (-before +after):\n%s", version, round, cmp.Diff(r.processes, now))
+	}
+	if now := r.livesIn(namespace); now != r.pods {
+		r.Fatalf("%s, round %d, changed what the pods tell (-before +after):\n%s", version, round, cmp.Diff(r.pods, now))
 	}
 }
 

@@ -146,17 +146,18 @@ func drain(c chan struct{}) {
 	}
 }
 
-// nft must be able to list what we write: an operator will.
+// nft must be able to list what we write: an operator will. Protocols are numbers on a
+// machine without /etc/protocols.
 func TestNftLists(t *testing.T) {
 	s := newSite(t, false)
 	limits(t, s, ingress(1, block("10.244.0.0/16")), denyEgress("b"))
 	v := siteView(func(p *netproxy.ServicePort) { p.Affinity, p.Restricted, p.ExternalLocal = time.Hour, true, true }, "10.244.1.10", "10.244.2.10")
 	sync(t, s.kernel, v)
-	out, err := exec.Command("nsenter", "--net="+s.n1.Path, "nft", "list", "table", "ip", apply.DefaultTable).CombinedOutput()
+	out, err := exec.Command("nsenter", "--net="+s.n1.Path, "nft", "--numeric-protocol", "list", "table", "ip", apply.DefaultTable).CombinedOutput()
 	if err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
-	for _, want := range []string{"10.96.0.10 . tcp . 80 : goto aff-", "dnat", "numgen random mod 2", "update @aff-", "fib daddr type local", "masquerade", "reject with tcp reset"} {
+	for _, want := range []string{"10.96.0.10 . 6 . 80 : goto aff-", "dnat", "numgen random mod 2", "update @aff-", "fib daddr type local", "masquerade", "reject with tcp reset"} {
 		if !strings.Contains(string(out), want) {
 			t.Errorf("nft lists no %q:\n%s", want, out)
 		}
