@@ -102,7 +102,7 @@ func manyServices(t testing.TB, s *set, services, pods int) {
 }
 
 // One endpoint changes among 10,000 services and 110 pods: all that the agent does
-// but for the kernel's part. The target of issue 4 is 1 ms.
+// but for the kernel's part. Its target is 1 ms.
 func BenchmarkOneEndpointChanges(b *testing.B) {
 	a, s, proxy := syncLab(b)
 	manyServices(b, a.set, 10_000, 110)

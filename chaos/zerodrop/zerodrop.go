@@ -327,9 +327,15 @@ func (p *play) drain(ctx context.Context, _ *rand.Rand) error {
 	return p.insist(ctx, "node", "uncordon", node)
 }
 
-// upgrade replaces an agent's process, as a new version would.
+// upgrade replaces an agent's process, as a new version would, half of the times with
+// other rules: what is in the table and not planned has it replaced.
 func (p *play) upgrade(ctx context.Context, r *rand.Rand) error {
 	agent := p.stage.Agents[r.IntN(len(p.stage.Agents))]
+	if r.IntN(2) == 0 {
+		if _, err := agent.Host.Run(ctx, "nft", "add", "chain", "ip", "balsa", "of-another-version"); err != nil {
+			return err
+		}
+	}
 	p.touching[agent].Lock()
 	err := agent.Upgrade(p.Binary)
 	p.touching[agent].Unlock()
