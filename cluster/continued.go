@@ -112,10 +112,12 @@ func (l *continuedLog) GetLog(index uint64, entry *raft.Log) error {
 	return nil
 }
 
-// DeleteRange of what is forgotten has nothing to do.
+// DeleteRange has nothing to do when the log is empty: what the library asks for then
+// is forgotten, or begins at entry 0, which is none.
 func (l *continuedLog) DeleteRange(low, high uint64) error {
-	if l.forgotten.Load() != nil {
-		return nil
+	last, err := l.LastIndex()
+	if err != nil || last == 0 {
+		return err
 	}
 	return l.LogStore.DeleteRange(low, high)
 }

@@ -52,7 +52,7 @@ func (l logStore) StoreLogs(entries []*raft.Log) error {
 
 func (l logStore) DeleteRange(low, high uint64) error {
 	return l.d.sync(WriteTruncate, func() {
-		if low, high = max(low, l.d.low), min(high, l.d.high); low > high {
+		if low, high = max(low, l.d.low), min(high, l.d.high); low > high || high == 0 {
 			return
 		}
 		for i := low; i <= high; i++ {

@@ -191,3 +191,28 @@ func TestBitFlips(t *testing.T) {
 		t.Errorf("the other: %v", err)
 	}
 }
+
+// A truncation of what is not there changes nothing.
+func TestTruncatingNothing(t *testing.T) {
+	log := memlog.New().Log()
+	bounds := func() [2]uint64 {
+		first, _ := log.FirstIndex()
+		last, _ := log.LastIndex()
+		return [2]uint64{first, last}
+	}
+	for _, r := range [][2]uint64{{0, 0}, {0, 9}, {1, 9}} {
+		if err := log.DeleteRange(r[0], r[1]); err != nil || bounds() != [2]uint64{} {
+			t.Errorf("entries %v of an empty log: %v, %v", r, bounds(), err)
+		}
+	}
+	for i := uint64(5); i <= 7; i++ {
+		if err := log.StoreLog(&raft.Log{Index: i, Term: 1}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, r := range [][2]uint64{{1, 4}, {8, 9}} {
+		if err := log.DeleteRange(r[0], r[1]); err != nil || bounds() != [2]uint64{5, 7} {
+			t.Errorf("entries %v of 5 to 7: %v, %v", r, bounds(), err)
+		}
+	}
+}
