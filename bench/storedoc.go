@@ -23,6 +23,7 @@ type StoreDocument struct {
 	Date    time.Time
 	Quick   bool
 	Results []Comparison
+	Log     LogDocument
 }
 
 // Markdown renders the part; equal documents give equal bytes.
@@ -44,6 +45,7 @@ func (d StoreDocument) Markdown() string {
 	for _, c := range d.Results {
 		text.WriteString(c.section())
 	}
+	text.WriteString(d.Log.Markdown(d.Results))
 	text.WriteString(storeEnds + "\n")
 	return text.String()
 }
@@ -120,7 +122,7 @@ func (d StoreDocument) Missed() error {
 			all = append(all, fmt.Errorf("%s is below its floor", c.Name))
 		}
 	}
-	return errors.Join(all...)
+	return errors.Join(append(all, d.Log.Missed())...)
 }
 
 // WriteStore puts the part into a document in place of the one before, or at its

@@ -209,6 +209,9 @@ func write(out string, document bench.Document) error {
 
 // store compares the store with etcd. What is below its floor is an error.
 func store(ctx context.Context, o options, ground *bench.Ground) error {
+	if len(o.only) > 0 {
+		return storeOnly(ctx, o, ground)
+	}
 	peers, err := filepath.Abs(o.peers)
 	if err != nil {
 		return err
@@ -228,6 +231,7 @@ func store(ctx context.Context, o options, ground *bench.Ground) error {
 	if len(document.Results) == 0 {
 		return err
 	}
+	err = errors.Join(err, addLog(ctx, o, ground, &document))
 	if o.out == "" {
 		_, failed := os.Stdout.WriteString(document.Markdown())
 		return errors.Join(err, failed, document.Missed())
