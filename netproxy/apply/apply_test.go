@@ -8,6 +8,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
 	"os"
@@ -150,6 +151,41 @@ func TestNodeConnectionsAreMasqueraded(t *testing.T) {
 	for _, network := range []string{"tcp4", "udp4"} {
 		if got := answers(t, l.n1, network, webVIP+":80", 3); got["c 192.168.77.1"] != 3 {
 			t.Errorf("%s: %v, want the node's address", network, got)
+		}
+	}
+}
+
+// The node's own connections reach a pod with the port that they have here: others
+// would meet what the pod remembers of connections that were closed.
+func TestNodeConnectionsKeepTheirPort(t *testing.T) {
+	l := newLab(t)
+	var listener net.Listener
+	if err := l.c.Do(func() (err error) {
+		var config net.ListenConfig
+		listener, err = config.Listen(t.Context(), "tcp4", ":8081")
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	go func() {
+		for {
+			c, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			fmt.Fprint(c, c.RemoteAddr())
+			c.Close()
+		}
+	}()
+	own := service(webVIP, netproxy.TCP)
+	own.Endpoints = []netproxy.Endpoint{{IP: ip("10.244.2.10"), Port: 8081, Ready: true}}
+	sync(t, newApplier(t, l.n1), view(own))
+	for range 20 {
+		c := dial(t, l.n1, "tcp4", webVIP+":80")
+		seen, err := io.ReadAll(c)
+		if want := c.LocalAddr().String(); err != nil || string(seen) != want {
+			t.Errorf("the pod sees %q, %v; want %q", seen, err, want)
 		}
 	}
 }

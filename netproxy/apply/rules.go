@@ -166,8 +166,8 @@ func hookedChains() []chain {
 		{chainReopeningOut, nftables.ChainTypeFilter, nftables.ChainHookOutput, *nftables.ChainPriorityMangle, reopening()},
 		{chainPrerouting, nftables.ChainTypeNAT, nftables.ChainHookPrerouting, *nftables.ChainPriorityNATDest, translate},
 		{chainOutput, nftables.ChainTypeNAT, nftables.ChainHookOutput, *nftables.ChainPriorityNATDest, translate},
-		{chainPostrouting, nftables.ChainTypeNAT, nftables.ChainHookPostrouting, *nftables.ChainPriorityNATSource, [][]expr.Any{
-			masqueradeMarked(), masqueradeHairpin()}},
+		{chainPostrouting, nftables.ChainTypeNAT, nftables.ChainHookPostrouting, *nftables.ChainPriorityNATSource, append(
+			masqueradeMarked(), masqueradeHairpin())},
 		{chainForward, nftables.ChainTypeFilter, nftables.ChainHookForward, *nftables.ChainPriorityFilter, [][]expr.Any{
 			known, jump(chainPolicies), jump(chainNoEndpoints), jump(chainUnknown)}},
 		{chainFilterInput, nftables.ChainTypeFilter, nftables.ChainHookInput, *nftables.ChainPriorityFilter, [][]expr.Any{
@@ -398,17 +398,28 @@ func setMark() []expr.Any {
 
 // masqueradeMarked also takes the mark off, so that a packet that is wrapped
 // into another does not hand it on.
-func masqueradeMarked() []expr.Any {
+//
+// What others send gets a random port, since two that choose the next free one at the
+// same moment lose a packet. The node's own connections keep theirs, which nobody else
+// has: a pod remembers a closed connection for a minute, and takes a new one with the same
+// ports for a packet of the old one unless its time stamps go on, which begin elsewhere
+// for other ports of the client (RFC 6191).
+func masqueradeMarked() [][]expr.Any {
 	bit := binaryutil.NativeEndian.PutUint32(masqueradeMark)
-	return []expr.Any{
+	marked := []expr.Any{
 		&expr.Meta{Key: expr.MetaKeyMARK, Register: reg(0)},
 		&expr.Bitwise{SourceRegister: reg(0), DestRegister: reg(0), Len: 4, Mask: bit, Xor: make([]byte, 4)},
 		&expr.Cmp{Op: expr.CmpOpEq, Register: reg(0), Data: bit},
+	}
+	unmark := []expr.Any{
 		&expr.Meta{Key: expr.MetaKeyMARK, Register: reg(0)},
 		&expr.Bitwise{SourceRegister: reg(0), DestRegister: reg(0), Len: 4,
 			Mask: binaryutil.NativeEndian.PutUint32(^masqueradeMark), Xor: make([]byte, 4)},
 		&expr.Meta{Key: expr.MetaKeyMARK, SourceRegister: true, Register: reg(0)},
-		&expr.Masq{FullyRandom: true},
+	}
+	return [][]expr.Any{
+		rule(marked, local(sourceAddress, expr.CmpOpEq), unmark, one(&expr.Masq{})),
+		rule(marked, unmark, one(&expr.Masq{FullyRandom: true})),
 	}
 }
 
