@@ -8,9 +8,9 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// follow makes a log one that continues a snapshot: it ends before the snapshot's last
-// entry no more, it has another entry in that place no more. Raft asks for that when a
-// snapshot is installed (Ongaro and Ousterhout, "In Search of an Understandable
+// follow makes a log one that continues a snapshot: a log that ends before the
+// snapshot's last entry, or has another entry in that place, is discarded. Raft asks for
+// that when a snapshot is installed (Ongaro and Ousterhout, "In Search of an Understandable
 // Consensus Algorithm", figure 13, steps 6 and 7); the library leaves it out. What it
 // leaves would be sent to others, as entries that are committed, once this member
 // leads, or would keep any entry after the snapshot out for ever.

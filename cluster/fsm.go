@@ -146,12 +146,9 @@ func (f *fsm) Restore(from io.ReadCloser) (err error) {
 }
 
 // continueLog makes the log one that continues the snapshot which was installed. The
-// library waits for Restore meanwhile, and no snapshot is newer. At a start the log was
-// looked at before.
+// library waits for Restore meanwhile, and no snapshot is newer. At a start there is
+// nothing to do: the log was looked at before.
 func (f *fsm) continueLog() error {
-	if f.c.raft.Load() == nil {
-		return nil
-	}
 	list, err := f.c.snaps.List()
 	if err != nil {
 		return fmt.Errorf("cluster: list snapshots: %w", err)
