@@ -83,15 +83,16 @@ func (l *Linux) mendEgress(m *mending) {
 	if why == "" {
 		return
 	}
-	if writeEgress(c, t, have, want); c.Flush() == nil {
+	writeEgress(c, t, have, want)
+	if err = c.Flush(); err == nil {
 		m.did(nil, "nftables table %s: %s", t.Name, why)
 		return
 	}
-	// Somebody has put in what holds on to our chains.
+	// Somebody has put in what holds on to a chain that is not ours.
 	c.AddTable(t) // deleting what is not there fails
 	c.DelTable(t)
 	writeEgress(c, t, nil, want)
-	m.did(c.Flush(), "nftables table %s: %s", t.Name, why)
+	m.did(c.Flush(), "nftables table %s: %s; made anew, since it could not be changed: %v", t.Name, why, err)
 }
 
 // writeEgress gives chains that are where they should be other rules, which is one

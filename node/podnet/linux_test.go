@@ -158,6 +158,31 @@ func TestEgressRulesChangeInOneStep(t *testing.T) {
 	}
 }
 
+// What others put into the table goes, also when it holds on to their chains.
+func TestForeignEgressRulesGo(t *testing.T) {
+	w := newWorld(t)
+	a, _ := pod(t, w.n1, "a")
+	nft := func(script string) string {
+		t.Helper()
+		out, err := exec.CommandContext(t.Context(), "nsenter", "--net="+w.ns1.Path, "nft", script).CombinedOutput()
+		if err != nil {
+			t.Fatalf("nft %s: %v: %s", script, err, out)
+		}
+		return string(out)
+	}
+	for _, foreign := range []string{
+		"add chain ip balsa-pods x",
+		"add chain ip balsa-pods x; add map ip balsa-pods m { type ipv4_addr : verdict; }; add element ip balsa-pods m { 192.0.2.1 : jump x }",
+	} {
+		nft(foreign)
+		w.n1 = node(t, w.ns1, w.dir1, "10.244.1.0/24", "192.168.77.1")
+		if text := nft("list table ip balsa-pods"); strings.Contains(text, "chain x") {
+			t.Errorf("after %q:\n%s", foreign, text)
+		}
+		expect(t, a, "192.168.77.3:8080", "outside 192.168.77.1")
+	}
+}
+
 func TestLocalAddressIsNotTracked(t *testing.T) {
 	w := newWorld(t)
 	a, ipA := pod(t, w.n1, "a")
