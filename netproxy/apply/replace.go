@@ -43,7 +43,6 @@ func (a *Applier) replaceLocked(c netproxy.Change, effective func()) error {
 		if err := a.unhookLocked(a.kernelTable(), hooks); err != nil {
 			return err
 		}
-		effective()
 	}
 	before := a.standIn()
 	if present, err := a.presentLocked(before); err != nil {
