@@ -91,7 +91,7 @@ bench-network: build ## Measure services, names and their changes beside kube-pr
 	@go run ./bench/report -suite network
 
 .PHONY: bench-store
-bench-store: build ## Compare the store with etcd, in turns; write its part of docs/benchmarks.md (exit 1: below a floor)
+bench-store: build ## Compare the store with etcd and its log with raft-wal, in turns; write their part of docs/benchmarks.md (exit 1: below a floor)
 	@go run ./bench/report -suite store
 
 .PHONY: test-zero-drop
