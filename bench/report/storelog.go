@@ -34,6 +34,9 @@ func addLog(ctx context.Context, o options, ground *bench.Ground, document *benc
 // storeOnly takes some measures of the log alone, without the clusters, and prints
 // them. Those of the clusters share what they fill and cannot be taken alone.
 func storeOnly(ctx context.Context, o options, ground *bench.Ground) error {
+	if o.out != "" {
+		return fmt.Errorf("-suite store -only ... -out %s: some measures are printed and not written: they would take the place of a whole document; leave out -out", o.out)
+	}
 	for _, name := range o.only {
 		if !bench.IsOfLog(name) {
 			return fmt.Errorf("-suite store -only %s: only measures of the log, log-…, can be taken alone", name)
@@ -43,10 +46,6 @@ func storeOnly(ctx context.Context, o options, ground *bench.Ground) error {
 	if err != nil {
 		return err
 	}
-	if o.out == "" {
-		_, err = os.Stdout.WriteString(document.Markdown(nil))
-	} else {
-		err = os.WriteFile(o.out, []byte(document.Markdown(nil)), 0o644)
-	}
+	_, err = os.Stdout.WriteString(document.Markdown(nil))
 	return errors.Join(err, document.Missed())
 }
