@@ -22,6 +22,8 @@ type StoreDocument struct {
 	Peers   string
 	Date    time.Time
 	Quick   bool
+	// Some: not all measures were asked for.
+	Some    bool
 	Results []Comparison
 	Log     LogDocument
 }
@@ -36,6 +38,9 @@ func (d StoreDocument) Markdown() string {
 		storeBegins, d.Version, d.Peers, d.Machine.Disk, d.Machine.CPU, d.Machine.Cores, d.Machine.Kernel, d.Date.UTC().Format(time.DateOnly))
 	if d.Quick {
 		text.WriteString("**This was a quick run of few values, for development.**\n\n")
+	}
+	if d.Some {
+		text.WriteString("**These are some of the measures.**\n\n")
 	}
 	text.WriteString("| measure | Balsa | etcd | Balsa / etcd | floor | verdict |\n|---|---|---|---|---|---|\n")
 	for _, c := range d.Results {

@@ -75,10 +75,34 @@ func (c Comparison) Verdict() string {
 // StoreSuite is every comparison, taken in one lab in which both clusters run.
 type StoreSuite struct {
 	Ground *StoreGround
+	// Only are names of comparisons, StoreNames lists them; none: all.
+	Only []string
 	// Quick takes few values, to see that everything works.
 	Quick    bool
 	Progress io.Writer
 }
+
+// The names of the comparisons, as far as they are not made of a number of clients.
+const (
+	watchName   = "watch-events"
+	gapName     = "write-gap"
+	memoryName  = "rss-many-keys"
+	restartName = "restart-many-keys"
+)
+
+func putsName(clients int) string { return fmt.Sprintf("puts-%d", clients) }
+
+func rangesName(kind string, clients int) string { return fmt.Sprintf("%s-ranges-%d", kind, clients) }
+
+// StoreNames are the names of all comparisons.
+func StoreNames() (all []string) {
+	for _, clients := range storeClients() {
+		all = append(all, putsName(clients), rangesName("linearizable", clients), rangesName("serializable", clients))
+	}
+	return append(all, watchName, gapName, memoryName, restartName)
+}
+
+func (s StoreSuite) wants(name string) bool { return len(s.Only) == 0 || slices.Contains(s.Only, name) }
 
 // Run takes all comparisons. One that fails is part of the results; the error is
 // of the lab.
@@ -157,8 +181,11 @@ func storeClients() []int { return []int{1, 64, 256, 1000} }
 
 func (s StoreSuite) puts(ctx context.Context, r *rivals) (all []Comparison) {
 	for _, clients := range storeClients() {
+		if !s.wants(putsName(clients)) {
+			continue
+		}
 		c := Comparison{
-			Name: fmt.Sprintf("puts-%d", clients), Unit: Unit{Name: "puts/s"},
+			Name: putsName(clients), Unit: Unit{Name: "puts/s"},
 			Question: fmt.Sprintf("How many puts a second of %d bytes to random keys do three members acknowledge to %d clients of etcd's benchmark tool?", storeValue, clients),
 		}
 		if clients >= 64 {
@@ -178,8 +205,11 @@ func (s StoreSuite) ranges(ctx context.Context, r *rivals) (all []Comparison) {
 	}
 	for _, kind := range []struct{ name, flag string }{{"linearizable", "l"}, {"serializable", "s"}} {
 		for _, clients := range storeClients() {
+			if !s.wants(rangesName(kind.name, clients)) {
+				continue
+			}
 			c := Comparison{
-				Name: fmt.Sprintf("%s-ranges-%d", kind.name, clients), Unit: Unit{Name: "ranges/s"}, Floor: &Floor{Ratio: 1},
+				Name: rangesName(kind.name, clients), Unit: Unit{Name: "ranges/s"}, Floor: &Floor{Ratio: 1},
 				Question: fmt.Sprintf("How many %s ranges of one key a second do three members answer to %d clients?", kind.name, clients),
 			}
 			all = append(all, s.rates(ctx, c, r, clients, "range", "bench", "--consistency", kind.flag, "--total", strconv.Itoa(s.total(clients, 5000, 50_000))))
@@ -189,8 +219,11 @@ func (s StoreSuite) ranges(ctx context.Context, r *rivals) (all []Comparison) {
 }
 
 func (s StoreSuite) watch(ctx context.Context, r *rivals) []Comparison {
+	if !s.wants(watchName) {
+		return nil
+	}
 	return []Comparison{s.rates(ctx, Comparison{
-		Name: "watch-events", Unit: Unit{Name: "events/s"},
+		Name: watchName, Unit: Unit{Name: "events/s"},
 		Question: fmt.Sprintf("How many events a second reach %d watches of one key, in %d streams, while it is put as fast as it goes?", watchStreams*watchPerStream, watchStreams),
 	}, r, 10, "watch", "--streams", strconv.Itoa(watchStreams), "--watch-per-stream", strconv.Itoa(watchPerStream),
 		"--watched-key-total", "1", "--put-total", strconv.Itoa(s.of(watchPuts, watchPuts/10)))}
@@ -198,8 +231,11 @@ func (s StoreSuite) watch(ctx context.Context, r *rivals) []Comparison {
 
 // gap kills the leader under a writer.
 func (s StoreSuite) gap(ctx context.Context, r *rivals) []Comparison {
+	if !s.wants(gapName) {
+		return nil
+	}
 	return []Comparison{s.compare(Comparison{
-		Name: "write-gap", Unit: milliseconds(), Floor: &Floor{Ratio: 0.6, AtMost: true},
+		Name: gapName, Unit: milliseconds(), Floor: &Floor{Ratio: 0.6, AtMost: true},
 		Question: "One client puts one key after the other, to each member in turn, and gives up on a put after 250 ms; the leader gets SIGKILL. How long from the signal to the first acknowledgement of a put that began after it?",
 	}, r, s.of(storeKills, 3), func(one *rival) (float64, error) { return s.Ground.kill(ctx, r, one) })}
 }
@@ -242,13 +278,16 @@ func (g *StoreGround) kill(ctx context.Context, r *rivals, one *rival) (float64,
 
 // many fills both with keys, reads their memory, and restarts a member of each.
 func (s StoreSuite) many(ctx context.Context, r *rivals) []Comparison {
+	if !s.wants(memoryName) && !s.wants(restartName) {
+		return nil
+	}
 	keys := s.of(storeKeys, storeKeys/100)
 	memory := Comparison{
-		Name: "rss-many-keys", Unit: megabytes(), Floor: &Floor{Ratio: 1.5, AtMost: true},
+		Name: memoryName, Unit: megabytes(), Floor: &Floor{Ratio: 1.5, AtMost: true},
 		Question: fmt.Sprintf("How much resident memory (RSS) has a member with %d keys of %d bytes, written once, %v later? A round compares a member of each.", keys, storeValue, idleFor),
 	}
 	restart := Comparison{
-		Name: "restart-many-keys", Unit: milliseconds(), Limit: float64(restartLimit / time.Millisecond),
+		Name: restartName, Unit: milliseconds(), Limit: float64(restartLimit / time.Millisecond),
 		Question: fmt.Sprintf("A member with %d keys of %d bytes gets SIGKILL and is started again. How long until it answers a linearizable read?", keys, storeValue),
 	}
 	for _, one := range []*rival{r.ours, r.theirs} {

@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"time"
 
@@ -33,17 +34,22 @@ func (c *Cluster) ReadIndex(ctx context.Context) (uint64, error) {
 }
 
 // ServeReadIndex answers another server's ReadIndex. It never asks on.
-func (c *Cluster) ServeReadIndex(ctx context.Context, _ *internalv1.ReadIndexRequest) (*internalv1.ReadIndexResponse, error) {
+func (c *Cluster) ServeReadIndex(ctx context.Context, request *internalv1.ReadIndexRequest) (*internalv1.ReadIndexResponse, error) {
 	ctx, cancel := c.bounded(ctx, c.cfg.Timing.Read)
 	defer cancel()
-	if r, stopped := c.running(); stopped != nil {
+	r, stopped := c.running()
+	switch {
+	case stopped != nil:
 		return nil, stopped
-	} else if r.State() != raft.Leader {
+	case r.State() != raft.Leader:
 		return nil, c.notLeader()
 	}
-	index, err := c.reads.join(ctx)
-	if err != nil {
-		return nil, err
+	index, enough := c.vouched(r, request)
+	if !enough {
+		var err error
+		if index, err = c.reads.join(ctx); err != nil {
+			return nil, err
+		}
 	}
 	// The other server waits until it has applied it.
 	state, _ := c.lead.now()
@@ -75,7 +81,11 @@ func (c *Cluster) askLeader(ctx context.Context) (uint64, error) {
 	if address == "" {
 		return 0, c.notLeader()
 	}
-	response, err := c.cfg.Peers.ReadIndex(ctx, address, &internalv1.ReadIndexRequest{})
+	r, stopped := c.running()
+	if stopped != nil {
+		return 0, stopped
+	}
+	response, err := c.cfg.Peers.ReadIndex(ctx, address, &internalv1.ReadIndexRequest{MemberId: c.cfg.ID, Term: c.votedIn(r)})
 	if err != nil {
 		e := asError(err, "ask %s for a read index", address)
 		e.Class = NotApplied // a read leaves nothing behind
@@ -97,6 +107,27 @@ func (c *Cluster) leaderRound(ctx context.Context, r *raft.Raft) (uint64, error)
 		return 0, err
 	}
 	return index, nil
+}
+
+// vouched is the commit index when the voter that asks is a majority together with
+// this leader, as it is of three voters. Its question holds what it would answer in a
+// round, as of after the reads that it asks for began; so a round would prove nothing
+// more (see confirm), and with nobody to wait for there is nothing to share.
+func (c *Cluster) vouched(r *raft.Raft, request *internalv1.ReadIndexRequest) (index uint64, enough bool) {
+	epoch, _, err := c.ready()
+	if err != nil || request.GetTerm() != epoch || mutate.On(mutate.VerifyLeader) {
+		return 0, false
+	}
+	configuration := r.GetConfiguration()
+	if configuration.Error() != nil {
+		return 0, false
+	}
+	others, self := voters(configuration.Configuration(), c.cfg.ID)
+	if answersNeeded(others, self) > 1 || !slices.ContainsFunc(others, func(s raft.Server) bool { return string(s.ID) == request.GetMemberId() }) {
+		return 0, false
+	}
+	index = r.CommitIndex()
+	return index, c.stable.highest() == epoch
 }
 
 func (c *Cluster) waitReady(ctx context.Context) (uint64, error) {
@@ -131,7 +162,7 @@ func (c *Cluster) confirm(ctx context.Context, r *raft.Raft, term uint64) error 
 		return refused(ReasonNotLeader, "read the configuration: %w", err)
 	}
 	others, self := voters(configuration.Configuration(), c.cfg.ID)
-	need := (len(others)+self)/2 + 1 - self
+	need := answersNeeded(others, self)
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	request := &internalv1.ConfirmRequest{Term: term, Nonce: c.cfg.Rand(), LeaderId: c.cfg.ID}
@@ -173,6 +204,9 @@ func voters(configuration raft.Configuration, id string) (others []raft.Server, 
 	return others, self
 }
 
+// answersNeeded is how many other voters make a majority with this one.
+func answersNeeded(others []raft.Server, self int) int { return (len(others)+self)/2 + 1 - self }
+
 func (c *Cluster) otherVoters(r *raft.Raft) int {
 	others, _ := voters(r.GetConfiguration().Configuration(), c.cfg.ID)
 	return len(others)
@@ -184,17 +218,19 @@ func (c *Cluster) confirms(ctx context.Context, voter raft.Server, request *inte
 		answer.GetTerm() == request.GetTerm() && answer.GetMemberId() == string(voter.ID)
 }
 
-// ServeConfirm answers with the highest term this member may have voted in, as
-// of now.
+// ServeConfirm answers with the highest term this member may have voted in.
 func (c *Cluster) ServeConfirm(_ context.Context, request *internalv1.ConfirmRequest) (*internalv1.ConfirmResponse, error) {
 	r, stopped := c.running()
 	if stopped != nil {
 		return nil, stopped
 	}
 	return &internalv1.ConfirmResponse{
-		Nonce: request.GetNonce(), MemberId: c.cfg.ID, Term: max(c.stable.highest(), r.CurrentTerm()),
+		Nonce: request.GetNonce(), MemberId: c.cfg.ID, Term: c.votedIn(r),
 	}, nil
 }
+
+// votedIn is the highest term that this member may have voted in, as of now.
+func (c *Cluster) votedIn(r *raft.Raft) uint64 { return max(c.stable.highest(), r.CurrentTerm()) }
 
 // rounds shares one run among all who wait, and never lets a run serve a caller
 // that came after it began.

@@ -3,12 +3,15 @@ package cluster
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/hashicorp/raft"
+
+	internalv1 "github.com/balsa-run/balsa/gen/balsainternal/v1"
 )
 
 // lateAnswers is a network on which what an old leader sends arrives at once,
@@ -221,6 +224,91 @@ func TestLateConfirmAnswers(t *testing.T) {
 	})
 }
 
+// silentVoters makes every member but the leader answer no confirmation.
+func silentVoters(w *world, leader *node) {
+	for _, n := range w.nodes {
+		if n != leader {
+			n.confirmLate = func(ctx context.Context) { <-ctx.Done() }
+		}
+	}
+}
+
+// TestTheVoterThatAsksIsAMajority: of three voters the leader and the one that asks
+// are enough, and nobody else is asked; of five they are not.
+func TestTheVoterThatAsksIsAMajority(t *testing.T) {
+	for _, names := range [][]string{{"a", "b", "c"}, {"a", "b", "c", "d", "e"}} {
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld(t, func(c *Config) { c.Timing.LeaderWait = time.Millisecond; c.Timing.Confirm = time.Second })
+			defer w.stop()
+			w.start(names...)
+			leader, follower := w.leader(), w.follower()
+			leader.put("k", "1")
+			silentVoters(w, leader)
+			if _, err := leader.ReadIndex(context.Background()); err == nil {
+				t.Error("the leader's own read needed nobody: this test shows nothing")
+			}
+			_, err := follower.ReadIndex(context.Background())
+			if enough := len(names) == 3; enough && err != nil {
+				t.Errorf("of %d voters, the one that asks and the leader were not enough: %v", len(names), err)
+			} else if !enough && err == nil {
+				t.Errorf("of %d voters, two were enough", len(names))
+			}
+			if value, _ := follower.machine.get("k"); len(names) == 3 && value != "1" {
+				t.Errorf("the follower read %q, expected 1", value)
+			}
+		})
+	}
+}
+
+// TestWhoseWordDoesNotCount: a question that proves nothing gets a round.
+func TestWhoseWordDoesNotCount(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, func(c *Config) { c.Timing.LeaderWait = time.Millisecond; c.Timing.Confirm = time.Second })
+		defer w.stop()
+		w.start("a", "b", "c")
+		leader, follower := w.leader(), w.follower()
+		epoch, _, err := leader.ready()
+		if err != nil {
+			t.Fatal(err)
+		}
+		silentVoters(w, leader)
+		for what, q := range map[string]*internalv1.ReadIndexRequest{
+			"a server of an earlier version": {},
+			"one that voted in a newer term": {MemberId: follower.id, Term: epoch + 1},
+			"one of an older term":           {MemberId: follower.id, Term: epoch - 1},
+			"one that is no member":          {MemberId: "z", Term: epoch},
+			"the leader itself":              {MemberId: leader.id, Term: epoch},
+		} {
+			if _, err := leader.ServeReadIndex(context.Background(), q); err == nil {
+				t.Errorf("the word of %s was enough", what)
+			}
+		}
+		if _, err := leader.ServeReadIndex(context.Background(), &internalv1.ReadIndexRequest{MemberId: follower.id, Term: epoch}); err != nil {
+			t.Errorf("the word of a voter of this term was not enough: %v", err)
+		}
+	})
+}
+
+// TestAVoterThatMovedOnVouchesForNobody: an old leader that a voter asks after it has
+// voted for a newer one does not answer with the past.
+func TestAVoterThatMovedOnVouchesForNobody(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, func(c *Config) { c.Timing.LeaderWait = time.Millisecond; c.Timing.Confirm = time.Second; c.lateAfter = time.Hour })
+		defer w.stop()
+		w.start("a", "b", "c")
+		old := w.leader()
+		old.put("k", "1")
+		w.net.Isolate(old.id, w.names...)
+		next := w.leaderBut(old.id)
+		next.put("k", "2")
+		voter := w.nodes[w.names[slices.IndexFunc(w.names, func(id string) bool { return id != old.id && id != next.id })]]
+		index, err := old.ServeReadIndex(context.Background(), &internalv1.ReadIndexRequest{MemberId: voter.id, Term: voter.votedIn(voter.raft.Load())})
+		if err == nil {
+			t.Errorf("the old leader answered with index %d", index.GetIndex())
+		}
+	})
+}
+
 func TestReadsShareRounds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, func(c *Config) { c.Limits.Reads = 600 })
@@ -232,7 +320,8 @@ func TestReadsShareRounds(t *testing.T) {
 				w.net.Delay(from, to, 20*time.Millisecond)
 			}
 		}
-		before := w.seed.Load() // counts nonces: rounds at the leader
+		leader := w.leader()
+		before := leader.asked.Load()
 		var all sync.WaitGroup
 		refusals := 0
 		var mu sync.Mutex
@@ -248,8 +337,8 @@ func TestReadsShareRounds(t *testing.T) {
 			})
 		}
 		all.Wait()
-		if rounds := w.seed.Load() - before; rounds > 3 {
-			t.Errorf("600 reads took %d rounds", rounds)
+		if asked := leader.asked.Load() - before; asked > 3 {
+			t.Errorf("600 reads asked the leader %d times", asked)
 		}
 		if refusals != 100 {
 			t.Errorf("%d reads were refused, expected those beyond the limit, 100", refusals)

@@ -201,6 +201,8 @@ type node struct {
 	fatal   chan error
 	// confirmLate, when set, holds back Confirm answers of this node.
 	confirmLate func(ctx context.Context)
+	// asked is how often another member asked this one for a read index.
+	asked atomic.Int64
 	// unwelcome is a server whose certificate this node does not take.
 	unwelcome atomic.Pointer[string]
 }
@@ -429,6 +431,7 @@ func (p wire) Propose(ctx context.Context, to string, q *internalv1.ProposeReque
 
 func (p wire) ReadIndex(ctx context.Context, to string, q *internalv1.ReadIndexRequest) (*internalv1.ReadIndexResponse, error) {
 	return call(ctx, p, to, q, func(n *node) func(context.Context, *internalv1.ReadIndexRequest) (*internalv1.ReadIndexResponse, error) {
+		n.asked.Add(1)
 		return n.ServeReadIndex
 	})
 }

@@ -207,38 +207,6 @@ func write(out string, document bench.Document) error {
 	return os.WriteFile(out, []byte(bench.KeepStore(out, text)), 0o644)
 }
 
-// store compares the store with etcd. What is below its floor is an error.
-func store(ctx context.Context, o options, ground *bench.Ground) error {
-	if len(o.only) > 0 {
-		return storeOnly(ctx, o, ground)
-	}
-	peers, err := filepath.Abs(o.peers)
-	if err != nil {
-		return err
-	}
-	g := &bench.StoreGround{Ground: ground, Client: filepath.Join(ground.Dir, "bin", "bench-client"), Peers: bench.StorePeers{Dir: peers}}
-	if err := errors.Join(command(ctx, "tools/peers/etcd/build", peers), buildClient(ctx, g.Client)); err != nil {
-		return err
-	}
-	document := bench.StoreDocument{Peers: g.Peers.Versions(), Date: time.Now(), Quick: o.quick}
-	if document.Machine, err = bench.ThisMachine(ground.Dir); err != nil {
-		return err
-	}
-	if document.Version, err = version(ctx, ground.Programs.Balsa); err != nil {
-		return err
-	}
-	document.Results, err = bench.StoreSuite{Ground: g, Quick: o.quick, Progress: os.Stderr}.Run(ctx)
-	if len(document.Results) == 0 {
-		return err
-	}
-	err = errors.Join(err, addLog(ctx, o, ground, &document))
-	if o.out == "" {
-		_, failed := os.Stdout.WriteString(document.Markdown())
-		return errors.Join(err, failed, document.Missed())
-	}
-	return errors.Join(err, bench.WriteStore(o.out, document.Markdown()), document.Missed())
-}
-
 // failures names the measures that came to nothing; a target that is missed is
 // not one.
 func failures(document bench.Document) error {

@@ -121,7 +121,13 @@ func (x *ProposeResponse) GetIndex() uint64 {
 }
 
 type ReadIndexRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The member that asks, and what it would answer to Confirm, looked up after the
+	// reads that wait for this index began. With the leader's own word it may be a
+	// majority already, and nobody else is asked. Absent from servers before these
+	// fields: then a round asks everybody.
+	MemberId      string `protobuf:"bytes,1,opt,name=member_id,json=memberId,proto3" json:"member_id,omitempty"`
+	Term          uint64 `protobuf:"varint,2,opt,name=term,proto3" json:"term,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -154,6 +160,20 @@ func (x *ReadIndexRequest) ProtoReflect() protoreflect.Message {
 // Deprecated: Use ReadIndexRequest.ProtoReflect.Descriptor instead.
 func (*ReadIndexRequest) Descriptor() ([]byte, []int) {
 	return file_balsa_internal_v1_peer_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *ReadIndexRequest) GetMemberId() string {
+	if x != nil {
+		return x.MemberId
+	}
+	return ""
+}
+
+func (x *ReadIndexRequest) GetTerm() uint64 {
+	if x != nil {
+		return x.Term
+	}
+	return 0
 }
 
 type ReadIndexResponse struct {
@@ -1053,8 +1073,10 @@ const file_balsa_internal_v1_peer_proto_rawDesc = "" +
 	"\acommand\x18\x01 \x01(\v2\x1a.balsa.internal.v1.CommandR\acommand\"a\n" +
 	"\x0fProposeResponse\x128\n" +
 	"\x06result\x18\x01 \x01(\v2 .balsa.internal.v1.CommandResultR\x06result\x12\x14\n" +
-	"\x05index\x18\x02 \x01(\x04R\x05index\"\x12\n" +
-	"\x10ReadIndexRequest\")\n" +
+	"\x05index\x18\x02 \x01(\x04R\x05index\"C\n" +
+	"\x10ReadIndexRequest\x12\x1b\n" +
+	"\tmember_id\x18\x01 \x01(\tR\bmemberId\x12\x12\n" +
+	"\x04term\x18\x02 \x01(\x04R\x04term\")\n" +
 	"\x11ReadIndexResponse\x12\x14\n" +
 	"\x05index\x18\x01 \x01(\x04R\x05index\"W\n" +
 	"\x0eConfirmRequest\x12\x12\n" +
