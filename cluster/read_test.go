@@ -293,7 +293,11 @@ func TestWhoseWordDoesNotCount(t *testing.T) {
 // voted for a newer one does not answer with the past.
 func TestAVoterThatMovedOnVouchesForNobody(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t, func(c *Config) { c.Timing.LeaderWait = time.Millisecond; c.Timing.Confirm = time.Second; c.lateAfter = time.Hour })
+		w := newWorld(t, func(c *Config) {
+			c.Timing.LeaderWait = time.Millisecond
+			c.Timing.Confirm = time.Second
+			c.lateAfter = time.Hour
+		})
 		defer w.stop()
 		w.start("a", "b", "c")
 		old := w.leader()
