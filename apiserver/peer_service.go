@@ -23,6 +23,14 @@ func (p peerService) Propose(ctx context.Context, req *internalv1.ProposeRequest
 	return res, nil
 }
 
+func (p peerService) ProposeMany(ctx context.Context, req *internalv1.ProposeManyRequest) (*internalv1.ProposeManyResponse, error) {
+	res, err := p.peer.ServeProposeMany(ctx, req)
+	if err != nil {
+		return nil, toProposalProblem(err)
+	}
+	return res, nil
+}
+
 func (p peerService) ReadIndex(ctx context.Context, req *internalv1.ReadIndexRequest) (*internalv1.ReadIndexResponse, error) {
 	return p.peer.ServeReadIndex(ctx, req)
 }

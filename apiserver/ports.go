@@ -70,6 +70,7 @@ type NewMember struct {
 // on to another one. Its errors are those of Backend.
 type Peer interface {
 	ServePropose(ctx context.Context, req *internalv1.ProposeRequest) (*internalv1.ProposeResponse, error)
+	ServeProposeMany(ctx context.Context, req *internalv1.ProposeManyRequest) (*internalv1.ProposeManyResponse, error)
 	ServeReadIndex(ctx context.Context, req *internalv1.ReadIndexRequest) (*internalv1.ReadIndexResponse, error)
 	ServeConfirm(ctx context.Context, req *internalv1.ConfirmRequest) (*internalv1.ConfirmResponse, error)
 	ServeState(ctx context.Context, req *internalv1.StateRequest) (*internalv1.StateResponse, error)

@@ -128,6 +128,7 @@ func serviceMatrix() []rule {
 		{balsav1connect.JoinServiceRenewProcedure, writes, []grant{none}},
 
 		{internalv1connect.PeerServiceProposeProcedure, machineWrites, []grant{server}},
+		{internalv1connect.PeerServiceProposeManyProcedure, machineWrites, []grant{server}},
 		{internalv1connect.PeerServiceReadIndexProcedure, machineReads, []grant{server}},
 		{internalv1connect.PeerServiceConfirmProcedure, machineReads, []grant{server}},
 		{internalv1connect.PeerServiceHeartbeatProcedure, machineReads, []grant{server}},

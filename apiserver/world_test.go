@@ -230,6 +230,18 @@ func (b *soloBackend) ServePropose(ctx context.Context, req *internalv1.ProposeR
 	return &internalv1.ProposeResponse{Result: result, Index: b.index}, err
 }
 
+func (b *soloBackend) ServeProposeMany(ctx context.Context, req *internalv1.ProposeManyRequest) (*internalv1.ProposeManyResponse, error) {
+	answer := &internalv1.ProposeManyResponse{}
+	for _, command := range req.GetCommands() {
+		result, err := b.Propose(ctx, command)
+		if err != nil {
+			return nil, err
+		}
+		answer.Proposals = append(answer.Proposals, &internalv1.Proposal{Committed: &internalv1.ProposeResponse{Result: result, Index: b.index}})
+	}
+	return answer, nil
+}
+
 func (b *soloBackend) ServeReadIndex(context.Context, *internalv1.ReadIndexRequest) (*internalv1.ReadIndexResponse, error) {
 	return &internalv1.ReadIndexResponse{Index: b.index}, nil
 }

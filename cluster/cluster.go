@@ -46,7 +46,8 @@ type Cluster struct {
 	stable    *guardedStable
 	snaps     *guardedSnapshots
 	machine   *fsm
-	queue     *queue
+	queue     *queue // to the log
+	forwards  *queue // to the leader
 	reads     *rounds
 	lead      *leadership
 	monitor   *monitor
@@ -86,7 +87,8 @@ func New(cfg Config) (*Cluster, error) {
 	c.stable = &guardedStable{inner: cfg.StableStore, c: c, write: make(chan struct{}, 1)}
 	c.snaps = &guardedSnapshots{inner: cfg.SnapshotStore, c: c}
 	c.machine = &fsm{machine: cfg.Machine, c: c}
-	c.queue = newQueue(cfg.Limits)
+	c.queue = newQueue(cfg.Limits, cfg.Limits.BatchesInFlight)
+	c.forwards = newQueue(cfg.Limits, cfg.Limits.ForwardsInFlight)
 	c.reads = newRounds(cfg.Limits.Reads, c.readRound)
 	c.lead = newLeadership(c)
 	c.monitor = newMonitor(c)
@@ -142,7 +144,7 @@ func (c *Cluster) start() error {
 	}
 	c.raft.Store(r)
 	c.setPhase(PhaseRunning)
-	for _, task := range []func(){c.sendBatches, c.lead.run, c.watchLeader, c.watchDisk, c.watchSpace, c.watchLogSize, c.monitor.run} {
+	for _, task := range []func(){c.sendBatches, c.sendForwards, c.lead.run, c.watchLeader, c.watchDisk, c.watchSpace, c.watchLogSize, c.monitor.run} {
 		c.goTask(task)
 	}
 	return nil
@@ -325,7 +327,9 @@ func (c *Cluster) Shutdown(ctx context.Context) error {
 	c.mu.Lock()
 	c.phase = PhaseStopped
 	c.mu.Unlock()
-	c.queue.close(refused(ReasonStopped, "member %s is shutting down", c.cfg.ID))
+	for _, q := range []*queue{c.queue, c.forwards} {
+		q.close(refused(ReasonStopped, "member %s is shutting down", c.cfg.ID))
+	}
 	c.cancel()
 	done := make(chan error, 1)
 	go func() {

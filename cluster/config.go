@@ -32,6 +32,7 @@ type Machine interface {
 // other server gave is an *Error; anything else leaves the outcome unknown.
 type Peers interface {
 	Propose(ctx context.Context, address string, request *internalv1.ProposeRequest) (*internalv1.ProposeResponse, error)
+	ProposeMany(ctx context.Context, address string, request *internalv1.ProposeManyRequest) (*internalv1.ProposeManyResponse, error)
 	ReadIndex(ctx context.Context, address string, request *internalv1.ReadIndexRequest) (*internalv1.ReadIndexResponse, error)
 	Confirm(ctx context.Context, address string, request *internalv1.ConfirmRequest) (*internalv1.ConfirmResponse, error)
 	State(ctx context.Context, address string, request *internalv1.StateRequest) (*internalv1.StateResponse, error)
@@ -146,7 +147,12 @@ type Limits struct {
 	BatchCommands, BatchBytes, CommandBytes int
 	// BatchesInFlight is how many entries may be on their way at once.
 	BatchesInFlight int
-	// QueueCommands and QueueBytes bound what waits for the next entry.
+	// ForwardsInFlight is how many calls that hand users' commands to the leader may be
+	// on their way at once. A leader that hangs must not use them up before its
+	// successor is there.
+	ForwardsInFlight int
+	// QueueCommands and QueueBytes bound what waits for the next entry, and what waits
+	// for the next call to the leader.
 	QueueCommands, QueueBytes int
 	// Reads bounds the reads that wait for a round.
 	Reads int
@@ -192,20 +198,21 @@ const (
 	DefaultSnapshots  = 2 * time.Second
 	DefaultShutdown   = 5 * time.Second
 
-	DefaultBatchCommands   = 512
-	DefaultBatchBytes      = 1 << 20
-	DefaultCommandBytes    = 2 << 20
-	DefaultBatchesInFlight = 1
-	DefaultQueueCommands   = 8192
-	DefaultQueueBytes      = 64 << 20
-	DefaultReads           = 16384
-	DefaultAppendEntries   = 64
-	DefaultCachedEntries   = 128
-	DefaultPipeline        = 1
-	DefaultSnapshotBytes   = 64 << 20
-	DefaultTrailingBytes   = 32 << 20
-	DefaultSnapshotEntries = 100_000
-	DefaultTrailingEntries = 1_000
+	DefaultBatchCommands    = 512
+	DefaultBatchBytes       = 1 << 20
+	DefaultCommandBytes     = 2 << 20
+	DefaultBatchesInFlight  = 1
+	DefaultForwardsInFlight = 4096
+	DefaultQueueCommands    = 8192
+	DefaultQueueBytes       = 64 << 20
+	DefaultReads            = 16384
+	DefaultAppendEntries    = 64
+	DefaultCachedEntries    = 128
+	DefaultPipeline         = 1
+	DefaultSnapshotBytes    = 64 << 20
+	DefaultTrailingBytes    = 32 << 20
+	DefaultSnapshotEntries  = 100_000
+	DefaultTrailingEntries  = 1_000
 
 	DefaultStallAfter    = 500 * time.Millisecond
 	DefaultStallFatal    = 10 * time.Second
@@ -246,6 +253,7 @@ func (l Limits) withDefaults() Limits {
 	l.BatchBytes = or(l.BatchBytes, DefaultBatchBytes)
 	l.CommandBytes = or(l.CommandBytes, DefaultCommandBytes)
 	l.BatchesInFlight = or(l.BatchesInFlight, DefaultBatchesInFlight)
+	l.ForwardsInFlight = or(l.ForwardsInFlight, DefaultForwardsInFlight)
 	l.QueueCommands = or(l.QueueCommands, DefaultQueueCommands)
 	l.QueueBytes = or(l.QueueBytes, DefaultQueueBytes)
 	l.Reads = or(l.Reads, DefaultReads)

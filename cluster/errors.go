@@ -9,6 +9,7 @@ import (
 	"connectrpc.com/connect"
 
 	balsav1 "github.com/balsa-run/balsa/gen/balsa/v1"
+	internalv1 "github.com/balsa-run/balsa/gen/balsainternal/v1"
 )
 
 // Class says what may have become of a write that failed.
@@ -132,17 +133,38 @@ func ToConnect(err error) error {
 		return err
 	}
 	wire := connect.NewError(codeOf(e), errors.New(e.Err.Error()))
+	if detail, err := connect.NewErrorDetail(detailOf(e)); err == nil {
+		wire.AddDetail(detail)
+	}
+	return wire
+}
+
+func detailOf(e *Error) *balsav1.ErrorDetail {
 	applied := balsav1.ErrorDetail_APPLIED_NOT_APPLIED
 	if e.Class == Unknown {
 		applied = balsav1.ErrorDetail_APPLIED_UNKNOWN
 	}
-	detail, detailErr := connect.NewErrorDetail(&balsav1.ErrorDetail{
-		Reason: string(e.Reason), Applied: applied, Hint: leaderHint(e),
-	})
-	if detailErr == nil {
-		wire.AddDetail(detail)
+	return &balsav1.ErrorDetail{Reason: string(e.Reason), Applied: applied, Hint: leaderHint(e)}
+}
+
+// refusalOf puts an error of a command among others on the wire.
+func refusalOf(err error) *internalv1.Proposal {
+	var e *Error
+	if !errors.As(err, &e) {
+		e = unknown(ReasonFailed, "%w", err)
 	}
-	return wire
+	return &internalv1.Proposal{Error: &internalv1.ProposalError{Message: e.Err.Error(), Detail: detailOf(e)}}
+}
+
+// outcomeOf reads it back on the other server.
+func outcomeOf(p *internalv1.Proposal) outcome {
+	switch {
+	case p.GetError() != nil:
+		return outcome{err: fromDetail(p.GetError().GetDetail(), p.GetError().GetMessage())}
+	case p.GetCommitted() != nil:
+		return outcome{result: p.GetCommitted().GetResult(), index: p.GetCommitted().GetIndex()}
+	}
+	return outcome{err: unknown(ReasonPeer, "the leader's answer says neither that the command was committed nor why not")}
 }
 
 // FromConnect reads it back on the other server. What carries no detail is an
@@ -166,14 +188,14 @@ func FromConnect(err error) error {
 			continue
 		}
 		if d, ok := value.(*balsav1.ErrorDetail); ok {
-			return fromDetail(d, wire)
+			return fromDetail(d, wire.Message())
 		}
 	}
 	return unknown(ReasonPeer, "%w", err)
 }
 
-func fromDetail(d *balsav1.ErrorDetail, wire *connect.Error) *Error {
-	e := &Error{Class: Unknown, Reason: Reason(d.GetReason()), Err: errors.New(wire.Message())}
+func fromDetail(d *balsav1.ErrorDetail, message string) *Error {
+	e := &Error{Class: Unknown, Reason: Reason(d.GetReason()), Err: errors.New(message)}
 	if d.GetApplied() == balsav1.ErrorDetail_APPLIED_NOT_APPLIED {
 		e.Class = NotApplied
 	}

@@ -32,7 +32,8 @@ type Status struct {
 	DiskStuck time.Duration
 	LowSpace  bool
 	FreeSpace uint64
-	// QueuedCommands and QueuedBytes wait for the next entry.
+	// QueuedCommands and QueuedBytes wait for the next entry or, on a follower, for the
+	// next call to the leader.
 	QueuedCommands, QueuedBytes int
 	FeatureLevel                uint32
 	// FeatureBlocker says who keeps the level below what this binary can do.
@@ -50,7 +51,10 @@ func (c *Cluster) Status() Status {
 	s.Phase, s.Failure, s.LowSpace, s.FreeSpace = c.phase, c.failure, c.lowSpace, c.free
 	c.mu.Unlock()
 	s.AppliedIndex, _ = c.machine.progress.now()
-	s.QueuedCommands, s.QueuedBytes = c.queue.depth()
+	for _, q := range []*queue{c.queue, c.forwards} {
+		commands, bytes := q.depth()
+		s.QueuedCommands, s.QueuedBytes = s.QueuedCommands+commands, s.QueuedBytes+bytes
+	}
 	s.Diverged, s.FeatureBlocker = c.monitor.findings()
 	r := c.raft.Load()
 	if r == nil {
@@ -254,8 +258,8 @@ func (c *Cluster) transferTarget(r *raft.Raft, id string) (*raft.Server, error) 
 // goes has an unknown outcome, although the next leader nearly always has it.
 func (c *Cluster) drain(ctx context.Context) {
 	giveUp := c.cfg.Clock.Now().Add(c.cfg.Timing.Election)
-	for c.queue.busy() && c.cfg.Clock.Now().Before(giveUp) {
-		if !c.pause(ctx, time.Millisecond) {
+	for c.cfg.Clock.Now().Before(giveUp) {
+		if _, aloft := c.queue.load(); aloft == 0 || !c.pause(ctx, time.Millisecond) {
 			return
 		}
 	}

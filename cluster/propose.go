@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"slices"
-	"sync"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -88,73 +87,30 @@ func (c *Cluster) proposeAnywhere(ctx context.Context, command *internalv1.Comma
 	return c.forward(ctx, command)
 }
 
-// forward hands the command to the leader, and waits until this member has
-// applied it as well: who wrote here reads here.
-func (c *Cluster) forward(ctx context.Context, command *internalv1.Command) (*internalv1.CommandResult, error) {
-	address, _ := c.leaderHint()
-	if address == "" {
-		return nil, c.notLeader()
-	}
-	response, err := c.cfg.Peers.Propose(ctx, address, &internalv1.ProposeRequest{Command: command})
-	if err != nil {
-		return nil, asError(err, "forward the command to %s", address)
-	}
-	if err := c.WaitApplied(ctx, response.GetIndex()); err != nil {
-		return nil, unknown(ReasonOf(err), "the leader has committed it, this member has not applied it: %w", err)
-	}
-	return response.GetResult(), nil
-}
-
-// asError keeps the other server's own words; everything else leaves the write's
-// outcome open.
-func asError(err error, format string, args ...any) *Error {
-	var e *Error
-	if errors.As(err, &e) {
-		return e
-	}
-	return unknown(ReasonPeer, format+": %w", append(args, err)...)
-}
-
-// ServePropose answers another server's Propose. It never forwards.
-func (c *Cluster) ServePropose(ctx context.Context, request *internalv1.ProposeRequest) (*internalv1.ProposeResponse, error) {
-	ctx, cancel := c.bounded(ctx, c.cfg.Timing.Propose)
-	defer cancel()
-	command := request.GetCommand()
-	if command == nil || command.GetEpoch() != 0 {
-		return nil, refused(ReasonInvalid, "only a user's command (epoch 0) is forwarded")
-	}
-	if err := c.stamp(command); err != nil {
-		return nil, err
-	}
-	result, index, err := c.proposeFor(ctx, &pending{command: command, forwarded: true})
-	if err != nil {
-		return nil, err
-	}
-	return &internalv1.ProposeResponse{Result: result, Index: index}, nil
-}
-
 // proposeHere queues the command on this member, which should lead.
 func (c *Cluster) proposeHere(ctx context.Context, command *internalv1.Command) (*internalv1.CommandResult, uint64, error) {
-	return c.proposeFor(ctx, &pending{command: command})
+	return c.proposeFor(ctx, newPending(command))
 }
 
 func (c *Cluster) proposeFor(ctx context.Context, p *pending) (*internalv1.CommandResult, uint64, error) {
 	if err := c.mayLead(p.command.GetEpoch()); err != nil {
 		return nil, 0, err
 	}
-	p.size, p.done = proto.Size(p.command), make(chan outcome, 1)
-	if err := c.queue.push(p); err != nil {
-		return nil, 0, err
-	}
+	c.queue.push(p)
+	return c.await(ctx, c.queue, p)
+}
+
+// await returns what a command that was pushed came to.
+func (c *Cluster) await(ctx context.Context, in *queue, p *pending) (*internalv1.CommandResult, uint64, error) {
 	select {
 	case out := <-p.done:
 		return out.result, out.index, out.failure()
 	case <-ctx.Done():
-		return c.abandon(p, ReasonDeadline, ctx.Err())
+		return abandon(in, p, ReasonDeadline, ctx.Err())
 	case <-c.failed:
-		return c.abandon(p, ReasonFailed, c.failureReason())
+		return abandon(in, p, ReasonFailed, c.failureReason())
 	case <-c.ctx.Done():
-		return c.abandon(p, ReasonStopped, errors.New("this member is shutting down"))
+		return abandon(in, p, ReasonStopped, errors.New("this member is shutting down"))
 	}
 }
 
@@ -177,8 +133,8 @@ func (c *Cluster) mayLead(epoch uint64) error {
 }
 
 // abandon gives up a command: what never left the queue did not happen.
-func (c *Cluster) abandon(p *pending, reason Reason, cause error) (*internalv1.CommandResult, uint64, error) {
-	if c.queue.remove(p) {
+func abandon(in *queue, p *pending, reason Reason, cause error) (*internalv1.CommandResult, uint64, error) {
+	if in.remove(p) {
 		return nil, 0, refused(reason, "the command was still queued: %w", cause)
 	}
 	select {
@@ -187,142 +143,6 @@ func (c *Cluster) abandon(p *pending, reason Reason, cause error) (*internalv1.C
 	default:
 	}
 	return nil, 0, unknown(reason, "the command was on its way to the log: %w", cause)
-}
-
-type pending struct {
-	command   *internalv1.Command
-	forwarded bool // another server waits until it has applied this as well
-	size      int
-	done      chan outcome // holds one
-}
-
-type outcome struct {
-	result *internalv1.CommandResult
-	index  uint64
-	err    *Error
-}
-
-func (o outcome) failure() error {
-	if o.err == nil {
-		return nil
-	}
-	return o.err
-}
-
-// queue gathers commands while the entry before them is on its way.
-type queue struct {
-	limits Limits
-	wake   chan struct{}
-
-	mu       sync.Mutex
-	waiting  []*pending // guarded by mu
-	bytes    int        // guarded by mu; of those waiting
-	inFlight int        // guarded by mu; entries on their way
-	paused   int        // guarded by mu; hand-overs that hold back the next entry
-	closed   *Error     // guarded by mu
-}
-
-func newQueue(limits Limits) *queue {
-	return &queue{limits: limits, wake: make(chan struct{}, 1)}
-}
-
-func (q *queue) push(p *pending) error {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	switch {
-	case q.closed != nil:
-		return q.closed
-	case len(q.waiting) >= q.limits.QueueCommands:
-		return refused(ReasonQueueFull, "%d commands wait, QueueCommands allows %d: try again later", len(q.waiting), q.limits.QueueCommands)
-	case q.bytes+p.size > q.limits.QueueBytes:
-		return refused(ReasonQueueFull, "%d bytes wait, QueueBytes allows %d: try again later", q.bytes, q.limits.QueueBytes)
-	}
-	q.waiting = append(q.waiting, p)
-	q.bytes += p.size
-	q.kick()
-	return nil
-}
-
-func (q *queue) kick() {
-	select {
-	case q.wake <- struct{}{}:
-	default:
-	}
-}
-
-// remove takes a command back; false when it has left the queue.
-func (q *queue) remove(p *pending) bool {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	i := slices.Index(q.waiting, p)
-	if i < 0 {
-		return false
-	}
-	q.waiting = slices.Delete(q.waiting, i, i+1)
-	q.bytes -= p.size
-	return true
-}
-
-// take returns the commands of the next entry, or none while as many entries as
-// allowed are on their way.
-func (q *queue) take() []*pending {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	if q.paused > 0 || q.inFlight >= q.limits.BatchesInFlight || len(q.waiting) == 0 {
-		return nil
-	}
-	n, size := 0, 0
-	for n < len(q.waiting) && n < q.limits.BatchCommands && (n == 0 || size+q.waiting[n].size <= q.limits.BatchBytes) {
-		size += q.waiting[n].size
-		n++
-	}
-	batch := slices.Clone(q.waiting[:n])
-	q.waiting = slices.Delete(q.waiting, 0, n)
-	q.bytes -= size
-	q.inFlight++
-	return batch
-}
-
-func (q *queue) landed() {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	q.inFlight--
-	q.kick()
-}
-
-// pause holds commands back until the result is called.
-func (q *queue) pause() (resume func()) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	q.paused++
-	return func() {
-		q.mu.Lock()
-		defer q.mu.Unlock()
-		q.paused--
-		q.kick()
-	}
-}
-
-func (q *queue) busy() bool {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	return q.inFlight > 0
-}
-
-func (q *queue) depth() (commands, bytes int) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	return len(q.waiting), q.bytes
-}
-
-func (q *queue) close(why *Error) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	q.closed = why
-	for _, p := range q.waiting {
-		p.done <- outcome{err: why}
-	}
-	q.waiting, q.bytes = nil, 0
 }
 
 // sendBatches turns the queue into entries.

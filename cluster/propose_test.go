@@ -85,13 +85,16 @@ func TestQueueLimits(t *testing.T) {
 }
 
 func TestQueueBytes(t *testing.T) {
-	q := newQueue(Limits{QueueCommands: 100, QueueBytes: 100, BatchCommands: 10, BatchBytes: 50, BatchesInFlight: 1})
-	for range 3 {
-		if err := q.push(&pending{size: 30}); err != nil {
-			t.Fatal(err)
+	q := newQueue(Limits{QueueCommands: 100, QueueBytes: 100, BatchCommands: 10, BatchBytes: 50}, 1)
+	one := func() *pending { return &pending{size: 30, done: make(chan outcome, 1)} }
+	all := []*pending{one(), one(), one(), one()}
+	q.push(all...)
+	for i, p := range all[:3] {
+		if len(p.done) > 0 {
+			t.Errorf("command %d was refused: %v", i, (<-p.done).err)
 		}
 	}
-	if err := q.push(&pending{size: 30}); ReasonOf(err) != ReasonQueueFull {
+	if err := (<-all[3].done).failure(); ReasonOf(err) != ReasonQueueFull {
 		t.Errorf("beyond QueueBytes: %v", err)
 	}
 	if n := len(q.take()); n != 1 {

@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"connectrpc.com/connect"
 	"github.com/hashicorp/raft"
 
 	internalv1 "github.com/balsa-run/balsa/gen/balsainternal/v1"
@@ -203,6 +204,10 @@ type node struct {
 	confirmLate func(ctx context.Context)
 	// asked is how often another member asked this one for a read index.
 	asked atomic.Int64
+	// handed counts the calls by which other members handed commands to this one.
+	handed atomic.Int64
+	// early makes this one a server that knows no ProposeMany.
+	early bool
 	// unwelcome is a server whose certificate this node does not take.
 	unwelcome atomic.Pointer[string]
 }
@@ -425,7 +430,20 @@ func call[Q, A any](ctx context.Context, p wire, to string, request Q, serve fun
 
 func (p wire) Propose(ctx context.Context, to string, q *internalv1.ProposeRequest) (*internalv1.ProposeResponse, error) {
 	return call(ctx, p, to, q, func(n *node) func(context.Context, *internalv1.ProposeRequest) (*internalv1.ProposeResponse, error) {
+		n.handed.Add(1)
 		return n.ServePropose
+	})
+}
+
+func (p wire) ProposeMany(ctx context.Context, to string, q *internalv1.ProposeManyRequest) (*internalv1.ProposeManyResponse, error) {
+	return call(ctx, p, to, q, func(n *node) func(context.Context, *internalv1.ProposeManyRequest) (*internalv1.ProposeManyResponse, error) {
+		n.handed.Add(1)
+		if n.early {
+			return func(context.Context, *internalv1.ProposeManyRequest) (*internalv1.ProposeManyResponse, error) {
+				return nil, connect.NewError(connect.CodeUnimplemented, errors.New("404 Not Found"))
+			}
+		}
+		return n.ServeProposeMany
 	})
 }
 

@@ -77,6 +77,12 @@ func (d *direct) Propose(ctx context.Context, to string, q *internalv1.ProposeRe
 	}
 	return nil, errNobody
 }
+func (d *direct) ProposeMany(ctx context.Context, to string, q *internalv1.ProposeManyRequest) (*internalv1.ProposeManyResponse, error) {
+	if c := d.at(to); c != nil {
+		return c.ServeProposeMany(ctx, q)
+	}
+	return nil, errNobody
+}
 func (d *direct) ReadIndex(ctx context.Context, to string, q *internalv1.ReadIndexRequest) (*internalv1.ReadIndexResponse, error) {
 	if c := d.at(to); c != nil {
 		return c.ServeReadIndex(ctx, q)

@@ -38,6 +38,11 @@ func (e edge) ServePropose(ctx context.Context, request *internalv1.ProposeReque
 	return response, cluster.ToConnect(err)
 }
 
+func (e edge) ServeProposeMany(ctx context.Context, request *internalv1.ProposeManyRequest) (*internalv1.ProposeManyResponse, error) {
+	response, err := e.cluster.ServeProposeMany(ctx, request)
+	return response, cluster.ToConnect(err)
+}
+
 func (e edge) ServeReadIndex(ctx context.Context, request *internalv1.ReadIndexRequest) (*internalv1.ReadIndexResponse, error) {
 	response, err := e.cluster.ServeReadIndex(ctx, request)
 	return response, cluster.ToConnect(err)

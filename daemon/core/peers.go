@@ -80,6 +80,11 @@ func (p *peers) Propose(ctx context.Context, address string, request *internalv1
 	return response, cluster.FromConnect(err)
 }
 
+func (p *peers) ProposeMany(ctx context.Context, address string, request *internalv1.ProposeManyRequest) (*internalv1.ProposeManyResponse, error) {
+	response, err := p.at(address).ProposeMany(ctx, request)
+	return response, cluster.FromConnect(err)
+}
+
 func (p *peers) ReadIndex(ctx context.Context, address string, request *internalv1.ReadIndexRequest) (*internalv1.ReadIndexResponse, error) {
 	response, err := p.at(address).ReadIndex(ctx, request)
 	return response, cluster.FromConnect(err)

@@ -120,6 +120,203 @@ func (x *ProposeResponse) GetIndex() uint64 {
 	return 0
 }
 
+type ProposeManyRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Commands      []*Command             `protobuf:"bytes,1,rep,name=commands,proto3" json:"commands,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ProposeManyRequest) Reset() {
+	*x = ProposeManyRequest{}
+	mi := &file_balsa_internal_v1_peer_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ProposeManyRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ProposeManyRequest) ProtoMessage() {}
+
+func (x *ProposeManyRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_balsa_internal_v1_peer_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ProposeManyRequest.ProtoReflect.Descriptor instead.
+func (*ProposeManyRequest) Descriptor() ([]byte, []int) {
+	return file_balsa_internal_v1_peer_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *ProposeManyRequest) GetCommands() []*Command {
+	if x != nil {
+		return x.Commands
+	}
+	return nil
+}
+
+type ProposeManyResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// In the order of the commands, as many as those.
+	Proposals     []*Proposal `protobuf:"bytes,1,rep,name=proposals,proto3" json:"proposals,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ProposeManyResponse) Reset() {
+	*x = ProposeManyResponse{}
+	mi := &file_balsa_internal_v1_peer_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ProposeManyResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ProposeManyResponse) ProtoMessage() {}
+
+func (x *ProposeManyResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_balsa_internal_v1_peer_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ProposeManyResponse.ProtoReflect.Descriptor instead.
+func (*ProposeManyResponse) Descriptor() ([]byte, []int) {
+	return file_balsa_internal_v1_peer_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *ProposeManyResponse) GetProposals() []*Proposal {
+	if x != nil {
+		return x.Proposals
+	}
+	return nil
+}
+
+// Proposal is what became of one command.
+type Proposal struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Absent unless the command was committed: then as in ProposeResponse.
+	Committed *ProposeResponse `protobuf:"bytes,1,opt,name=committed,proto3" json:"committed,omitempty"`
+	// Why it was not, or why that is not known.
+	Error         *ProposalError `protobuf:"bytes,2,opt,name=error,proto3" json:"error,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Proposal) Reset() {
+	*x = Proposal{}
+	mi := &file_balsa_internal_v1_peer_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Proposal) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Proposal) ProtoMessage() {}
+
+func (x *Proposal) ProtoReflect() protoreflect.Message {
+	mi := &file_balsa_internal_v1_peer_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Proposal.ProtoReflect.Descriptor instead.
+func (*Proposal) Descriptor() ([]byte, []int) {
+	return file_balsa_internal_v1_peer_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *Proposal) GetCommitted() *ProposeResponse {
+	if x != nil {
+		return x.Committed
+	}
+	return nil
+}
+
+func (x *Proposal) GetError() *ProposalError {
+	if x != nil {
+		return x.Error
+	}
+	return nil
+}
+
+// ProposalError is an error of a call, in the body of an answer.
+type ProposalError struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Message       string                 `protobuf:"bytes,1,opt,name=message,proto3" json:"message,omitempty"`
+	Detail        *v1.ErrorDetail        `protobuf:"bytes,2,opt,name=detail,proto3" json:"detail,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ProposalError) Reset() {
+	*x = ProposalError{}
+	mi := &file_balsa_internal_v1_peer_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ProposalError) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ProposalError) ProtoMessage() {}
+
+func (x *ProposalError) ProtoReflect() protoreflect.Message {
+	mi := &file_balsa_internal_v1_peer_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ProposalError.ProtoReflect.Descriptor instead.
+func (*ProposalError) Descriptor() ([]byte, []int) {
+	return file_balsa_internal_v1_peer_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *ProposalError) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
+func (x *ProposalError) GetDetail() *v1.ErrorDetail {
+	if x != nil {
+		return x.Detail
+	}
+	return nil
+}
+
 type ReadIndexRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The member that asks, and what it would answer to Confirm, looked up after the
@@ -134,7 +331,7 @@ type ReadIndexRequest struct {
 
 func (x *ReadIndexRequest) Reset() {
 	*x = ReadIndexRequest{}
-	mi := &file_balsa_internal_v1_peer_proto_msgTypes[2]
+	mi := &file_balsa_internal_v1_peer_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -146,7 +343,7 @@ func (x *ReadIndexRequest) String() string {
 func (*ReadIndexRequest) ProtoMessage() {}
 
 func (x *ReadIndexRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_balsa_internal_v1_peer_proto_msgTypes[2]
+	mi := &file_balsa_internal_v1_peer_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -159,7 +356,7 @@ func (x *ReadIndexRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadIndexRequest.ProtoReflect.Descriptor instead.
 func (*ReadIndexRequest) Descriptor() ([]byte, []int) {
-	return file_balsa_internal_v1_peer_proto_rawDescGZIP(), []int{2}
+	return file_balsa_internal_v1_peer_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *ReadIndexRequest) GetMemberId() string {
@@ -185,7 +382,7 @@ type ReadIndexResponse struct {
 
 func (x *ReadIndexResponse) Reset() {
 	*x = ReadIndexResponse{}
-	mi := &file_balsa_internal_v1_peer_proto_msgTypes[3]
+	mi := &file_balsa_internal_v1_peer_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -197,7 +394,7 @@ func (x *ReadIndexResponse) String() string {
 func (*ReadIndexResponse) ProtoMessage() {}
 
 func (x *ReadIndexResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_balsa_internal_v1_peer_proto_msgTypes[3]
+	mi := &file_balsa_internal_v1_peer_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -210,7 +407,7 @@ func (x *ReadIndexResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadIndexResponse.ProtoReflect.Descriptor instead.
 func (*ReadIndexResponse) Descriptor() ([]byte, []int) {
-	return file_balsa_internal_v1_peer_proto_rawDescGZIP(), []int{3}
+	return file_balsa_internal_v1_peer_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *ReadIndexResponse) GetIndex() uint64 {
@@ -233,7 +430,7 @@ type ConfirmRequest struct {
 
 func (x *ConfirmRequest) Reset() {
 	*x = ConfirmRequest{}
-	mi := &file_balsa_internal_v1_peer_proto_msgTypes[4]
+	mi := &file_balsa_internal_v1_peer_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -245,7 +442,7 @@ func (x *ConfirmRequest) String() string {
 func (*ConfirmRequest) ProtoMessage() {}
 
 func (x *ConfirmRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_balsa_internal_v1_peer_proto_msgTypes[4]
+	mi := &file_balsa_internal_v1_peer_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -258,7 +455,7 @@ func (x *ConfirmRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConfirmRequest.ProtoReflect.Descriptor instead.
 func (*ConfirmRequest) Descriptor() ([]byte, []int) {
-	return file_balsa_internal_v1_peer_proto_rawDescGZIP(), []int{4}
+	return file_balsa_internal_v1_peer_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *ConfirmRequest) GetTerm() uint64 {
@@ -296,7 +493,7 @@ type ConfirmResponse struct {
 
 func (x *ConfirmResponse) Reset() {
 	*x = ConfirmResponse{}
-	mi := &file_balsa_internal_v1_peer_proto_msgTypes[5]
+	mi := &file_balsa_internal_v1_peer_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -308,7 +505,7 @@ func (x *ConfirmResponse) String() string {
 func (*ConfirmResponse) ProtoMessage() {}
 
 func (x *ConfirmResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_balsa_internal_v1_peer_proto_msgTypes[5]
+	mi := &file_balsa_internal_v1_peer_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -321,7 +518,7 @@ func (x *ConfirmResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConfirmResponse.ProtoReflect.Descriptor instead.
 func (*ConfirmResponse) Descriptor() ([]byte, []int) {
-	return file_balsa_internal_v1_peer_proto_rawDescGZIP(), []int{5}
+	return file_balsa_internal_v1_peer_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *ConfirmResponse) GetNonce() uint64 {
@@ -354,7 +551,7 @@ type HeartbeatRequest struct {
 
 func (x *HeartbeatRequest) Reset() {
 	*x = HeartbeatRequest{}
-	mi := &file_balsa_internal_v1_peer_proto_msgTypes[6]
+	mi := &file_balsa_internal_v1_peer_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -366,7 +563,7 @@ func (x *HeartbeatRequest) String() string {
 func (*HeartbeatRequest) ProtoMessage() {}
 
 func (x *HeartbeatRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_balsa_internal_v1_peer_proto_msgTypes[6]
+	mi := &file_balsa_internal_v1_peer_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -379,7 +576,7 @@ func (x *HeartbeatRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HeartbeatRequest.ProtoReflect.Descriptor instead.
 func (*HeartbeatRequest) Descriptor() ([]byte, []int) {
-	return file_balsa_internal_v1_peer_proto_rawDescGZIP(), []int{6}
+	return file_balsa_internal_v1_peer_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *HeartbeatRequest) GetHeartbeat() *v1.HeartbeatRequest {
@@ -398,7 +595,7 @@ type HeartbeatResponse struct {
 
 func (x *HeartbeatResponse) Reset() {
 	*x = HeartbeatResponse{}
-	mi := &file_balsa_internal_v1_peer_proto_msgTypes[7]
+	mi := &file_balsa_internal_v1_peer_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -410,7 +607,7 @@ func (x *HeartbeatResponse) String() string {
 func (*HeartbeatResponse) ProtoMessage() {}
 
 func (x *HeartbeatResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_balsa_internal_v1_peer_proto_msgTypes[7]
+	mi := &file_balsa_internal_v1_peer_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -423,7 +620,7 @@ func (x *HeartbeatResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HeartbeatResponse.ProtoReflect.Descriptor instead.
 func (*HeartbeatResponse) Descriptor() ([]byte, []int) {
-	return file_balsa_internal_v1_peer_proto_rawDescGZIP(), []int{7}
+	return file_balsa_internal_v1_peer_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *HeartbeatResponse) GetHeartbeat() *v1.HeartbeatResponse {
@@ -444,7 +641,7 @@ type LeaseTimeRequest struct {
 
 func (x *LeaseTimeRequest) Reset() {
 	*x = LeaseTimeRequest{}
-	mi := &file_balsa_internal_v1_peer_proto_msgTypes[8]
+	mi := &file_balsa_internal_v1_peer_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -456,7 +653,7 @@ func (x *LeaseTimeRequest) String() string {
 func (*LeaseTimeRequest) ProtoMessage() {}
 
 func (x *LeaseTimeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_balsa_internal_v1_peer_proto_msgTypes[8]
+	mi := &file_balsa_internal_v1_peer_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -469,7 +666,7 @@ func (x *LeaseTimeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseTimeRequest.ProtoReflect.Descriptor instead.
 func (*LeaseTimeRequest) Descriptor() ([]byte, []int) {
-	return file_balsa_internal_v1_peer_proto_rawDescGZIP(), []int{8}
+	return file_balsa_internal_v1_peer_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *LeaseTimeRequest) GetId() int64 {
@@ -500,7 +697,7 @@ type LeaseTimeResponse struct {
 
 func (x *LeaseTimeResponse) Reset() {
 	*x = LeaseTimeResponse{}
-	mi := &file_balsa_internal_v1_peer_proto_msgTypes[9]
+	mi := &file_balsa_internal_v1_peer_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -512,7 +709,7 @@ func (x *LeaseTimeResponse) String() string {
 func (*LeaseTimeResponse) ProtoMessage() {}
 
 func (x *LeaseTimeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_balsa_internal_v1_peer_proto_msgTypes[9]
+	mi := &file_balsa_internal_v1_peer_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -525,7 +722,7 @@ func (x *LeaseTimeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseTimeResponse.ProtoReflect.Descriptor instead.
 func (*LeaseTimeResponse) Descriptor() ([]byte, []int) {
-	return file_balsa_internal_v1_peer_proto_rawDescGZIP(), []int{9}
+	return file_balsa_internal_v1_peer_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *LeaseTimeResponse) GetFound() bool {
@@ -557,7 +754,7 @@ type StateRequest struct {
 
 func (x *StateRequest) Reset() {
 	*x = StateRequest{}
-	mi := &file_balsa_internal_v1_peer_proto_msgTypes[10]
+	mi := &file_balsa_internal_v1_peer_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -569,7 +766,7 @@ func (x *StateRequest) String() string {
 func (*StateRequest) ProtoMessage() {}
 
 func (x *StateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_balsa_internal_v1_peer_proto_msgTypes[10]
+	mi := &file_balsa_internal_v1_peer_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -582,7 +779,7 @@ func (x *StateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StateRequest.ProtoReflect.Descriptor instead.
 func (*StateRequest) Descriptor() ([]byte, []int) {
-	return file_balsa_internal_v1_peer_proto_rawDescGZIP(), []int{10}
+	return file_balsa_internal_v1_peer_proto_rawDescGZIP(), []int{14}
 }
 
 type StateResponse struct {
@@ -598,7 +795,7 @@ type StateResponse struct {
 
 func (x *StateResponse) Reset() {
 	*x = StateResponse{}
-	mi := &file_balsa_internal_v1_peer_proto_msgTypes[11]
+	mi := &file_balsa_internal_v1_peer_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -610,7 +807,7 @@ func (x *StateResponse) String() string {
 func (*StateResponse) ProtoMessage() {}
 
 func (x *StateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_balsa_internal_v1_peer_proto_msgTypes[11]
+	mi := &file_balsa_internal_v1_peer_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -623,7 +820,7 @@ func (x *StateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StateResponse.ProtoReflect.Descriptor instead.
 func (*StateResponse) Descriptor() ([]byte, []int) {
-	return file_balsa_internal_v1_peer_proto_rawDescGZIP(), []int{11}
+	return file_balsa_internal_v1_peer_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *StateResponse) GetMemberId() string {
@@ -674,7 +871,7 @@ type SpaceState struct {
 
 func (x *SpaceState) Reset() {
 	*x = SpaceState{}
-	mi := &file_balsa_internal_v1_peer_proto_msgTypes[12]
+	mi := &file_balsa_internal_v1_peer_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -686,7 +883,7 @@ func (x *SpaceState) String() string {
 func (*SpaceState) ProtoMessage() {}
 
 func (x *SpaceState) ProtoReflect() protoreflect.Message {
-	mi := &file_balsa_internal_v1_peer_proto_msgTypes[12]
+	mi := &file_balsa_internal_v1_peer_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -699,7 +896,7 @@ func (x *SpaceState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SpaceState.ProtoReflect.Descriptor instead.
 func (*SpaceState) Descriptor() ([]byte, []int) {
-	return file_balsa_internal_v1_peer_proto_rawDescGZIP(), []int{12}
+	return file_balsa_internal_v1_peer_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *SpaceState) GetSpace() string {
@@ -733,7 +930,7 @@ type RevisionHash struct {
 
 func (x *RevisionHash) Reset() {
 	*x = RevisionHash{}
-	mi := &file_balsa_internal_v1_peer_proto_msgTypes[13]
+	mi := &file_balsa_internal_v1_peer_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -745,7 +942,7 @@ func (x *RevisionHash) String() string {
 func (*RevisionHash) ProtoMessage() {}
 
 func (x *RevisionHash) ProtoReflect() protoreflect.Message {
-	mi := &file_balsa_internal_v1_peer_proto_msgTypes[13]
+	mi := &file_balsa_internal_v1_peer_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -758,7 +955,7 @@ func (x *RevisionHash) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevisionHash.ProtoReflect.Descriptor instead.
 func (*RevisionHash) Descriptor() ([]byte, []int) {
-	return file_balsa_internal_v1_peer_proto_rawDescGZIP(), []int{13}
+	return file_balsa_internal_v1_peer_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *RevisionHash) GetRevision() int64 {
@@ -784,7 +981,7 @@ type HasBlobRequest struct {
 
 func (x *HasBlobRequest) Reset() {
 	*x = HasBlobRequest{}
-	mi := &file_balsa_internal_v1_peer_proto_msgTypes[14]
+	mi := &file_balsa_internal_v1_peer_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -796,7 +993,7 @@ func (x *HasBlobRequest) String() string {
 func (*HasBlobRequest) ProtoMessage() {}
 
 func (x *HasBlobRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_balsa_internal_v1_peer_proto_msgTypes[14]
+	mi := &file_balsa_internal_v1_peer_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -809,7 +1006,7 @@ func (x *HasBlobRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HasBlobRequest.ProtoReflect.Descriptor instead.
 func (*HasBlobRequest) Descriptor() ([]byte, []int) {
-	return file_balsa_internal_v1_peer_proto_rawDescGZIP(), []int{14}
+	return file_balsa_internal_v1_peer_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *HasBlobRequest) GetDigest() string {
@@ -829,7 +1026,7 @@ type HasBlobResponse struct {
 
 func (x *HasBlobResponse) Reset() {
 	*x = HasBlobResponse{}
-	mi := &file_balsa_internal_v1_peer_proto_msgTypes[15]
+	mi := &file_balsa_internal_v1_peer_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -841,7 +1038,7 @@ func (x *HasBlobResponse) String() string {
 func (*HasBlobResponse) ProtoMessage() {}
 
 func (x *HasBlobResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_balsa_internal_v1_peer_proto_msgTypes[15]
+	mi := &file_balsa_internal_v1_peer_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -854,7 +1051,7 @@ func (x *HasBlobResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HasBlobResponse.ProtoReflect.Descriptor instead.
 func (*HasBlobResponse) Descriptor() ([]byte, []int) {
-	return file_balsa_internal_v1_peer_proto_rawDescGZIP(), []int{15}
+	return file_balsa_internal_v1_peer_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *HasBlobResponse) GetFound() bool {
@@ -882,7 +1079,7 @@ type PutBlobRequest struct {
 
 func (x *PutBlobRequest) Reset() {
 	*x = PutBlobRequest{}
-	mi := &file_balsa_internal_v1_peer_proto_msgTypes[16]
+	mi := &file_balsa_internal_v1_peer_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -894,7 +1091,7 @@ func (x *PutBlobRequest) String() string {
 func (*PutBlobRequest) ProtoMessage() {}
 
 func (x *PutBlobRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_balsa_internal_v1_peer_proto_msgTypes[16]
+	mi := &file_balsa_internal_v1_peer_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -907,7 +1104,7 @@ func (x *PutBlobRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutBlobRequest.ProtoReflect.Descriptor instead.
 func (*PutBlobRequest) Descriptor() ([]byte, []int) {
-	return file_balsa_internal_v1_peer_proto_rawDescGZIP(), []int{16}
+	return file_balsa_internal_v1_peer_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *PutBlobRequest) GetDigest() string {
@@ -933,7 +1130,7 @@ type PutBlobResponse struct {
 
 func (x *PutBlobResponse) Reset() {
 	*x = PutBlobResponse{}
-	mi := &file_balsa_internal_v1_peer_proto_msgTypes[17]
+	mi := &file_balsa_internal_v1_peer_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -945,7 +1142,7 @@ func (x *PutBlobResponse) String() string {
 func (*PutBlobResponse) ProtoMessage() {}
 
 func (x *PutBlobResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_balsa_internal_v1_peer_proto_msgTypes[17]
+	mi := &file_balsa_internal_v1_peer_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -958,7 +1155,7 @@ func (x *PutBlobResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutBlobResponse.ProtoReflect.Descriptor instead.
 func (*PutBlobResponse) Descriptor() ([]byte, []int) {
-	return file_balsa_internal_v1_peer_proto_rawDescGZIP(), []int{17}
+	return file_balsa_internal_v1_peer_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *PutBlobResponse) GetSize() int64 {
@@ -978,7 +1175,7 @@ type GetBlobRequest struct {
 
 func (x *GetBlobRequest) Reset() {
 	*x = GetBlobRequest{}
-	mi := &file_balsa_internal_v1_peer_proto_msgTypes[18]
+	mi := &file_balsa_internal_v1_peer_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -990,7 +1187,7 @@ func (x *GetBlobRequest) String() string {
 func (*GetBlobRequest) ProtoMessage() {}
 
 func (x *GetBlobRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_balsa_internal_v1_peer_proto_msgTypes[18]
+	mi := &file_balsa_internal_v1_peer_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1003,7 +1200,7 @@ func (x *GetBlobRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetBlobRequest.ProtoReflect.Descriptor instead.
 func (*GetBlobRequest) Descriptor() ([]byte, []int) {
-	return file_balsa_internal_v1_peer_proto_rawDescGZIP(), []int{18}
+	return file_balsa_internal_v1_peer_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *GetBlobRequest) GetDigest() string {
@@ -1029,7 +1226,7 @@ type GetBlobResponse struct {
 
 func (x *GetBlobResponse) Reset() {
 	*x = GetBlobResponse{}
-	mi := &file_balsa_internal_v1_peer_proto_msgTypes[19]
+	mi := &file_balsa_internal_v1_peer_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1041,7 +1238,7 @@ func (x *GetBlobResponse) String() string {
 func (*GetBlobResponse) ProtoMessage() {}
 
 func (x *GetBlobResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_balsa_internal_v1_peer_proto_msgTypes[19]
+	mi := &file_balsa_internal_v1_peer_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1054,7 +1251,7 @@ func (x *GetBlobResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetBlobResponse.ProtoReflect.Descriptor instead.
 func (*GetBlobResponse) Descriptor() ([]byte, []int) {
-	return file_balsa_internal_v1_peer_proto_rawDescGZIP(), []int{19}
+	return file_balsa_internal_v1_peer_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *GetBlobResponse) GetData() []byte {
@@ -1068,12 +1265,22 @@ var File_balsa_internal_v1_peer_proto protoreflect.FileDescriptor
 
 const file_balsa_internal_v1_peer_proto_rawDesc = "" +
 	"\n" +
-	"\x1cbalsa/internal/v1/peer.proto\x12\x11balsa.internal.v1\x1a\x1dbalsa/internal/v1/store.proto\x1a\x1bbalsa/v1/node_service.proto\"F\n" +
+	"\x1cbalsa/internal/v1/peer.proto\x12\x11balsa.internal.v1\x1a\x1dbalsa/internal/v1/store.proto\x1a\x1bbalsa/v1/node_service.proto\x1a\x15balsa/v1/object.proto\"F\n" +
 	"\x0eProposeRequest\x124\n" +
 	"\acommand\x18\x01 \x01(\v2\x1a.balsa.internal.v1.CommandR\acommand\"a\n" +
 	"\x0fProposeResponse\x128\n" +
 	"\x06result\x18\x01 \x01(\v2 .balsa.internal.v1.CommandResultR\x06result\x12\x14\n" +
-	"\x05index\x18\x02 \x01(\x04R\x05index\"C\n" +
+	"\x05index\x18\x02 \x01(\x04R\x05index\"L\n" +
+	"\x12ProposeManyRequest\x126\n" +
+	"\bcommands\x18\x01 \x03(\v2\x1a.balsa.internal.v1.CommandR\bcommands\"P\n" +
+	"\x13ProposeManyResponse\x129\n" +
+	"\tproposals\x18\x01 \x03(\v2\x1b.balsa.internal.v1.ProposalR\tproposals\"\x84\x01\n" +
+	"\bProposal\x12@\n" +
+	"\tcommitted\x18\x01 \x01(\v2\".balsa.internal.v1.ProposeResponseR\tcommitted\x126\n" +
+	"\x05error\x18\x02 \x01(\v2 .balsa.internal.v1.ProposalErrorR\x05error\"X\n" +
+	"\rProposalError\x12\x18\n" +
+	"\amessage\x18\x01 \x01(\tR\amessage\x12-\n" +
+	"\x06detail\x18\x02 \x01(\v2\x15.balsa.v1.ErrorDetailR\x06detail\"C\n" +
 	"\x10ReadIndexRequest\x12\x1b\n" +
 	"\tmember_id\x18\x01 \x01(\tR\bmemberId\x12\x12\n" +
 	"\x04term\x18\x02 \x01(\x04R\x04term\")\n" +
@@ -1127,9 +1334,10 @@ const file_balsa_internal_v1_peer_proto_rawDesc = "" +
 	"\x06digest\x18\x01 \x01(\tR\x06digest\x12\x16\n" +
 	"\x06offset\x18\x02 \x01(\x03R\x06offset\"%\n" +
 	"\x0fGetBlobResponse\x12\x12\n" +
-	"\x04data\x18\x01 \x01(\fR\x04data2\xff\x05\n" +
+	"\x04data\x18\x01 \x01(\fR\x04data2\xdd\x06\n" +
 	"\vPeerService\x12P\n" +
-	"\aPropose\x12!.balsa.internal.v1.ProposeRequest\x1a\".balsa.internal.v1.ProposeResponse\x12V\n" +
+	"\aPropose\x12!.balsa.internal.v1.ProposeRequest\x1a\".balsa.internal.v1.ProposeResponse\x12\\\n" +
+	"\vProposeMany\x12%.balsa.internal.v1.ProposeManyRequest\x1a&.balsa.internal.v1.ProposeManyResponse\x12V\n" +
 	"\tReadIndex\x12#.balsa.internal.v1.ReadIndexRequest\x1a$.balsa.internal.v1.ReadIndexResponse\x12P\n" +
 	"\aConfirm\x12!.balsa.internal.v1.ConfirmRequest\x1a\".balsa.internal.v1.ConfirmResponse\x12V\n" +
 	"\tHeartbeat\x12#.balsa.internal.v1.HeartbeatRequest\x1a$.balsa.internal.v1.HeartbeatResponse\x12V\n" +
@@ -1152,63 +1360,75 @@ func file_balsa_internal_v1_peer_proto_rawDescGZIP() []byte {
 	return file_balsa_internal_v1_peer_proto_rawDescData
 }
 
-var file_balsa_internal_v1_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
+var file_balsa_internal_v1_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 24)
 var file_balsa_internal_v1_peer_proto_goTypes = []any{
 	(*ProposeRequest)(nil),       // 0: balsa.internal.v1.ProposeRequest
 	(*ProposeResponse)(nil),      // 1: balsa.internal.v1.ProposeResponse
-	(*ReadIndexRequest)(nil),     // 2: balsa.internal.v1.ReadIndexRequest
-	(*ReadIndexResponse)(nil),    // 3: balsa.internal.v1.ReadIndexResponse
-	(*ConfirmRequest)(nil),       // 4: balsa.internal.v1.ConfirmRequest
-	(*ConfirmResponse)(nil),      // 5: balsa.internal.v1.ConfirmResponse
-	(*HeartbeatRequest)(nil),     // 6: balsa.internal.v1.HeartbeatRequest
-	(*HeartbeatResponse)(nil),    // 7: balsa.internal.v1.HeartbeatResponse
-	(*LeaseTimeRequest)(nil),     // 8: balsa.internal.v1.LeaseTimeRequest
-	(*LeaseTimeResponse)(nil),    // 9: balsa.internal.v1.LeaseTimeResponse
-	(*StateRequest)(nil),         // 10: balsa.internal.v1.StateRequest
-	(*StateResponse)(nil),        // 11: balsa.internal.v1.StateResponse
-	(*SpaceState)(nil),           // 12: balsa.internal.v1.SpaceState
-	(*RevisionHash)(nil),         // 13: balsa.internal.v1.RevisionHash
-	(*HasBlobRequest)(nil),       // 14: balsa.internal.v1.HasBlobRequest
-	(*HasBlobResponse)(nil),      // 15: balsa.internal.v1.HasBlobResponse
-	(*PutBlobRequest)(nil),       // 16: balsa.internal.v1.PutBlobRequest
-	(*PutBlobResponse)(nil),      // 17: balsa.internal.v1.PutBlobResponse
-	(*GetBlobRequest)(nil),       // 18: balsa.internal.v1.GetBlobRequest
-	(*GetBlobResponse)(nil),      // 19: balsa.internal.v1.GetBlobResponse
-	(*Command)(nil),              // 20: balsa.internal.v1.Command
-	(*CommandResult)(nil),        // 21: balsa.internal.v1.CommandResult
-	(*v1.HeartbeatRequest)(nil),  // 22: balsa.v1.HeartbeatRequest
-	(*v1.HeartbeatResponse)(nil), // 23: balsa.v1.HeartbeatResponse
+	(*ProposeManyRequest)(nil),   // 2: balsa.internal.v1.ProposeManyRequest
+	(*ProposeManyResponse)(nil),  // 3: balsa.internal.v1.ProposeManyResponse
+	(*Proposal)(nil),             // 4: balsa.internal.v1.Proposal
+	(*ProposalError)(nil),        // 5: balsa.internal.v1.ProposalError
+	(*ReadIndexRequest)(nil),     // 6: balsa.internal.v1.ReadIndexRequest
+	(*ReadIndexResponse)(nil),    // 7: balsa.internal.v1.ReadIndexResponse
+	(*ConfirmRequest)(nil),       // 8: balsa.internal.v1.ConfirmRequest
+	(*ConfirmResponse)(nil),      // 9: balsa.internal.v1.ConfirmResponse
+	(*HeartbeatRequest)(nil),     // 10: balsa.internal.v1.HeartbeatRequest
+	(*HeartbeatResponse)(nil),    // 11: balsa.internal.v1.HeartbeatResponse
+	(*LeaseTimeRequest)(nil),     // 12: balsa.internal.v1.LeaseTimeRequest
+	(*LeaseTimeResponse)(nil),    // 13: balsa.internal.v1.LeaseTimeResponse
+	(*StateRequest)(nil),         // 14: balsa.internal.v1.StateRequest
+	(*StateResponse)(nil),        // 15: balsa.internal.v1.StateResponse
+	(*SpaceState)(nil),           // 16: balsa.internal.v1.SpaceState
+	(*RevisionHash)(nil),         // 17: balsa.internal.v1.RevisionHash
+	(*HasBlobRequest)(nil),       // 18: balsa.internal.v1.HasBlobRequest
+	(*HasBlobResponse)(nil),      // 19: balsa.internal.v1.HasBlobResponse
+	(*PutBlobRequest)(nil),       // 20: balsa.internal.v1.PutBlobRequest
+	(*PutBlobResponse)(nil),      // 21: balsa.internal.v1.PutBlobResponse
+	(*GetBlobRequest)(nil),       // 22: balsa.internal.v1.GetBlobRequest
+	(*GetBlobResponse)(nil),      // 23: balsa.internal.v1.GetBlobResponse
+	(*Command)(nil),              // 24: balsa.internal.v1.Command
+	(*CommandResult)(nil),        // 25: balsa.internal.v1.CommandResult
+	(*v1.ErrorDetail)(nil),       // 26: balsa.v1.ErrorDetail
+	(*v1.HeartbeatRequest)(nil),  // 27: balsa.v1.HeartbeatRequest
+	(*v1.HeartbeatResponse)(nil), // 28: balsa.v1.HeartbeatResponse
 }
 var file_balsa_internal_v1_peer_proto_depIdxs = []int32{
-	20, // 0: balsa.internal.v1.ProposeRequest.command:type_name -> balsa.internal.v1.Command
-	21, // 1: balsa.internal.v1.ProposeResponse.result:type_name -> balsa.internal.v1.CommandResult
-	22, // 2: balsa.internal.v1.HeartbeatRequest.heartbeat:type_name -> balsa.v1.HeartbeatRequest
-	23, // 3: balsa.internal.v1.HeartbeatResponse.heartbeat:type_name -> balsa.v1.HeartbeatResponse
-	12, // 4: balsa.internal.v1.StateResponse.spaces:type_name -> balsa.internal.v1.SpaceState
-	13, // 5: balsa.internal.v1.SpaceState.hashes:type_name -> balsa.internal.v1.RevisionHash
-	0,  // 6: balsa.internal.v1.PeerService.Propose:input_type -> balsa.internal.v1.ProposeRequest
-	2,  // 7: balsa.internal.v1.PeerService.ReadIndex:input_type -> balsa.internal.v1.ReadIndexRequest
-	4,  // 8: balsa.internal.v1.PeerService.Confirm:input_type -> balsa.internal.v1.ConfirmRequest
-	6,  // 9: balsa.internal.v1.PeerService.Heartbeat:input_type -> balsa.internal.v1.HeartbeatRequest
-	8,  // 10: balsa.internal.v1.PeerService.LeaseTime:input_type -> balsa.internal.v1.LeaseTimeRequest
-	10, // 11: balsa.internal.v1.PeerService.State:input_type -> balsa.internal.v1.StateRequest
-	14, // 12: balsa.internal.v1.PeerService.HasBlob:input_type -> balsa.internal.v1.HasBlobRequest
-	16, // 13: balsa.internal.v1.PeerService.PutBlob:input_type -> balsa.internal.v1.PutBlobRequest
-	18, // 14: balsa.internal.v1.PeerService.GetBlob:input_type -> balsa.internal.v1.GetBlobRequest
-	1,  // 15: balsa.internal.v1.PeerService.Propose:output_type -> balsa.internal.v1.ProposeResponse
-	3,  // 16: balsa.internal.v1.PeerService.ReadIndex:output_type -> balsa.internal.v1.ReadIndexResponse
-	5,  // 17: balsa.internal.v1.PeerService.Confirm:output_type -> balsa.internal.v1.ConfirmResponse
-	7,  // 18: balsa.internal.v1.PeerService.Heartbeat:output_type -> balsa.internal.v1.HeartbeatResponse
-	9,  // 19: balsa.internal.v1.PeerService.LeaseTime:output_type -> balsa.internal.v1.LeaseTimeResponse
-	11, // 20: balsa.internal.v1.PeerService.State:output_type -> balsa.internal.v1.StateResponse
-	15, // 21: balsa.internal.v1.PeerService.HasBlob:output_type -> balsa.internal.v1.HasBlobResponse
-	17, // 22: balsa.internal.v1.PeerService.PutBlob:output_type -> balsa.internal.v1.PutBlobResponse
-	19, // 23: balsa.internal.v1.PeerService.GetBlob:output_type -> balsa.internal.v1.GetBlobResponse
-	15, // [15:24] is the sub-list for method output_type
-	6,  // [6:15] is the sub-list for method input_type
-	6,  // [6:6] is the sub-list for extension type_name
-	6,  // [6:6] is the sub-list for extension extendee
-	0,  // [0:6] is the sub-list for field type_name
+	24, // 0: balsa.internal.v1.ProposeRequest.command:type_name -> balsa.internal.v1.Command
+	25, // 1: balsa.internal.v1.ProposeResponse.result:type_name -> balsa.internal.v1.CommandResult
+	24, // 2: balsa.internal.v1.ProposeManyRequest.commands:type_name -> balsa.internal.v1.Command
+	4,  // 3: balsa.internal.v1.ProposeManyResponse.proposals:type_name -> balsa.internal.v1.Proposal
+	1,  // 4: balsa.internal.v1.Proposal.committed:type_name -> balsa.internal.v1.ProposeResponse
+	5,  // 5: balsa.internal.v1.Proposal.error:type_name -> balsa.internal.v1.ProposalError
+	26, // 6: balsa.internal.v1.ProposalError.detail:type_name -> balsa.v1.ErrorDetail
+	27, // 7: balsa.internal.v1.HeartbeatRequest.heartbeat:type_name -> balsa.v1.HeartbeatRequest
+	28, // 8: balsa.internal.v1.HeartbeatResponse.heartbeat:type_name -> balsa.v1.HeartbeatResponse
+	16, // 9: balsa.internal.v1.StateResponse.spaces:type_name -> balsa.internal.v1.SpaceState
+	17, // 10: balsa.internal.v1.SpaceState.hashes:type_name -> balsa.internal.v1.RevisionHash
+	0,  // 11: balsa.internal.v1.PeerService.Propose:input_type -> balsa.internal.v1.ProposeRequest
+	2,  // 12: balsa.internal.v1.PeerService.ProposeMany:input_type -> balsa.internal.v1.ProposeManyRequest
+	6,  // 13: balsa.internal.v1.PeerService.ReadIndex:input_type -> balsa.internal.v1.ReadIndexRequest
+	8,  // 14: balsa.internal.v1.PeerService.Confirm:input_type -> balsa.internal.v1.ConfirmRequest
+	10, // 15: balsa.internal.v1.PeerService.Heartbeat:input_type -> balsa.internal.v1.HeartbeatRequest
+	12, // 16: balsa.internal.v1.PeerService.LeaseTime:input_type -> balsa.internal.v1.LeaseTimeRequest
+	14, // 17: balsa.internal.v1.PeerService.State:input_type -> balsa.internal.v1.StateRequest
+	18, // 18: balsa.internal.v1.PeerService.HasBlob:input_type -> balsa.internal.v1.HasBlobRequest
+	20, // 19: balsa.internal.v1.PeerService.PutBlob:input_type -> balsa.internal.v1.PutBlobRequest
+	22, // 20: balsa.internal.v1.PeerService.GetBlob:input_type -> balsa.internal.v1.GetBlobRequest
+	1,  // 21: balsa.internal.v1.PeerService.Propose:output_type -> balsa.internal.v1.ProposeResponse
+	3,  // 22: balsa.internal.v1.PeerService.ProposeMany:output_type -> balsa.internal.v1.ProposeManyResponse
+	7,  // 23: balsa.internal.v1.PeerService.ReadIndex:output_type -> balsa.internal.v1.ReadIndexResponse
+	9,  // 24: balsa.internal.v1.PeerService.Confirm:output_type -> balsa.internal.v1.ConfirmResponse
+	11, // 25: balsa.internal.v1.PeerService.Heartbeat:output_type -> balsa.internal.v1.HeartbeatResponse
+	13, // 26: balsa.internal.v1.PeerService.LeaseTime:output_type -> balsa.internal.v1.LeaseTimeResponse
+	15, // 27: balsa.internal.v1.PeerService.State:output_type -> balsa.internal.v1.StateResponse
+	19, // 28: balsa.internal.v1.PeerService.HasBlob:output_type -> balsa.internal.v1.HasBlobResponse
+	21, // 29: balsa.internal.v1.PeerService.PutBlob:output_type -> balsa.internal.v1.PutBlobResponse
+	23, // 30: balsa.internal.v1.PeerService.GetBlob:output_type -> balsa.internal.v1.GetBlobResponse
+	21, // [21:31] is the sub-list for method output_type
+	11, // [11:21] is the sub-list for method input_type
+	11, // [11:11] is the sub-list for extension type_name
+	11, // [11:11] is the sub-list for extension extendee
+	0,  // [0:11] is the sub-list for field type_name
 }
 
 func init() { file_balsa_internal_v1_peer_proto_init() }
@@ -1223,7 +1443,7 @@ func file_balsa_internal_v1_peer_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_balsa_internal_v1_peer_proto_rawDesc), len(file_balsa_internal_v1_peer_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   20,
+			NumMessages:   24,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -134,10 +134,12 @@ func (w *World) diskLost(s *Server) (undo func()) {
 	restore()
 	return func() {
 		if running := s.Core(); running != nil {
-			if phase := running.Cluster().Phase(); phase != cluster.PhaseUninitialised {
-				w.Wrongf("%s lost its disk and is %s under the id that it had", s.Name, phase)
-			} else {
+			switch phase := running.Cluster().Phase(); phase {
+			case cluster.PhaseUninitialised:
 				w.Reach(ReachedAmnesiac)
+			case cluster.PhaseStopped: // an upgrade is stopping it just now
+			default:
+				w.Wrongf("%s lost its disk and is %s under the id that it had", s.Name, phase)
 			}
 		}
 		w.rejoin(s)

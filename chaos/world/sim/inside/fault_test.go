@@ -264,3 +264,24 @@ func TestGenerate(t *testing.T) {
 		}
 	})
 }
+
+// TestADiskLostMeetsAnUpgrade is seed 489 of the campaign: a server that lost its disk
+// is being stopped, for an upgrade, when it is looked at. That is not to take part.
+func TestADiskLostMeetsAnUpgrade(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 3)
+		defer end(t, w)
+		s := w.servers[1]
+		undo := w.diskLost(s)
+		synctest.Wait()
+		ctx, cancel := context.WithTimeout(t.Context(), testLimit)
+		defer cancel()
+		if err := s.Core().Cluster().Shutdown(ctx); err != nil {
+			t.Fatal(err)
+		}
+		undo()
+		if n := w.Reached(ReachedAmnesiac); n != 0 {
+			t.Errorf("a server that was stopped counts as one that was kept out")
+		}
+	})
+}

@@ -35,6 +35,8 @@ const (
 const (
 	// PeerServiceProposeProcedure is the fully-qualified name of the PeerService's Propose RPC.
 	PeerServiceProposeProcedure = "/balsa.internal.v1.PeerService/Propose"
+	// PeerServiceProposeManyProcedure is the fully-qualified name of the PeerService's ProposeMany RPC.
+	PeerServiceProposeManyProcedure = "/balsa.internal.v1.PeerService/ProposeMany"
 	// PeerServiceReadIndexProcedure is the fully-qualified name of the PeerService's ReadIndex RPC.
 	PeerServiceReadIndexProcedure = "/balsa.internal.v1.PeerService/ReadIndex"
 	// PeerServiceConfirmProcedure is the fully-qualified name of the PeerService's Confirm RPC.
@@ -58,6 +60,10 @@ type PeerServiceClient interface {
 	// Propose hands a user's command to the leader. Never forwarded a second time:
 	// a server that does not lead refuses.
 	Propose(context.Context, *v1.ProposeRequest) (*v1.ProposeResponse, error)
+	// ProposeMany is Propose for commands that came together, each with an outcome of
+	// its own: one may be refused and its neighbour committed. The call itself fails only
+	// when nothing can be said of any of them.
+	ProposeMany(context.Context, *v1.ProposeManyRequest) (*v1.ProposeManyResponse, error)
 	// ReadIndex asks the leader for an index: a member that has applied it serves
 	// reads at least as new as every write acknowledged before the call.
 	ReadIndex(context.Context, *v1.ReadIndexRequest) (*v1.ReadIndexResponse, error)
@@ -95,6 +101,12 @@ func NewPeerServiceClient(httpClient connect.HTTPClient, baseURL string, opts ..
 			httpClient,
 			baseURL+PeerServiceProposeProcedure,
 			connect.WithSchema(peerServiceMethods.ByName("Propose")),
+			connect.WithClientOptions(opts...),
+		),
+		proposeMany: connect.NewClient[v1.ProposeManyRequest, v1.ProposeManyResponse](
+			httpClient,
+			baseURL+PeerServiceProposeManyProcedure,
+			connect.WithSchema(peerServiceMethods.ByName("ProposeMany")),
 			connect.WithClientOptions(opts...),
 		),
 		readIndex: connect.NewClient[v1.ReadIndexRequest, v1.ReadIndexResponse](
@@ -150,20 +162,30 @@ func NewPeerServiceClient(httpClient connect.HTTPClient, baseURL string, opts ..
 
 // peerServiceClient implements PeerServiceClient.
 type peerServiceClient struct {
-	propose   *connect.Client[v1.ProposeRequest, v1.ProposeResponse]
-	readIndex *connect.Client[v1.ReadIndexRequest, v1.ReadIndexResponse]
-	confirm   *connect.Client[v1.ConfirmRequest, v1.ConfirmResponse]
-	heartbeat *connect.Client[v1.HeartbeatRequest, v1.HeartbeatResponse]
-	leaseTime *connect.Client[v1.LeaseTimeRequest, v1.LeaseTimeResponse]
-	state     *connect.Client[v1.StateRequest, v1.StateResponse]
-	hasBlob   *connect.Client[v1.HasBlobRequest, v1.HasBlobResponse]
-	putBlob   *connect.Client[v1.PutBlobRequest, v1.PutBlobResponse]
-	getBlob   *connect.Client[v1.GetBlobRequest, v1.GetBlobResponse]
+	propose     *connect.Client[v1.ProposeRequest, v1.ProposeResponse]
+	proposeMany *connect.Client[v1.ProposeManyRequest, v1.ProposeManyResponse]
+	readIndex   *connect.Client[v1.ReadIndexRequest, v1.ReadIndexResponse]
+	confirm     *connect.Client[v1.ConfirmRequest, v1.ConfirmResponse]
+	heartbeat   *connect.Client[v1.HeartbeatRequest, v1.HeartbeatResponse]
+	leaseTime   *connect.Client[v1.LeaseTimeRequest, v1.LeaseTimeResponse]
+	state       *connect.Client[v1.StateRequest, v1.StateResponse]
+	hasBlob     *connect.Client[v1.HasBlobRequest, v1.HasBlobResponse]
+	putBlob     *connect.Client[v1.PutBlobRequest, v1.PutBlobResponse]
+	getBlob     *connect.Client[v1.GetBlobRequest, v1.GetBlobResponse]
 }
 
 // Propose calls balsa.internal.v1.PeerService.Propose.
 func (c *peerServiceClient) Propose(ctx context.Context, req *v1.ProposeRequest) (*v1.ProposeResponse, error) {
 	response, err := c.propose.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// ProposeMany calls balsa.internal.v1.PeerService.ProposeMany.
+func (c *peerServiceClient) ProposeMany(ctx context.Context, req *v1.ProposeManyRequest) (*v1.ProposeManyResponse, error) {
+	response, err := c.proposeMany.CallUnary(ctx, connect.NewRequest(req))
 	if response != nil {
 		return response.Msg, err
 	}
@@ -239,6 +261,10 @@ type PeerServiceHandler interface {
 	// Propose hands a user's command to the leader. Never forwarded a second time:
 	// a server that does not lead refuses.
 	Propose(context.Context, *v1.ProposeRequest) (*v1.ProposeResponse, error)
+	// ProposeMany is Propose for commands that came together, each with an outcome of
+	// its own: one may be refused and its neighbour committed. The call itself fails only
+	// when nothing can be said of any of them.
+	ProposeMany(context.Context, *v1.ProposeManyRequest) (*v1.ProposeManyResponse, error)
 	// ReadIndex asks the leader for an index: a member that has applied it serves
 	// reads at least as new as every write acknowledged before the call.
 	ReadIndex(context.Context, *v1.ReadIndexRequest) (*v1.ReadIndexResponse, error)
@@ -272,6 +298,12 @@ func NewPeerServiceHandler(svc PeerServiceHandler, opts ...connect.HandlerOption
 		PeerServiceProposeProcedure,
 		svc.Propose,
 		connect.WithSchema(peerServiceMethods.ByName("Propose")),
+		connect.WithHandlerOptions(opts...),
+	)
+	peerServiceProposeManyHandler := connect.NewUnaryHandlerSimple(
+		PeerServiceProposeManyProcedure,
+		svc.ProposeMany,
+		connect.WithSchema(peerServiceMethods.ByName("ProposeMany")),
 		connect.WithHandlerOptions(opts...),
 	)
 	peerServiceReadIndexHandler := connect.NewUnaryHandlerSimple(
@@ -326,6 +358,8 @@ func NewPeerServiceHandler(svc PeerServiceHandler, opts ...connect.HandlerOption
 		switch r.URL.Path {
 		case PeerServiceProposeProcedure:
 			peerServiceProposeHandler.ServeHTTP(w, r)
+		case PeerServiceProposeManyProcedure:
+			peerServiceProposeManyHandler.ServeHTTP(w, r)
 		case PeerServiceReadIndexProcedure:
 			peerServiceReadIndexHandler.ServeHTTP(w, r)
 		case PeerServiceConfirmProcedure:
@@ -353,6 +387,10 @@ type UnimplementedPeerServiceHandler struct{}
 
 func (UnimplementedPeerServiceHandler) Propose(context.Context, *v1.ProposeRequest) (*v1.ProposeResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("balsa.internal.v1.PeerService.Propose is not implemented"))
+}
+
+func (UnimplementedPeerServiceHandler) ProposeMany(context.Context, *v1.ProposeManyRequest) (*v1.ProposeManyResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("balsa.internal.v1.PeerService.ProposeMany is not implemented"))
 }
 
 func (UnimplementedPeerServiceHandler) ReadIndex(context.Context, *v1.ReadIndexRequest) (*v1.ReadIndexResponse, error) {
