@@ -580,6 +580,16 @@ func TestPeerService(t *testing.T) {
 		if !res.GetResult().GetTxn().GetSucceeded() {
 			t.Fatalf("proposed: %v", res)
 		}
+		many, err := peer.ProposeMany(t.Context(), &internalv1.ProposeManyRequest{Commands: []*internalv1.Command{put, put}})
+		must(t, err)
+		if len(many.GetProposals()) != 2 || many.GetProposals()[1].GetCommitted().GetIndex() != w.backend.index {
+			t.Fatalf("proposed two: %v", many)
+		}
+		// A server of a later version recognises by this that a method is not known here.
+		later := connect.NewClient[internalv1.ProposeRequest, internalv1.ProposeResponse](w.as(pki.RoleServer, "s2").http,
+			base+"/"+internalv1connect.PeerServiceName+"/OfALaterVersion", connect.WithGRPC())
+		_, err = later.CallUnary(t.Context(), connect.NewRequest(&internalv1.ProposeRequest{}))
+		refused(t, err, connect.CodeUnimplemented, "Unimplemented")
 		// What the leader says about its refusal arrives as it was said.
 		wire := connect.NewError(connect.CodeUnavailable, errors.New("not the leader"))
 		detail, err := connect.NewErrorDetail(&balsav1.ErrorDetail{Reason: "NotLeader", Applied: notApplied, Hint: "m2 leads at 10.0.0.2:7443"})

@@ -53,6 +53,8 @@ const (
 	ReasonPeer           Reason = "PeerUnreachable"
 	// ReasonRemoved: a leader says that the server that asks is no member any more.
 	ReasonRemoved Reason = "RemovedFromCluster"
+	// ReasonUnimplemented: another server is of a version that does not know the call.
+	ReasonUnimplemented Reason = "Unimplemented"
 	// ReasonIdentity: another server does not take this one's certificate.
 	ReasonIdentity Reason = "IdentityRemoved"
 )
@@ -181,6 +183,9 @@ func FromConnect(err error) error {
 	var wire *connect.Error
 	if !errors.As(err, &wire) {
 		return unknown(ReasonPeer, "%w", err)
+	}
+	if wire.Code() == connect.CodeUnimplemented {
+		return refused(ReasonUnimplemented, "%s", wire.Message())
 	}
 	for _, detail := range wire.Details() {
 		value, valueErr := detail.Value()

@@ -8,8 +8,6 @@ import (
 	"sync"
 	"time"
 
-	"connectrpc.com/connect"
-
 	internalv1 "github.com/balsa-run/balsa/gen/balsainternal/v1"
 )
 
@@ -94,7 +92,7 @@ func (c *Cluster) handOnMany(ctx context.Context, address string, batch []*pendi
 		request.Commands = append(request.Commands, p.command)
 	}
 	response, err := c.cfg.Peers.ProposeMany(ctx, address, request)
-	if connect.CodeOf(err) == connect.CodeUnimplemented {
+	if ReasonOf(err) == ReasonUnimplemented {
 		// A leader of an earlier version, which has done nothing.
 		c.handOnEach(ctx, address, batch)
 		return

@@ -17,6 +17,7 @@ import (
 	"connectrpc.com/connect"
 	"github.com/hashicorp/raft"
 
+	balsav1 "github.com/balsa-run/balsa/gen/balsa/v1"
 	internalv1 "github.com/balsa-run/balsa/gen/balsainternal/v1"
 
 	"github.com/balsa-run/balsa/cluster/memlog"
@@ -440,11 +441,21 @@ func (p wire) ProposeMany(ctx context.Context, to string, q *internalv1.ProposeM
 		n.handed.Add(1)
 		if n.early {
 			return func(context.Context, *internalv1.ProposeManyRequest) (*internalv1.ProposeManyResponse, error) {
-				return nil, connect.NewError(connect.CodeUnimplemented, errors.New("404 Not Found"))
+				return nil, unimplemented()
 			}
 		}
 		return n.ServeProposeMany
 	})
+}
+
+// unimplemented is what the API server says of a method that it does not know.
+func unimplemented() error {
+	wire := connect.NewError(connect.CodeUnimplemented, errors.New("there is no method"))
+	detail, err := connect.NewErrorDetail(&balsav1.ErrorDetail{Reason: "Unimplemented", Applied: balsav1.ErrorDetail_APPLIED_NOT_APPLIED, Hint: "see the versions"})
+	if err == nil {
+		wire.AddDetail(detail)
+	}
+	return wire
 }
 
 func (p wire) ReadIndex(ctx context.Context, to string, q *internalv1.ReadIndexRequest) (*internalv1.ReadIndexResponse, error) {
