@@ -6,20 +6,15 @@ import (
 	"fmt"
 	"slices"
 	"sync"
-	"time"
 
 	internalv1 "github.com/balsa-run/balsa/gen/balsainternal/v1"
 )
 
 // Users' commands go from followers to the leader in batches when there are many: a
 // call a command cost a third of all the processor time of three loaded servers.
-const (
-	// forwardsAtOnce calls leave without a wait, so that few clients lose nothing.
-	forwardsAtOnce = 4
-	// forwardGather is how long commands gather while that many calls are under way; a
-	// put of 64 clients takes ten times as long.
-	forwardGather = time.Millisecond
-)
+// forwardsAtOnce calls leave without a wait, so that few clients lose nothing; while
+// as many are under way, what comes gathers.
+const forwardsAtOnce = 2
 
 // forward hands the command to the leader, and waits until this member has
 // applied it as well: who wrote here reads here.
@@ -45,7 +40,7 @@ func (c *Cluster) sendForwards() {
 			return
 		}
 		for waiting, aloft := c.forwards.load(); waiting > 0; waiting, aloft = c.forwards.load() {
-			if aloft >= forwardsAtOnce && !c.pause(c.ctx, forwardGather) {
+			if aloft >= forwardsAtOnce && !c.gather(c.forwards, c.cfg.Limits.BatchCommands) {
 				return
 			}
 			batch := c.forwards.take()
@@ -59,7 +54,8 @@ func (c *Cluster) sendForwards() {
 
 // sendForward hands a batch to whoever leads now.
 func (c *Cluster) sendForward(batch []*pending) {
-	defer c.forwards.landed()
+	began := c.cfg.Clock.Now()
+	defer func() { c.forwards.landed(landing{len(batch), c.cfg.Clock.Now().Sub(began)}) }()
 	// Not the callers' contexts: one that gives up must not take its neighbours along.
 	ctx, cancel := context.WithTimeout(c.ctx, c.cfg.Timing.Propose)
 	defer cancel()

@@ -169,7 +169,7 @@ func TestAbandonedForward(t *testing.T) {
 		}
 		outcomes := make(chan error, forwardsAtOnce+1)
 		for i := range forwardsAtOnce + 1 { // the last one gathers
-			ctx, cancel := context.WithTimeout(context.Background(), forwardGather/2)
+			ctx, cancel := context.WithTimeout(context.Background(), gatherMax/2)
 			defer cancel()
 			go func() {
 				_, err := follower.Propose(ctx, put(fmt.Sprint("k", i), "v"))

@@ -153,6 +153,11 @@ func (c *Cluster) sendBatches() {
 		case <-c.ctx.Done():
 			return
 		}
+		if waiting, aloft := c.queue.load(); waiting > 0 && aloft == 0 {
+			if before := c.queue.before(); before.commands >= gatherFrom && !c.gather(c.queue, waiting+before.commands) {
+				return
+			}
+		}
 		for batch := c.queue.take(); batch != nil; batch = c.queue.take() {
 			c.goTask(func() { c.sendBatch(batch) })
 		}
@@ -160,7 +165,8 @@ func (c *Cluster) sendBatches() {
 }
 
 func (c *Cluster) sendBatch(batch []*pending) {
-	defer c.queue.landed()
+	began := c.cfg.Clock.Now()
+	defer func() { c.queue.landed(landing{len(batch), c.cfg.Clock.Now().Sub(began)}) }()
 	commands := make([]*internalv1.Command, len(batch))
 	for i, p := range batch {
 		commands[i] = p.command

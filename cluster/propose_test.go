@@ -103,7 +103,7 @@ func TestQueueBytes(t *testing.T) {
 	if q.take() != nil {
 		t.Error("a second batch while the first is in flight")
 	}
-	q.landed()
+	q.landed(landing{1, time.Millisecond})
 	if n := len(q.take()); n != 1 {
 		t.Errorf("%d commands in the second batch", n)
 	}
@@ -315,4 +315,97 @@ func TestOpenNamesWhatIsMissing(t *testing.T) {
 	if _, err := New(Config{ID: "a"}); err == nil || err.Error() != "cluster: Config.Address is missing" {
 		t.Errorf("error %v", err)
 	}
+}
+
+// TestBatchesGather: clients that come again as soon as they were answered share
+// entries, all of them when they are many. The library's own entries are few beside
+// them.
+func TestBatchesGather(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const clients, puts = 64, 20
+		w := newWorld(t, nil)
+		defer w.stop()
+		w.start("a", "b", "c")
+		leader := w.leader()
+		for _, from := range w.names {
+			for _, to := range w.names {
+				w.net.Delay(from, to, 5*time.Millisecond)
+			}
+		}
+		before := leader.machine.applies.Load()
+		var all sync.WaitGroup
+		for i := range clients {
+			all.Go(func() {
+				for n := range puts {
+					// Some come a little later than others.
+					time.Sleep(time.Duration(i%8) * 50 * time.Microsecond)
+					if _, err := leader.Propose(context.Background(), put(fmt.Sprint("k", i), fmt.Sprint(n))); err != nil {
+						t.Errorf("client %d, put %d: %v", i, n, err)
+						return
+					}
+				}
+			})
+		}
+		all.Wait()
+		// The first entry has no batch before it to wait like.
+		if entries := leader.machine.applies.Load() - before; entries > puts+3 {
+			t.Errorf("%d clients made %d entries of %d puts each", clients, entries, puts)
+		}
+	})
+}
+
+// TestFewDoNotGather: below gatherFrom nobody waits for others.
+func TestFewDoNotGather(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, nil)
+		defer w.stop()
+		w.start("a", "b", "c")
+		leader := w.leader()
+		synctest.Wait()
+		began := time.Now()
+		for range 10 { // the network in memory takes no time here, so none may pass
+			for _, err := range putAll(leader, gatherFrom-1) {
+				if err != nil {
+					t.Error(err)
+				}
+			}
+		}
+		if took := time.Since(began); took > 0 {
+			t.Errorf("%d clients waited %v", gatherFrom-1, took)
+		}
+	})
+}
+
+// TestGatherEndsInTime: a batch waits for a share of what the one before took, and
+// not when all are there.
+func TestGatherEndsInTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, nil)
+		defer w.stop()
+		w.start("a")
+		one := func() *pending { return &pending{size: 1, done: make(chan outcome, 1)} }
+		for _, c := range []struct{ took, want time.Duration }{
+			{0, gatherMax}, {time.Hour, gatherMax}, {gatherShare * time.Microsecond, time.Microsecond},
+		} {
+			q := newQueue(Limits{QueueCommands: 100, QueueBytes: 100, BatchCommands: 100, BatchBytes: 100}, 1)
+			q.landed(landing{10, c.took})
+			q.push(one())
+			began := time.Now()
+			if !w.leader().gather(q, 10) {
+				t.Error("the member has stopped")
+			}
+			if waited := time.Since(began); waited != c.want {
+				t.Errorf("after a batch that took %v it waited %v, expected %v", c.took, waited, c.want)
+			}
+			began = time.Now()
+			go func() {
+				time.Sleep(c.want / 2)
+				q.push(one(), one(), one())
+			}()
+			w.leader().gather(q, 4)
+			if waited := time.Since(began); waited != c.want/2 {
+				t.Errorf("all were there after %v, it waited %v", c.want/2, waited)
+			}
+		}
+	})
 }

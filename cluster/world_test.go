@@ -32,6 +32,7 @@ type machine struct {
 	hold     chan struct{} // non-nil: Apply waits for it
 	poison   string        // a key whose write the machine cannot apply
 	restores atomic.Int64
+	applies  atomic.Int64
 	corrupt  bool // adds a lie to every hash
 }
 
@@ -49,6 +50,7 @@ func newMachine() *machine {
 }
 
 func (m *machine) Apply(_, term uint64, commands []*internalv1.Command) []*internalv1.CommandResult {
+	m.applies.Add(1)
 	m.mu.Lock()
 	hold := m.hold
 	m.mu.Unlock()
