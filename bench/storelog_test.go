@@ -70,6 +70,33 @@ func TestLogDocument(t *testing.T) {
 	}
 }
 
+// TestLogDecision: the rule is applied to all of its figures, and not without one.
+func TestLogDecision(t *testing.T) {
+	put := []Comparison{{Name: "puts-1", Pairs: []Pair{{100, 1}, {100, 1}, {100, 1}}}} // 10 ms
+	quick := []Pair{{500, 5000}, {500, 5000}, {500, 5000}}                             // saves 3.6 ms
+	slow := []Pair{{500, 510}, {500, 510}, {500, 510}}
+	for what, c := range map[string]struct {
+		appends []Pair
+		wal     LogSurvival
+		sealed  string
+		want    string
+	}{
+		"better in all":    {quick, LogSurvival{Kills: 20}, "", "raft-wal should take the place"},
+		"loses":            {quick, LogSurvival{Kills: 20, Lost: 1}, "", "raft-boltdb stays**: raft-wal lost 1 acknowledged entries."},
+		"of no use":        {quick, LogSurvival{Kills: 20, Unusable: 1}, "", "raft-boltdb stays**: raft-wal is of no use after some kills."},
+		"refuses for good": {quick, LogSurvival{Kills: 20}, "sealed", "raft-boltdb stays**: raft-wal is of no use after some kills."},
+		"no quicker":       {slow, LogSurvival{Kills: 20}, "", "not 1.2 with the whole interval."},
+	} {
+		d := LogDocument{Kills: &LogKills{Wal: c.wal, Sealed: c.sealed}, Results: []LogComparison{{Comparison: Comparison{Name: appendName + "1", Pairs: c.appends}}}}
+		if got := d.decision(put); !strings.Contains(got, c.want) {
+			t.Errorf("%s: %q, expected %q in it", what, got, c.want)
+		}
+		if d.Kills = nil; d.decision(put) != "" {
+			t.Errorf("%s: decided without kills", what)
+		}
+	}
+}
+
 // What fails says so, and the cause, which holds paths, stays out.
 func TestLogDocumentOfFailures(t *testing.T) {
 	d := LogDocument{Versions: "raft-wal v1", KillsErr: errors.New("in /a/folder")}

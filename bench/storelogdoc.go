@@ -52,6 +52,9 @@ func (d LogDocument) Markdown(puts []Comparison) string {
 	if d.Kills != nil || d.KillsErr != nil {
 		text.WriteString("* " + d.kills() + "\n")
 	}
+	if decision := d.decision(puts); decision != "" {
+		text.WriteString("\n" + decision + "\n")
+	}
 	text.WriteString("\n")
 	for _, c := range d.Results {
 		text.WriteString(c.section())
@@ -109,24 +112,71 @@ func (s LogSurvival) String() string {
 	return text + fmt.Sprintf(", %d times of no use afterwards (the first time: %s)", s.Unusable, s.Reason)
 }
 
-// saves estimates what the other log would make of a put of one client: it is
-// shorter by what the appends in its way are.
+// decision applies the rule; "" while one of its figures is missing.
+func (d LogDocument) decision(puts []Comparison) string {
+	worth, err := d.worth(puts)
+	if err != nil || d.Kills == nil {
+		return ""
+	}
+	var against []string
+	if lost := d.Kills.Wal.Lost; lost > 0 {
+		against = append(against, fmt.Sprintf("raft-wal lost %d acknowledged entries", lost))
+	}
+	if d.Kills.Wal.Unusable > 0 || d.Kills.Sealed != "" {
+		against = append(against, "raft-wal is of no use after some kills")
+	}
+	if worth.Low < logWorth {
+		against = append(against, fmt.Sprintf("puts of one client would be %.2f times as fast (%.2f to %.2f), not %.1f with the whole interval", worth.Mean, worth.Low, worth.High, logWorth))
+	}
+	if len(against) == 0 {
+		return "By these figures **raft-wal should take the place of raft-boltdb.**"
+	}
+	return "By these figures **raft-boltdb stays**: " + strings.Join(against, "; ") + "."
+}
+
+// worth is how many times as fast the other log would make a put of one client: it
+// is shorter by what the appends in its way are.
+func (d LogDocument) worth(puts []Comparison) (Ratio, error) {
+	saved, put, err := d.savedOfPut(puts)
+	if err != nil {
+		return Ratio{}, err
+	}
+	faster := func(ms float64) float64 { return put / (put - ms) }
+	return Ratio{Mean: faster(saved.Mean), Low: faster(saved.Low), High: faster(saved.High), Pairs: saved.Pairs}, nil
+}
+
+// saves tells what worth comes from.
 func (d LogDocument) saves(puts []Comparison) string {
+	saved, put, err := d.savedOfPut(puts)
+	if err != nil {
+		return ""
+	}
+	worth, err := d.worth(puts)
+	if err != nil {
+		return ""
+	}
+	return fmt.Sprintf("an append of one entry takes raft-wal %.3f ms less (%.3f to %.3f). Of the %.2f ms of a put of one client (puts-1) it would save %d times that, first the leader's, then a follower's: "+
+		"puts would be %.2f times as fast (%.2f to %.2f). This is an estimate; the interval is that of the appends", saved.Mean/logAppendsOfPut, saved.Low/logAppendsOfPut, saved.High/logAppendsOfPut, put, logAppendsOfPut,
+		worth.Mean, worth.Low, worth.High)
+}
+
+// savedOfPut is how many milliseconds of a put of one client, which takes put, the
+// other log would save.
+func (d LogDocument) savedOfPut(puts []Comparison) (saved Ratio, put float64, err error) {
 	i := slices.IndexFunc(d.Results, func(c LogComparison) bool { return c.Name == appendName+"1" && c.Err == nil })
 	j := slices.IndexFunc(puts, func(c Comparison) bool { return c.Name == "puts-1" && c.Err == nil && len(c.Pairs) > 0 })
 	if i < 0 || j < 0 {
-		return ""
+		return saved, 0, fmt.Errorf("%s1 or puts-1 was not measured", appendName)
 	}
 	rates, _ := puts[j].sides()
-	put := 1000 / Median.Of(rates)
-	saved, err := savedOf(d.Results[i].Pairs)
-	if err != nil || saved.High >= put {
-		return ""
+	put = 1000 / Median.Of(rates)
+	if saved, err = savedOf(d.Results[i].Pairs); err != nil {
+		return saved, put, err
 	}
-	faster := func(ms float64) float64 { return put / (put - ms) }
-	return fmt.Sprintf("an append of one entry takes raft-wal %.3f ms less (%.3f to %.3f). Of the %.2f ms of a put of one client (puts-1) it would save %d times that, first the leader's, then a follower's: "+
-		"puts would be %.2f times as fast (%.2f to %.2f). This is an estimate; the interval is that of the appends", saved.Mean/logAppendsOfPut, saved.Low/logAppendsOfPut, saved.High/logAppendsOfPut, put, logAppendsOfPut,
-		faster(saved.Mean), faster(saved.Low), faster(saved.High))
+	if saved.High >= put {
+		return saved, put, fmt.Errorf("the appends of a put take longer than a put of %.2f ms", put)
+	}
+	return saved, put, nil
 }
 
 // savedOf is how many milliseconds less a put waits for its appends of theirs: the
