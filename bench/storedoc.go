@@ -46,7 +46,7 @@ func (d StoreDocument) Markdown() string {
 	for _, c := range d.Results {
 		text.WriteString(c.row())
 	}
-	text.WriteString("\n")
+	text.WriteString("\nWhere the time goes, by profile: [Where the store's time goes](internals/store-profile.md).\n\n")
 	for _, c := range d.Results {
 		text.WriteString(c.section())
 	}
