@@ -171,7 +171,8 @@ func outcomeOf(p *internalv1.Proposal) outcome {
 
 // FromConnect reads it back on the other server. What carries no detail is an
 // accident of the network: whether the call took place is unknown, unless no
-// connection was made.
+// connection was made. A server that does not know the method says so by the code,
+// whatever it adds.
 func FromConnect(err error) error {
 	if err == nil {
 		return nil

@@ -376,6 +376,27 @@ func TestFewDoNotGather(t *testing.T) {
 	})
 }
 
+// TestGatherEndsWithAFullBatch: who waits for more than a batch holds waits for nothing.
+func TestGatherEndsWithAFullBatch(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, nil)
+		defer w.stop()
+		w.start("a")
+		for _, limits := range []Limits{{BatchCommands: 3, BatchBytes: 1000}, {BatchCommands: 1000, BatchBytes: 3}} {
+			limits.QueueCommands, limits.QueueBytes = 100, 100
+			q := newQueue(limits, 1)
+			for range 3 {
+				q.push(&pending{size: 1, done: make(chan outcome, 1)})
+			}
+			began := time.Now()
+			w.leader().gather(q, 50)
+			if waited := time.Since(began); waited != 0 {
+				t.Errorf("with %+v a full batch waited %v", limits, waited)
+			}
+		}
+	})
+}
+
 // TestGatherEndsInTime: a batch waits for a share of what the one before took, and
 // not when all are there.
 func TestGatherEndsInTime(t *testing.T) {

@@ -169,6 +169,14 @@ func (q *queue) before() landing {
 	return q.last
 }
 
+// ready tells whether so many wait, or as much as a batch holds: more would have to
+// wait for the next one anyway.
+func (q *queue) ready(enough int) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return len(q.waiting) >= min(enough, q.limits.BatchCommands) || q.bytes >= q.limits.BatchBytes
+}
+
 // load is how many commands wait, and how many batches are on their way.
 func (q *queue) load() (waiting, aloft int) {
 	q.mu.Lock()
@@ -192,7 +200,7 @@ func (q *queue) close(why *Error) {
 	q.waiting, q.bytes = nil, 0
 }
 
-// gather waits until enough commands wait in a queue, or for a share of what the batch
+// gather waits until enough commands wait in a queue, or a batch of them, or for a share of what the batch
 // before took; false when the member stops.
 func (c *Cluster) gather(q *queue, enough int) bool {
 	limit := gatherMax
@@ -202,7 +210,7 @@ func (c *Cluster) gather(q *queue, enough int) bool {
 	timer := c.cfg.Clock.NewTimer(limit)
 	defer timer.Stop()
 	for {
-		if waiting, _ := q.load(); waiting >= enough {
+		if q.ready(enough) {
 			return true
 		}
 		select {
