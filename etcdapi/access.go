@@ -68,23 +68,30 @@ func IdentifyTLS(clusterID string, check func(pki.Identity) error) func(context.
 }
 
 // listenerTLS lets a listener of TLS connections tell gRPC who is at the other
-// end. A connection that is not TLS says nothing; Config.Identify decides.
+// end. A connection that is not TLS says nothing; Config.Identify decides. One of the
+// gateway's says what the connection says that it is made for.
 type listenerTLS struct{}
 
 func (listenerTLS) ServerHandshake(conn net.Conn) (net.Conn, credentials.AuthInfo, error) {
-	c, ok := conn.(*tls.Conn)
-	if !ok {
-		return conn, plainText{}, nil
+	switch c := conn.(type) {
+	case *insideConn:
+		return c, tlsInfo(c.by), nil
+	case *tls.Conn:
+		ctx, cancel := context.WithTimeout(context.Background(), handshakeMax)
+		defer cancel()
+		if err := c.HandshakeContext(ctx); err != nil {
+			return nil, nil, errors.Join(err, c.Close())
+		}
+		return c, tlsInfo(c), nil
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), handshakeMax)
-	defer cancel()
-	if err := c.HandshakeContext(ctx); err != nil {
-		return nil, nil, errors.Join(err, c.Close())
-	}
-	return c, credentials.TLSInfo{
+	return conn, plainText{}, nil
+}
+
+func tlsInfo(c *tls.Conn) credentials.TLSInfo {
+	return credentials.TLSInfo{
 		State:          c.ConnectionState(),
 		CommonAuthInfo: credentials.CommonAuthInfo{SecurityLevel: credentials.PrivacyAndIntegrity},
-	}, nil
+	}
 }
 
 func (listenerTLS) ClientHandshake(context.Context, string, net.Conn) (net.Conn, credentials.AuthInfo, error) {

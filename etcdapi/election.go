@@ -31,12 +31,13 @@ func (e *electionServer) Campaign(ctx context.Context, req *v3electionpb.Campaig
 	if err != nil {
 		return nil, err
 	}
+	// The answer's revision is etcd's: that of the attempt to enter, whatever came then.
 	p, held, revision, err := e.enter(ctx, req.GetName(), lease, req.GetValue())
 	if err != nil {
 		return nil, err
 	}
 	if held != nil && !bytes.Equal(held.GetValue(), req.GetValue()) {
-		if revision, err = e.proclaim(ctx, p, req.GetValue()); err != nil {
+		if _, err = e.proclaim(ctx, p, req.GetValue()); err != nil {
 			e.leave(ctx, p)
 			return nil, err
 		}

@@ -94,8 +94,9 @@ type Server struct {
 	metrics  Metrics
 	scrape   http.Handler
 
-	grpc *grpc.Server
-	web  *http.Server
+	grpc    *grpc.Server
+	gateway *gateway
+	web     *http.Server
 	// asked has a place for each page that is being answered.
 	asked chan struct{}
 	// stopping is closed when Stop begins: it ends the streams.
@@ -117,6 +118,7 @@ func New(cfg Config) (*Server, error) {
 	}
 	s.grpc = grpc.NewServer(s.options()...)
 	s.register(s.grpc)
+	s.gateway = newGateway()
 	s.web = s.newWeb()
 	return s, nil
 }
@@ -145,8 +147,9 @@ func (s *Server) options() []grpc.ServerOption {
 func (s *Server) Serve(l net.Listener) error {
 	go s.watchLeader()
 	d := newDoor(l, s.clock, s.logger)
-	web := make(chan error, 1)
+	web, inside := make(chan error, 1), make(chan error, 1)
 	go func() { web <- s.serveWeb(d.web) }()
+	go func() { inside <- s.grpc.Serve(s.gateway.calls) }()
 	err := s.grpc.Serve(d.calls)
 	switch {
 	case s.stopped():
@@ -154,7 +157,12 @@ func (s *Server) Serve(l net.Listener) error {
 	case err != nil:
 		err = fmt.Errorf("serve etcd's API on %s: %w", l.Addr(), err)
 	}
-	return errors.Join(err, d.Close(), <-web)
+	err = errors.Join(err, d.Close(), <-web)
+	_ = s.gateway.calls.Close()
+	if inner := <-inside; inner != nil && !errors.Is(inner, net.ErrClosed) {
+		err = errors.Join(err, fmt.Errorf("serve etcd's JSON gateway: %w", inner))
+	}
+	return err
 }
 
 func (s *Server) stopped() bool {

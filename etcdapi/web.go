@@ -46,25 +46,30 @@ func (s *Server) newWeb() *http.Server {
 		Handler:           s.webHandler(),
 		MaxHeaderBytes:    webHeaderBytes,
 		ReadHeaderTimeout: webHeaderWait, ReadTimeout: webRequestWait, WriteTimeout: webAnswerWait, IdleTimeout: webIdle,
+		ConnContext: s.gateway.connContext, ConnState: s.gateway.forget,
 		HTTP2:    &http.HTTP2Config{MaxConcurrentStreams: s.limits.Streams},
 		ErrorLog: slog.NewLogLogger(s.logger.Handler(), slog.LevelDebug),
 	}
 }
 
-// webHandler gives what is gRPC to gRPC, and the rest to the pages.
+// webHandler gives what is gRPC to gRPC, what is JSON to the gateway, and the rest to the
+// pages.
 func (s *Server) webHandler() http.Handler {
 	pages := s.pages()
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.ProtoMajor == 2 && strings.HasPrefix(r.Header.Get("Content-Type"), "application/grpc") {
-			// A watch lasts as long as it likes; what bounds calls is in the interceptors.
-			control := http.NewResponseController(w)
-			if err := errors.Join(control.SetReadDeadline(time.Time{}), control.SetWriteDeadline(time.Time{})); err != nil {
-				s.logger.Error("a gRPC call over net/http keeps the deadlines of a page", "error", err)
-			}
+		isCall := r.ProtoMajor == 2 && strings.HasPrefix(r.Header.Get("Content-Type"), "application/grpc")
+		if !isCall && !isGateway(r.URL.Path) {
+			pages.ServeHTTP(w, r)
+			return
+		}
+		if err := noDeadlines(w); err != nil {
+			s.logger.Error("a call over net/http keeps the deadlines of a page", "error", err)
+		}
+		if isCall {
 			s.grpc.ServeHTTP(w, r)
 			return
 		}
-		pages.ServeHTTP(w, r)
+		s.gateway.serve(w, r, s.limits.gatewayBody())
 	})
 }
 
@@ -181,7 +186,7 @@ func getOnly(page http.HandlerFunc) http.HandlerFunc {
 }
 
 func (s *Server) noPage(w http.ResponseWriter, _ *http.Request) {
-	http.Error(w, "404 page not found: there are /metrics, /health, /livez, /readyz and /version; keys are read and written by gRPC, not by etcd's JSON gateway", http.StatusNotFound)
+	http.Error(w, "404 page not found: there are /metrics, /health, /livez, /readyz and /version; keys are read and written by gRPC, or by POST below /v3/ (etcd's JSON gateway)", http.StatusNotFound)
 }
 
 func (s *Server) metricsPage(w http.ResponseWriter, r *http.Request) {

@@ -100,7 +100,7 @@ func TestPages(t *testing.T) {
 				t.Errorf("%s is spoken instead of %s", res.Proto, name)
 			}
 		}
-		if code, text, _ := s.page(t, c, "GET", "/v3/kv/range"); code != 404 || !strings.Contains(text, "/metrics") || !strings.Contains(text, "gRPC") {
+		if code, text, _ := s.page(t, c, "GET", "/v2/keys"); code != 404 || !strings.Contains(text, "/metrics") || !strings.Contains(text, "/v3/") {
 			t.Errorf("%s: a page that is not there: %d %q", name, code, text)
 		}
 	}

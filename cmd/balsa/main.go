@@ -16,10 +16,10 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-
-	"github.com/balsa-run/balsa/daemon"
+	"google.golang.org/grpc/grpclog"
 
 	"github.com/balsa-run/balsa/client"
+	"github.com/balsa-run/balsa/daemon"
 )
 
 // Exit codes.
@@ -29,7 +29,15 @@ const (
 	exitUsage  = 2 // the command line itself is wrong; nothing was tried
 )
 
+// grpcLogVariable is gRPC's own: who sets it wants its log, on standard error.
+const grpcLogVariable = "GRPC_GO_LOG_SEVERITY_LEVEL"
+
 func main() {
+	if os.Getenv(grpcLogVariable) == "" {
+		// What gRPC would print are errors that its callers are told as well, among them
+		// those of what clients send: a log that strangers write.
+		grpclog.SetLoggerV2(grpclog.NewLoggerV2(io.Discard, io.Discard, io.Discard))
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	code := run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr)
 	stop()

@@ -38,7 +38,7 @@ func TestEtcdctl(t *testing.T) {
 		}{
 			{"keys", ctlKeys}, {"errors", ctlErrors}, {"transactions", ctlTxn}, {"watches", ctlWatch}, {"leases", ctlLeases},
 			{"locks and elections", ctlLocks}, {"compaction", ctlCompaction}, {"maintenance", ctlMaintenance},
-			{"a mirror", ctlMirror}, {"a snapshot", ctlSnapshot}, {"scale", ctlDatascale}, {"pages", pages},
+			{"a mirror", ctlMirror}, {"a snapshot", ctlSnapshot}, {"scale", ctlDatascale}, {"pages", pages}, {"the gateway", gateway},
 		} {
 			c.notef("== %s", part.name)
 			part.run(c)
