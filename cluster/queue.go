@@ -200,8 +200,8 @@ func (q *queue) close(why *Error) {
 	q.waiting, q.bytes = nil, 0
 }
 
-// gather waits until enough commands wait in a queue, or a batch of them, or for a share of what the batch
-// before took; false when the member stops.
+// gather waits until enough commands wait in a queue, or a batch of them, or for a
+// share of what the batch before took; false when the member stops.
 func (c *Cluster) gather(q *queue, enough int) bool {
 	limit := gatherMax
 	if took := q.before().took; took > 0 {

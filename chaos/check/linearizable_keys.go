@@ -94,6 +94,9 @@ func (k *linKey) at(revision int64) (int, bool) {
 // insert adds a version, judges what it contradicts, and returns where it is; -1
 // when it belongs to what was forgotten.
 func (c *Linearizable) insert(k *linKey, v linVersion) int {
+	if v.deletes {
+		k.deletedAt(v.rev)
+	}
 	at, _ := k.at(v.rev)
 	if at == 0 {
 		return -1
@@ -112,9 +115,6 @@ func (c *Linearizable) insert(k *linKey, v linVersion) int {
 		c.needs(k, v.rev, v.invoked, before.quiet)
 	}
 	k.versions = slices.Insert(k.versions, at, v)
-	if v.deletes {
-		k.deletedAt(v.rev)
-	}
 	return c.prune(k, at)
 }
 
@@ -135,7 +135,8 @@ func (c *Linearizable) prune(k *linKey, at int) int {
 	return max(at-cut, -1)
 }
 
-// deletedAt answers the absences that a deletion explains.
+// deletedAt answers the absences that a deletion explains, also one of a revision that
+// was forgotten.
 func (k *linKey) deletedAt(revision int64) {
 	k.absences = slices.DeleteFunc(k.absences, func(a linAbsence) bool { return a.after < revision })
 }

@@ -441,6 +441,9 @@ func (c *Linearizable) showsForgotten(k *linKey, rev int64, what content, s linS
 		f.sum = sum
 		c.assigned++
 		c.claimAny(o, k, linVersion{rev: rev, content: what, by: linSlipOfKey(s.r, k.key, what.value, rev)})
+		if what.deletes {
+			k.deletedAt(rev)
+		}
 	case f.single() && f.sum != linSum(k.key, what.value, what.deletes):
 		rule, made := "phantom", c.made.get(rev)
 		if len(made) > 0 && made[0].Key == k.key {
