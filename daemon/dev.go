@@ -25,8 +25,7 @@ const devName = "dev"
 type DevOptions struct {
 	DataDir string
 	Listen  string
-	// EtcdListen and EtcdAdvertise are those of ServerOptions.
-	EtcdListen, EtcdAdvertise string
+	Etcd    EtcdOptions
 	// CgroupPrefix holds the pods' cgroups; empty: one of the data directory's own.
 	CgroupPrefix string
 	// Out gets a line when the node is Ready.
@@ -43,7 +42,7 @@ func RunDev(ctx context.Context, options DevOptions) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	server := ServerOptions{
-		Name: devName, DataDir: options.DataDir, Listen: options.Listen, EtcdListen: options.EtcdListen, EtcdAdvertise: options.EtcdAdvertise,
+		Name: devName, DataDir: options.DataDir, Listen: options.Listen, Etcd: options.Etcd,
 		Init: true, Logger: options.Logger.With("part", "server"),
 	}
 	ended := make(chan error, 2)

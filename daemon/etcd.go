@@ -24,22 +24,41 @@ type etcdFace struct {
 	server   *etcdapi.Server
 }
 
+// EtcdOptions are a server's for clients of etcd.
+type EtcdOptions struct {
+	// Listen is the address of etcd's API, empty: none. Advertise is the one that its
+	// clients use, by default the same.
+	Listen, Advertise string
+	// ProgressEvery is how often a quiet watch that asked for progress is told of it;
+	// 0: etcd's ten minutes.
+	ProgressEvery time.Duration
+}
+
+// etcdProgressMin bounds EtcdOptions.ProgressEvery, as etcd does.
+const etcdProgressMin = 100 * time.Millisecond
+
 // completeEtcd checks where etcd's API is to be; empty: nowhere.
 func (o *ServerOptions) completeEtcd() error {
-	if o.EtcdListen == "" {
-		if o.EtcdAdvertise != "" {
-			return fmt.Errorf("--etcd-advertise %s without --etcd-listen: nobody would answer there", o.EtcdAdvertise)
+	if every := o.Etcd.ProgressEvery; every != 0 && every < etcdProgressMin {
+		return fmt.Errorf("--etcd-progress-every %v is less than %v", every, etcdProgressMin)
+	}
+	if o.Etcd.Listen == "" {
+		switch {
+		case o.Etcd.Advertise != "":
+			return fmt.Errorf("--etcd-advertise %s without --etcd-listen: nobody would answer there", o.Etcd.Advertise)
+		case o.Etcd.ProgressEvery != 0:
+			return fmt.Errorf("--etcd-progress-every %v without --etcd-listen: nobody would watch", o.Etcd.ProgressEvery)
 		}
 		return nil
 	}
-	setDefault(&o.EtcdAdvertise, o.EtcdListen)
-	if _, _, err := net.SplitHostPort(o.EtcdListen); err != nil {
-		return fmt.Errorf("--etcd-listen %q is not host:port: %w", o.EtcdListen, err)
+	setDefault(&o.Etcd.Advertise, o.Etcd.Listen)
+	if _, _, err := net.SplitHostPort(o.Etcd.Listen); err != nil {
+		return fmt.Errorf("--etcd-listen %q is not host:port: %w", o.Etcd.Listen, err)
 	}
-	if o.EtcdListen == o.Listen {
-		return fmt.Errorf("--etcd-listen %s is the API's address already: give another port, for example %s", o.EtcdListen, DefaultEtcdPort)
+	if o.Etcd.Listen == o.Listen {
+		return fmt.Errorf("--etcd-listen %s is the API's address already: give another port, for example %s", o.Etcd.Listen, DefaultEtcdPort)
 	}
-	return reachable("--etcd-advertise", o.EtcdAdvertise)
+	return reachable("--etcd-advertise", o.Etcd.Advertise)
 }
 
 // addresses are all that clients may check the server's certificate for. Clients of
@@ -47,11 +66,11 @@ func (o *ServerOptions) completeEtcd() error {
 // checks the address.
 func (o *ServerOptions) addresses() []string {
 	addresses := []string{o.Listen, o.Advertise}
-	if o.EtcdListen == "" {
+	if o.Etcd.Listen == "" {
 		return addresses
 	}
-	addresses = append(addresses, o.EtcdListen, o.EtcdAdvertise)
-	host, _, _ := net.SplitHostPort(o.EtcdListen)
+	addresses = append(addresses, o.Etcd.Listen, o.Etcd.Advertise)
+	host, _, _ := net.SplitHostPort(o.Etcd.Listen)
 	if ip, err := netip.ParseAddr(host); host == "" || host == "localhost" || err == nil && (ip.IsUnspecified() || ip.IsLoopback()) {
 		addresses = append(addresses, "localhost", "127.0.0.1")
 	}
@@ -61,10 +80,10 @@ func (o *ServerOptions) addresses() []string {
 // openEtcd listens for clients of etcd's API, if that was asked for. It is called
 // before the server takes part: a port that is taken is told at once.
 func (s *server) openEtcd(ctx context.Context, options pki.TLSOptions) error {
-	if s.EtcdListen == "" {
+	if s.Etcd.Listen == "" {
 		return nil
 	}
-	raw, err := (&net.ListenConfig{}).Listen(ctx, "tcp", s.EtcdListen)
+	raw, err := (&net.ListenConfig{}).Listen(ctx, "tcp", s.Etcd.Listen)
 	if err != nil {
 		return fmt.Errorf("--etcd-listen: %w", err)
 	}
@@ -83,6 +102,7 @@ func (s *server) assembleEtcd() error {
 	}
 	config := s.core.Etcd()
 	config.Identify, config.Archiver = s.core.EtcdIdentify(), archive.Archiver{Dir: scratch}
+	config.Limits.ProgressEvery = s.Etcd.ProgressEvery
 	s.etcd.server, err = etcdapi.New(config)
 	return err
 }
@@ -99,7 +119,7 @@ func (s *server) serveEtcd(ctx context.Context) {
 			s.fail(err)
 		}
 	}()
-	s.Logger.Info("etcd's API is served", "address", s.EtcdAdvertise)
+	s.Logger.Info("etcd's API is served", "address", s.Etcd.Advertise)
 	<-ctx.Done()
 	limit, cancel := context.WithTimeout(context.Background(), etcdStopTimeout)
 	defer cancel()

@@ -67,7 +67,7 @@ func etcdClient(t *testing.T, config *tls.Config, servers ...*running) *clientv3
 	t.Helper()
 	var endpoints []string
 	for _, s := range servers {
-		endpoints = append(endpoints, "https://"+s.options.EtcdListen)
+		endpoints = append(endpoints, "https://"+s.options.Etcd.Listen)
 	}
 	c, err := clientv3.New(clientv3.Config{Endpoints: endpoints, TLS: config, DialTimeout: patience, Logger: zap.NewNop()})
 	if err != nil {
@@ -79,7 +79,7 @@ func etcdClient(t *testing.T, config *tls.Config, servers ...*running) *clientv3
 
 // etcdServers are three that serve etcd's API.
 func etcdServers(t *testing.T) (all []*running, admin *client.Client) {
-	first := runServer(t, ServerOptions{Name: "s1", Init: true, EtcdListen: freeAddress(t)})
+	first := runServer(t, ServerOptions{Name: "s1", Init: true, Etcd: EtcdOptions{Listen: freeAddress(t), ProgressEvery: etcdProgressMin}})
 	all, admin = []*running{first}, first.admin(t)
 	for _, name := range []string{"s2", "s3"} {
 		var token string
@@ -88,7 +88,7 @@ func etcdServers(t *testing.T) (all []*running, admin *client.Client) {
 			token = made.GetToken()
 			return err
 		})
-		all = append(all, runServer(t, ServerOptions{Name: name, Join: []string{first.options.Listen}, Token: token, EtcdListen: freeAddress(t)}))
+		all = append(all, runServer(t, ServerOptions{Name: name, Join: []string{first.options.Listen}, Token: token, Etcd: EtcdOptions{Listen: freeAddress(t)}}))
 		eventually(t, func() error { return voters(admin, len(all)) })
 	}
 	return all, admin
@@ -99,6 +99,7 @@ func TestEtcdOnThreeServers(t *testing.T) {
 	servers, admin := etcdServers(t)
 	user := etcdUser(t, admin, "shop", "admin")
 	t.Run("every server serves", func(t *testing.T) { everyServerServes(t, servers, user) })
+	t.Run("progress", func(t *testing.T) { progressIsTold(t, servers[0], user) })
 	t.Run("a lease survives its leader", func(t *testing.T) { leaseSurvives(t, servers, admin, user) })
 	t.Run("who may do what", func(t *testing.T) { etcdRoles(t, servers, admin) })
 	t.Run("pages", func(t *testing.T) { etcdPages(t, servers, user) })
@@ -126,10 +127,22 @@ func TestEtcdOnThreeServers(t *testing.T) {
 	})
 }
 
+// progressIsTold: a watch that nothing happens to is told so as often as was asked for.
+func progressIsTold(t *testing.T, s *running, user *tls.Config) {
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	for r := range etcdClient(t, user, s).Watch(ctx, "nobody writes this", clientv3.WithProgressNotify()) {
+		if r.IsProgressNotify() {
+			return
+		}
+	}
+	t.Error("a quiet watch is not told of progress")
+}
+
 func everyServerServes(t *testing.T, servers []*running, user *tls.Config) {
 	var want []string
 	for _, s := range servers {
-		want = append(want, "https://"+s.options.EtcdListen)
+		want = append(want, "https://"+s.options.Etcd.Listen)
 	}
 	slices.Sort(want)
 	for i, s := range servers {
@@ -274,7 +287,7 @@ func etcdPages(t *testing.T, servers []*running, user *tls.Config) {
 		for page, want := range map[string]string{
 			"/metrics": "\nprocess_resident_memory_bytes ", "/health": `{"health":"true","reason":""}`, "/version": `"etcdserver":"3.7`, "/readyz": "ok\n",
 		} {
-			req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "https://"+s.options.EtcdListen+page, nil)
+			req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "https://"+s.options.Etcd.Listen+page, nil)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -319,7 +332,7 @@ func listedWhileDown(t *testing.T, servers []*running, user *tls.Config) {
 			return err
 		}
 		for _, m := range list.Members {
-			if m.GetName() == "s3" && slices.Equal(m.GetClientURLs(), []string{"https://" + servers[2].options.EtcdListen}) {
+			if m.GetName() == "s3" && slices.Equal(m.GetClientURLs(), []string{"https://" + servers[2].options.Etcd.Listen}) {
 				return nil
 			}
 		}
@@ -332,21 +345,24 @@ func TestEtcdOptions(t *testing.T) {
 		options ServerOptions
 		want    string
 	}{
-		"no listener":   {ServerOptions{Listen: "10.0.0.1:7443", EtcdAdvertise: "10.0.0.1:2379"}, "without --etcd-listen"},
-		"no port":       {ServerOptions{Listen: "10.0.0.1:7443", EtcdListen: "10.0.0.1"}, "is not host:port"},
-		"the same":      {ServerOptions{Listen: "10.0.0.1:7443", EtcdListen: "10.0.0.1:7443"}, "already"},
-		"leads nowhere": {ServerOptions{Listen: "10.0.0.1:7443", EtcdListen: "0.0.0.0:2379"}, "no address that others can reach"},
+		"no listener":   {ServerOptions{Listen: "10.0.0.1:7443", Etcd: EtcdOptions{Advertise: "10.0.0.1:2379"}}, "without --etcd-listen"},
+		"no watches":    {ServerOptions{Listen: "10.0.0.1:7443", Etcd: EtcdOptions{ProgressEvery: time.Second}}, "without --etcd-listen"},
+		"too often":     {ServerOptions{Listen: "10.0.0.1:7443", Etcd: EtcdOptions{Listen: "10.0.0.1:2379", ProgressEvery: 99 * time.Millisecond}}, "less than 100ms"},
+		"never":         {ServerOptions{Listen: "10.0.0.1:7443", Etcd: EtcdOptions{Listen: "10.0.0.1:2379", ProgressEvery: -time.Second}}, "less than 100ms"},
+		"no port":       {ServerOptions{Listen: "10.0.0.1:7443", Etcd: EtcdOptions{Listen: "10.0.0.1"}}, "is not host:port"},
+		"the same":      {ServerOptions{Listen: "10.0.0.1:7443", Etcd: EtcdOptions{Listen: "10.0.0.1:7443"}}, "already"},
+		"leads nowhere": {ServerOptions{Listen: "10.0.0.1:7443", Etcd: EtcdOptions{Listen: "0.0.0.0:2379"}}, "no address that others can reach"},
 	} {
 		if err := c.options.completeEtcd(); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	local := ServerOptions{Listen: "10.0.0.1:7443", EtcdListen: "127.0.0.1:2379"}
-	if err := local.completeEtcd(); err != nil || local.EtcdAdvertise != local.EtcdListen || !slices.Contains(local.addresses(), "localhost") {
-		t.Errorf("on loopback: %v, %v, %v", err, local.EtcdAdvertise, local.addresses())
+	local := ServerOptions{Listen: "10.0.0.1:7443", Etcd: EtcdOptions{Listen: "127.0.0.1:2379"}}
+	if err := local.completeEtcd(); err != nil || local.Etcd.Advertise != local.Etcd.Listen || !slices.Contains(local.addresses(), "localhost") {
+		t.Errorf("on loopback: %v, %v, %v", err, local.Etcd.Advertise, local.addresses())
 	}
 	off := ServerOptions{Listen: "10.0.0.1:7443", Advertise: "10.0.0.1:7443"}
-	if err := off.completeEtcd(); err != nil || off.EtcdAdvertise != "" || len(off.addresses()) != 2 {
+	if err := off.completeEtcd(); err != nil || off.Etcd.Advertise != "" || len(off.addresses()) != 2 {
 		t.Errorf("not asked for: %v, %v", err, off.addresses())
 	}
 }

@@ -42,9 +42,7 @@ type ServerOptions struct {
 	Listen, Advertise string
 	// Gossip is the address of the gossip; empty: Listen's with port 7446.
 	Gossip string
-	// EtcdListen is the address of etcd's API, empty: none. EtcdAdvertise is the one
-	// that its clients use, by default the same.
-	EtcdListen, EtcdAdvertise string
+	Etcd   EtcdOptions
 
 	// Init makes a new cluster; otherwise Join and Token lead to one. A server
 	// that is part of a cluster ignores all three.

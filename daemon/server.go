@@ -187,7 +187,7 @@ func (s *server) assembleCore() error {
 	}
 	metrics := newMetrics()
 	s.core, err = core.NewServer(core.Config{
-		ID: s.id, Name: s.Name, Address: s.Advertise, Version: version.Version(), EtcdAddress: s.EtcdAdvertise,
+		ID: s.id, Name: s.Name, Address: s.Advertise, Version: version.Version(), EtcdAddress: s.Etcd.Advertise,
 		Network: s.network, Gossip: s.gossip, Logs: s.disk.Log(), Stable: s.disk.Stable(), Snapshots: s.disk.Snapshots(),
 		Blobs: kept, Archives: archives{scratch}, FreeSpace: s.disk.FreeSpace,
 		Bundle: s.identity.Bundle, Guard: s.guard, Clock: clock.Real{}, Random: rand.Reader, Logger: s.Logger,

@@ -2,13 +2,11 @@ package etcdapi
 
 import (
 	"context"
-	"net"
-	"net/url"
 	"slices"
-	"strings"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	"go.etcd.io/etcd/client/pkg/v3/types"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 )
@@ -48,7 +46,7 @@ func (c *clusterServer) MemberList(ctx context.Context, req *pb.MemberListReques
 }
 
 func (c *clusterServer) MemberAdd(_ context.Context, req *pb.MemberAddRequest) (*pb.MemberAddResponse, error) {
-	if !goodURLs(req.GetPeerURLs()) {
+	if _, err := types.NewURLs(req.GetPeerURLs()); err != nil {
 		return nil, rpctypes.ErrGRPCMemberBadURLs
 	}
 	for _, m := range c.group.Members() {
@@ -70,7 +68,7 @@ func (c *clusterServer) MemberUpdate(_ context.Context, req *pb.MemberUpdateRequ
 	if _, known := c.member(req.GetID()); !known {
 		return nil, rpctypes.ErrGRPCMemberNotFound
 	}
-	if !goodURLs(req.GetPeerURLs()) {
+	if _, err := types.NewURLs(req.GetPeerURLs()); err != nil {
 		return nil, rpctypes.ErrGRPCMemberBadURLs
 	}
 	return nil, errMemberUpdate
@@ -95,19 +93,4 @@ func (s *Server) member(id uint64) (Member, bool) {
 		return Member{}, false
 	}
 	return all[i], true
-}
-
-// goodURLs holds peers' URLs against etcd's rules: at least one, each of http or
-// https with a host and a port and no path.
-func goodURLs(urls []string) bool {
-	for _, text := range urls {
-		u, err := url.Parse(strings.TrimSpace(text))
-		if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Path != "" {
-			return false
-		}
-		if _, _, err := net.SplitHostPort(u.Host); err != nil {
-			return false
-		}
-	}
-	return len(urls) > 0
 }

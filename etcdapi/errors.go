@@ -19,6 +19,7 @@ var errInternal = status.Error(codes.Internal, "etcdserver: internal error: see 
 var statuses = []struct{ err, status error }{
 	{ErrNoLeader, rpctypes.ErrGRPCNoLeader},
 	{ErrLeaderChanged, rpctypes.ErrGRPCLeaderChanged},
+	{ErrLeaderLost, rpctypes.ErrGRPCTimeoutDueToLeaderFail},
 	{ErrTimeout, rpctypes.ErrGRPCTimeout},
 	{ErrStopped, rpctypes.ErrGRPCStopped},
 	{ErrTooManyRequests, rpctypes.ErrGRPCRequestTooManyRequests},

@@ -2,6 +2,7 @@ package etcdapi
 
 import (
 	"context"
+	"slices"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
@@ -79,7 +80,18 @@ func (k *kvServer) sendRange(view store.View, r *pb.RangeRequest, stream pb.KV_R
 	if r.GetCountOnly() {
 		return piece, nil
 	}
-	for kv := range keysIn(view, r, 0) {
+	keys := keysIn(view, r, 0)
+	if r.GetSortTarget() != pb.RangeRequest_KEY {
+		// As Range: without an order it sorts what the limit has let through.
+		op := rangeOp(r)
+		found, err := collect(stream.Context(), view, op)
+		if err != nil {
+			return nil, err
+		}
+		store.SortKeys(op, found)
+		keys = slices.Values(found)
+	}
+	for kv := range keys {
 		if r.GetLimit() > 0 && sent == r.GetLimit() {
 			piece.More = true
 			break

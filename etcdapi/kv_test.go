@@ -193,6 +193,7 @@ func TestFailuresOfTheGroup(t *testing.T) {
 	for err, want := range map[error]error{
 		ErrNoLeader:                           rpctypes.ErrGRPCNoLeader,
 		fmt.Errorf("x: %w", ErrLeaderChanged): rpctypes.ErrGRPCLeaderChanged,
+		ErrLeaderLost:                         rpctypes.ErrGRPCTimeoutDueToLeaderFail,
 		ErrTimeout:                            rpctypes.ErrGRPCTimeout,
 		ErrStopped:                            rpctypes.ErrGRPCStopped,
 		ErrTooManyRequests:                    rpctypes.ErrGRPCRequestTooManyRequests,
@@ -403,6 +404,8 @@ func TestRangeStreamIsRange(t *testing.T) {
 	for i := range 40 {
 		r.put(t, fmt.Sprintf("k%02d", i), strings.Repeat("v", i))
 	}
+	r.put(t, "k03", "w")
+	r.put(t, "k03", "a")
 	for name, request := range map[string]*pb.RangeRequest{
 		"everything":  rangeOf(),
 		"limit":       rangeOf(func(r *pb.RangeRequest) { r.Limit = 17 }),
@@ -410,6 +413,8 @@ func TestRangeStreamIsRange(t *testing.T) {
 		"past":        rangeOf(func(r *pb.RangeRequest) { r.Revision = 20; r.Limit = 3 }),
 		"keys only":   rangeOf(func(r *pb.RangeRequest) { r.KeysOnly = true }),
 		"count only":  rangeOf(func(r *pb.RangeRequest) { r.CountOnly = true }),
+		"by value":    rangeOf(func(r *pb.RangeRequest) { r.SortTarget = pb.RangeRequest_VALUE; r.Limit = 17 }),
+		"by version":  rangeOf(func(r *pb.RangeRequest) { r.SortTarget = pb.RangeRequest_VERSION }),
 		"one key":     {Key: b("k07")},
 		"nothing":     {Key: b("x"), RangeEnd: b("y"), Serializable: true},
 	} {

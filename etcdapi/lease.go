@@ -183,17 +183,28 @@ func (l *leaseServer) LeaseLeases(ctx context.Context, _ *pb.LeaseLeasesRequest)
 func (s *Server) leaseTime(ctx context.Context, id int64, renew bool) (*internalv1.LeaseTimeResponse, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, leaseWait, ErrTimeout)
 	defer cancel()
+	leaderless := false
+	over := func() error {
+		if cause := context.Cause(ctx); !leaderless || !errors.Is(cause, ErrTimeout) {
+			return s.statusOf(cause)
+		}
+		return s.statusOf(ErrNoLeader) // etcd's word where nobody has led all along
+	}
 	for {
 		res, err := s.leases.LeaseTime(ctx, &internalv1.LeaseTimeRequest{Id: id, Renew: renew})
 		switch {
 		case err == nil:
 			return res, nil
 		case ctx.Err() != nil:
-			return nil, s.statusOf(context.Cause(ctx))
+			return nil, over()
 		case !errors.Is(err, ErrNoLeader) && !errors.Is(err, ErrLeaderChanged) && !errors.Is(err, ErrTimeout):
 			return nil, s.statusOf(err)
 		}
+		leaderless = errors.Is(err, ErrNoLeader)
 		if err := s.pause(ctx, leasePause); err != nil {
+			if ctx.Err() != nil {
+				return nil, over()
+			}
 			return nil, err
 		}
 	}

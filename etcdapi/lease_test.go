@@ -5,6 +5,7 @@ import (
 	"errors"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
@@ -247,5 +248,36 @@ func TestKeepAliveEnds(t *testing.T) {
 	r.server.Stop(soon(t))
 	if res, err := silent.Recv(); err == nil {
 		t.Errorf("after the server's end: %v", res)
+	}
+}
+
+// leaderless are Leases that nobody answers for, until the caller waits no longer.
+type leaderless struct{ err error }
+
+func (l leaderless) LeaseTime(ctx context.Context, _ *internalv1.LeaseTimeRequest) (*internalv1.LeaseTimeResponse, error) {
+	if l.err == nil {
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}
+	return nil, l.err
+}
+
+// TestLeaseTimeWithoutALeader: as etcd, who waited in vain is told that there was no leader,
+// and who got no answer that it timed out.
+func TestLeaseTimeWithoutALeader(t *testing.T) {
+	for want, leases := range map[error]leaderless{rpctypes.ErrGRPCNoLeader: {ErrNoLeader}, rpctypes.ErrGRPCTimeout: {nil}} {
+		synctest.Test(t, func(t *testing.T) {
+			g := &testGroup{store: store.New(store.Options{})}
+			s, err := New(Config{Space: g.store.Space(store.SpaceEtcd), Backend: g, Group: g, Leases: leases, Identify: IdentifyTLS("c1", nil)})
+			if err != nil {
+				t.Fatal(err)
+			}
+			began := time.Now()
+			_, err = s.leaseTime(t.Context(), 1, true)
+			says(t, "the lease's time", err, want)
+			if waited := time.Since(began); waited != leaseWait {
+				t.Errorf("it waited %v, want %v", waited, leaseWait)
+			}
+		})
 	}
 }

@@ -166,7 +166,12 @@ func compactedAt(view store.View) int64 {
 // hashEvery is how many keys are hashed between two looks whether somebody waits.
 const hashEvery = 4096
 
+// hashBegin is what every hash goes on from: as in etcd that of nothing is not 0, which
+// programs take for no hash.
+var hashBegin = crc32.Checksum([]byte("key"), crc32.MakeTable(crc32.Castagnoli))
+
 func hashKeys(ctx context.Context, view store.View) (sum uint32, err error) {
+	sum = hashBegin
 	n := 0
 	for kv := range view.Range("", "", 0) {
 		if n++; n%hashEvery == 0 && ctx.Err() != nil {

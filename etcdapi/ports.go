@@ -23,9 +23,12 @@ import (
 var (
 	// ErrNoLeader: no server leads, or this one cannot reach it. Nothing was done.
 	ErrNoLeader = errors.New("no leader")
-	// ErrLeaderChanged: leadership changed under the request. For a write it is
-	// unknown whether it took effect.
+	// ErrLeaderChanged: leadership changed under the request. Nothing was done: clients
+	// of etcd, which says this of reads only, try a write again.
 	ErrLeaderChanged = errors.New("leader changed")
+	// ErrLeaderLost: leadership was lost under a write. It is unknown whether it took
+	// effect.
+	ErrLeaderLost = errors.New("leader lost")
 	// ErrTimeout: no answer in time. For a write it is unknown whether it took
 	// effect.
 	ErrTimeout = errors.New("timed out")

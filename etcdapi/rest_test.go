@@ -12,12 +12,15 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.uber.org/zap"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 
 	internalv1 "github.com/balsa-run/balsa/gen/balsainternal/v1"
+	"github.com/balsa-run/balsa/pki"
 	"github.com/balsa-run/balsa/store"
 )
 
@@ -90,6 +93,7 @@ func TestMembershipIsBalsas(t *testing.T) {
 		return second(c.MemberAdd(ctx, &pb.MemberAddRequest{PeerURLs: urls}))
 	}
 	says(t, "add", add(good...), errMemberAdd)
+	says(t, "add a socket", add("unix://localhost:1", "unixs:///run/m2"), errMemberAdd)
 	says(t, "add a known one", add("https://10.0.0.2:7443"), rpctypes.ErrGRPCPeerURLExist)
 	for _, bad := range []string{"", "10.0.0.9:2380", "https://10.0.0.9", "https://10.0.0.9:1/path", "ftp://10.0.0.9:1", "https://10.0.0.9:1\n%"} {
 		says(t, "add "+bad, add(bad), rpctypes.ErrGRPCMemberBadURLs)
@@ -115,10 +119,62 @@ func TestAuthIsCertificates(t *testing.T) {
 	r, _ := trioRig(t)
 	for _, method := range pb.Auth_ServiceDesc.Methods {
 		err := r.conn.Invoke(soon(t), "/"+pb.Auth_ServiceDesc.ServiceName+"/"+method.MethodName, &pb.AuthStatusRequest{}, &pb.AuthStatusResponse{})
-		says(t, method.MethodName, err, errAuth)
+		want := errAuth
+		if method.MethodName == "Authenticate" {
+			want = rpctypes.ErrGRPCAuthNotEnabled
+		}
+		says(t, method.MethodName, err, want)
 	}
 	if len(pb.Auth_ServiceDesc.Methods) < 16 || !strings.Contains(errAuth.Error(), "balsa user create NAME --role") {
 		t.Errorf("%d methods say %v", len(pb.Auth_ServiceDesc.Methods), errAuth)
+	}
+}
+
+// TestAPasswordIsOfNoUse: a program that was given one connects all the same, and has the
+// rights of its certificate.
+func TestAPasswordIsOfNoUse(t *testing.T) {
+	s := newSecured(t)
+	for _, role := range []pki.Role{pki.RoleAdmin, pki.RoleReader} {
+		c, err := clientv3.New(clientv3.Config{
+			Endpoints: []string{"https://" + s.address}, Logger: zap.NewNop(), Context: soon(t), Username: "root", Password: "secret",
+			TLS: s.offering(t, role, "h2"),
+		})
+		if err != nil {
+			t.Fatalf("%s: %v", role, err)
+		}
+		defer c.Close()
+		if _, err := c.Get(soon(t), "a"); err != nil {
+			t.Errorf("%s gets: %v", role, err)
+		}
+		if _, err := c.Put(soon(t), "a", "1"); (err == nil) != (role == pki.RoleAdmin) {
+			t.Errorf("%s puts: %v", role, err)
+		}
+	}
+}
+
+// TestHealthService serves until the server stops, and tells who watches.
+func TestHealthService(t *testing.T) {
+	r, _ := trioRig(t)
+	c := healthpb.NewHealthClient(r.conn)
+	if res, err := c.Check(soon(t), &healthpb.HealthCheckRequest{}); err != nil || res.GetStatus() != healthpb.HealthCheckResponse_SERVING {
+		t.Errorf("%v, %v", res, err)
+	}
+	if _, err := c.Check(soon(t), &healthpb.HealthCheckRequest{Service: "nobody"}); status.Code(err) != codes.NotFound {
+		t.Errorf("of a service that is not there: %v", err)
+	}
+	w, err := c.Watch(soon(t), &healthpb.HealthCheckRequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if res, err := w.Recv(); err != nil || res.GetStatus() != healthpb.HealthCheckResponse_SERVING {
+		t.Errorf("%v, %v", res, err)
+	}
+	r.server.Stop(soon(t))
+	for err = error(nil); err == nil; {
+		_, err = w.Recv()
+	}
+	if status.Code(err) != codes.Unavailable {
+		t.Errorf("the watch ends with %v", err)
 	}
 }
 
@@ -209,6 +265,10 @@ func TestHashes(t *testing.T) {
 			t.Fatal(err)
 		}
 		return res
+	}
+	empty, _ := trioRig(t)
+	if res := hash(empty, 0); res.GetHash() == 0 {
+		t.Error("the hash of nothing is 0, which is no hash to programs")
 	}
 	seen := map[uint32]int64{}
 	for revision := int64(4); revision <= 5; revision++ {

@@ -15,6 +15,7 @@ import (
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	grpchealth "google.golang.org/grpc/health"
 	"google.golang.org/grpc/keepalive"
 
 	"github.com/balsa-run/balsa/internal/clock"
@@ -95,6 +96,7 @@ type Server struct {
 	scrape   http.Handler
 
 	grpc    *grpc.Server
+	health  *grpchealth.Server
 	gateway *gateway
 	web     *http.Server
 	// asked has a place for each page that is being answered.
@@ -116,7 +118,7 @@ func New(cfg Config) (*Server, error) {
 		identify: cfg.Identify, attend: cfg.Attend, clock: cfg.Clock, logger: cfg.Logger, auditLog: cfg.Audit, limits: cfg.Limits, metrics: cfg.Metrics, scrape: cfg.Scrape,
 		asked: make(chan struct{}, webRequests), stopping: make(chan struct{}),
 	}
-	s.grpc = grpc.NewServer(s.options()...)
+	s.grpc, s.health = grpc.NewServer(s.options()...), grpchealth.NewServer()
 	s.register(s.grpc)
 	s.gateway = newGateway()
 	s.web = s.newWeb()
@@ -159,7 +161,7 @@ func (s *Server) Serve(l net.Listener) error {
 	}
 	err = errors.Join(err, d.Close(), <-web)
 	_ = s.gateway.calls.Close()
-	if inner := <-inside; inner != nil && !errors.Is(inner, net.ErrClosed) {
+	if inner := <-inside; inner != nil && !s.stopped() && !errors.Is(inner, net.ErrClosed) {
 		err = errors.Join(err, fmt.Errorf("serve etcd's JSON gateway: %w", inner))
 	}
 	return err
@@ -177,6 +179,7 @@ func (s *Server) stopped() bool {
 // Stop ends streams at once and lets calls finish until ctx ends.
 func (s *Server) Stop(ctx context.Context) {
 	s.stopOnce.Do(func() { close(s.stopping) })
+	s.health.Shutdown()
 	s.streams.end(true, rpctypes.ErrGRPCStopped)
 	done := make(chan struct{})
 	go func() {

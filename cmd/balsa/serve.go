@@ -87,7 +87,7 @@ directory; the others with --join and a token. After that, only --data-dir,
 	flags.StringVar(&options.Listen, "listen", "127.0.0.1:"+daemon.DefaultAPIPort, "address of the API, of joins and of raft")
 	flags.StringVar(&options.Advertise, "advertise", "", "address that others use for this server (default: --listen)")
 	flags.StringVar(&options.Gossip, "gossip-listen", "", "address of the gossip, TCP and UDP (default: --listen's with port "+daemon.DefaultGossipPort+")")
-	etcdFlags(command, &options.EtcdListen, &options.EtcdAdvertise)
+	etcdFlags(command, &options.Etcd)
 	flags.BoolVar(&options.Init, "init", false, "make a new cluster")
 	flags.StringVar(&options.PodCIDR, "pod-cidr", "", "addresses of pods of a new cluster (default 10.244.0.0/16)")
 	flags.StringVar(&options.ServiceCIDR, "service-cidr", "", "addresses of Services of a new cluster (default 10.96.0.0/12)")
@@ -171,15 +171,16 @@ balsa dev, or until their pods are deleted.`,
 	flags := command.Flags()
 	flags.StringVar(&options.DataDir, "data-dir", "balsa-dev", "folder of everything that dev keeps")
 	flags.StringVar(&options.Listen, "listen", "127.0.0.1:"+daemon.DefaultAPIPort, "address of the API")
-	etcdFlags(command, &options.EtcdListen, &options.EtcdAdvertise)
+	etcdFlags(command, &options.Etcd)
 	flags.StringVar(&options.CgroupPrefix, "cgroup-prefix", "", "cgroup of all pods (default: one of the data directory's own)")
 	log.add(command)
 	return command
 }
 
-// etcdFlags are where a server answers etcd's clients.
-func etcdFlags(command *cobra.Command, listen, advertise *string) {
+// etcdFlags are what a server has for etcd's clients.
+func etcdFlags(command *cobra.Command, o *daemon.EtcdOptions) {
 	flags := command.Flags()
-	flags.StringVar(listen, "etcd-listen", "", "address of etcd's API, for example 10.0.0.1:"+daemon.DefaultEtcdPort+" (default: it is not served)")
-	flags.StringVar(advertise, "etcd-advertise", "", "address that etcd's clients use for this server (default: --etcd-listen)")
+	flags.StringVar(&o.Listen, "etcd-listen", "", "address of etcd's API, for example 10.0.0.1:"+daemon.DefaultEtcdPort+" (default: it is not served)")
+	flags.StringVar(&o.Advertise, "etcd-advertise", "", "address that etcd's clients use for this server (default: --etcd-listen)")
+	flags.DurationVar(&o.ProgressEvery, "etcd-progress-every", 0, "how often a quiet watch of etcd's API that asks for it is told how far it is (default 10m)")
 }

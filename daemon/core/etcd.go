@@ -83,8 +83,15 @@ func etcdError(ctx context.Context, err error) error {
 	return fmt.Errorf("%w: %w", sentinel, err)
 }
 
-// etcdSentinel is nil for what is a mistake of ours.
+// etcdSentinel is nil for what is a mistake of ours. Whether something may have been done
+// comes first: clients of etcd try again where nothing was.
 func etcdSentinel(e *cluster.Error) error {
+	if e.Class == cluster.Unknown {
+		if e.Reason == cluster.ReasonLeadershipLost {
+			return etcdapi.ErrLeaderLost
+		}
+		return etcdapi.ErrTimeout // the answer was lost, whatever the reason
+	}
 	switch e.Reason {
 	case cluster.ReasonQueueFull:
 		return etcdapi.ErrTooManyRequests
@@ -96,11 +103,6 @@ func etcdSentinel(e *cluster.Error) error {
 		return etcdapi.ErrLeaderChanged
 	case cluster.ReasonDeadline:
 		return etcdapi.ErrTimeout
-	}
-	if e.Class == cluster.Unknown {
-		return etcdapi.ErrTimeout // the answer was lost, whatever the reason
-	}
-	switch e.Reason {
 	case cluster.ReasonStopped, cluster.ReasonFailed, cluster.ReasonNotInitialised, cluster.ReasonRemoved, cluster.ReasonIdentity:
 		return etcdapi.ErrStopped
 	}
