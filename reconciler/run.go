@@ -144,7 +144,7 @@ func newRunner(d Deps) (*runner, error) {
 		taints.New(r.kit("taints")),
 		gc.New(r.kit("gc")),
 		namespaces.New(r.kit("namespaces"), r.writer(store.SpaceEvents)),
-		compaction.New(writers, d.Store.Spaces()),
+		compaction.New(d.Clock, writers, d.Store.Spaces()),
 	}
 	for _, c := range r.concerns {
 		r.queues[c.Name] = loop.NewQueue(d.Clock, queueLimit)
