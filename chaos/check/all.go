@@ -1,6 +1,11 @@
 package check
 
-import "time"
+import (
+	"fmt"
+	"time"
+
+	"github.com/balsa-run/balsa/chaos/history"
+)
 
 // The prefixes of the keys that each workload writes, so that each checker sees its
 // own operations only. A list or a watch of all keys is of no workload: Ranges,
@@ -22,9 +27,36 @@ const (
 	PrefixLease = "lease/"
 )
 
+// The bank of the simulation: accounts that hold BankTotal together.
+const (
+	bankAccounts = 5
+	BankTotal    = 500
+)
+
+// BankAccounts are the keys of the simulation's accounts.
+func BankAccounts() []string {
+	out := make([]string, bankAccounts)
+	for i := range out {
+		out[i] = fmt.Sprintf("%s%d", PrefixBank, i)
+	}
+	return out
+}
+
+// SimulatedDrift is by how much the clocks of simulated servers may run fast within a
+// lease.
+const SimulatedDrift = 250 * time.Millisecond
+
+// Simulated are the options for the history of a simulated run's etcd space.
+func Simulated() Options {
+	return Options{Drift: SimulatedDrift, Accounts: BankAccounts(), Total: BankTotal, LocksWrite: true}
+}
+
 // Options say what a history is of.
 type Options struct {
 	Linearizable LinearizableOptions
+	// LocksWrite says that whoever takes a lock creates its key, bound to a lease, and
+	// who leaves it deletes the key: then these are writes to Linearizable.
+	LocksWrite bool
 	// Drift bounds how much earlier than by the clients' clock a lease may expire.
 	Drift time.Duration
 	// Accounts are the keys of the accounts below PrefixBank, and Total is what they
@@ -36,8 +68,12 @@ type Options struct {
 // All are the checkers of a history with all workloads, each for its own part. Every
 // record is to be added to each of them.
 func All(opts Options) []Checker {
+	var linearizable Checker = NewLinearizable(opts.Linearizable)
+	if opts.LocksWrite {
+		linearizable = lockWrites{linearizable}
+	}
 	out := []Checker{
-		NewLinearizable(opts.Linearizable),
+		linearizable,
 		NewHashes(),
 		NewRanges(),
 		NewWatch(),
@@ -49,4 +85,17 @@ func All(opts Options) []Checker {
 		out = append(out, Scope(NewBank(opts.Accounts, opts.Total), PrefixBank))
 	}
 	return out
+}
+
+// lockWrites shows operations on locks as what they are to whoever knows of no locks.
+type lockWrites struct{ Checker }
+
+func (c lockWrites) Add(r history.Record) {
+	switch r.F {
+	case history.Lock:
+		r.F, r.Base = history.CAS, 0
+	case history.Unlock:
+		r.F = history.Delete
+	}
+	c.Checker.Add(r)
 }

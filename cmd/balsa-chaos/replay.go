@@ -174,7 +174,7 @@ func replayCommand() *cobra.Command {
 FILE is one that sim or shrink has written; then the digest has to be the one that is
 in it, or the program is not the one that wrote it, and the command ends with 1. A
 SEED is run with the flags, as sim does. --history writes what the clients of the etcd
-space asked and were told; balsa-chaos needs nothing else to judge it again.`,
+space asked and were told, for balsa-chaos history and balsa-chaos check.`,
 		RunE: func(command *cobra.Command, args []string) error {
 			r, err := which(args[0], &flags)
 			if err != nil {

@@ -18,8 +18,6 @@ const (
 	minFailovers = 1
 	// leastFaults in a minute.
 	leastFaults = 5
-	// drift is by how much the clocks of servers may run fast within a lease.
-	drift = 250 * time.Millisecond
 )
 
 // judges are the checkers, which see each record as it is made.
@@ -31,7 +29,7 @@ type judges struct {
 func newJudges() *judges {
 	return &judges{
 		objects: []check.Checker{check.NewLinearizable(check.LinearizableOptions{Foreign: true})},
-		etcd:    check.All(check.Options{Drift: drift, Accounts: accountNames(), Total: bankTotal}),
+		etcd:    check.All(check.Simulated()),
 		export:  history.NewWriter(host{}),
 	}
 }
@@ -45,25 +43,9 @@ func (j *judges) object(r history.Record) error {
 
 func (j *judges) key(r history.Record) error {
 	for _, c := range j.etcd {
-		if _, general := c.(*check.Linearizable); general {
-			c.Add(asWrite(r))
-			continue
-		}
 		c.Add(r)
 	}
 	return j.export.Write(r)
-}
-
-// asWrite is an operation on a lock as what it is to whoever knows of no locks: a
-// write of its key, bound to a lease.
-func asWrite(r history.Record) history.Record {
-	switch r.F {
-	case history.Lock:
-		r.F, r.Base = history.CAS, 0
-	case history.Unlock:
-		r.F = history.Delete
-	}
-	return r
 }
 
 // judge prints the verdict.

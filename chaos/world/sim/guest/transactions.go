@@ -123,19 +123,7 @@ func (c *session) unique() string {
 	return strconv.FormatInt(c.numbers.Add(1), 10)
 }
 
-const (
-	accounts     = 5
-	bankTotal    = 500
-	transferMost = 20
-)
-
-func accountNames() []string {
-	out := make([]string, accounts)
-	for i := range out {
-		out[i] = fmt.Sprintf("%s%d", check.PrefixBank, i)
-	}
-	return out
-}
+const transferMost = 20
 
 // bank moves money between accounts and looks whether it is still all there. The
 // first session opens the accounts.
@@ -155,8 +143,8 @@ func bank(ctx context.Context, c *session) {
 
 // transfer moves money, or opens the accounts when there are none.
 func (c *session) transfer(ctx context.Context) {
-	names := accountNames()
-	from, to := c.chance.IntN(accounts), c.chance.IntN(accounts-1)
+	names := check.BankAccounts()
+	from, to := c.chance.IntN(len(names)), c.chance.IntN(len(names)-1)
 	if to >= from {
 		to++
 	}
@@ -195,7 +183,7 @@ func (c *session) open(ctx context.Context, names []string) {
 	var mops []history.Mop
 	txn := &internalv1.Txn{}
 	for _, name := range names {
-		value := strconv.Itoa(bankTotal / accounts)
+		value := strconv.Itoa(check.BankTotal / len(names))
 		mops = append(mops, history.Mop{F: history.MopWrite, Key: name, Value: value})
 		txn.Compares = append(txn.Compares, unchanged(name, 0))
 		txn.Success = append(txn.Success, putOf(name, value, 0))
