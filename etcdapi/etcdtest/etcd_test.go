@@ -33,7 +33,7 @@ func startEtcdOn(t testing.TB, dir string, flags ...string) (s *side, stop func(
 		// The disk is not what is compared.
 		"--unsafe-no-fsync",
 	}, flags...)
-	stop = startProcess(t, "etcd", exec.Command(peer("etcd"), args...))
+	stop, s.ended = startProcess(t, "etcd", exec.Command(peer("etcd"), args...))
 	s.connect(t, "")
 	awaitLeader(t, s.client, s.address)
 	return s, stop
@@ -51,7 +51,7 @@ func awaitLeader(t testing.TB, c *clientv3.Client, address string) {
 
 // startProcess starts a program that ends with the test, by a signal it may obey
 // and then by one it cannot. What it said is shown when the test fails.
-func startProcess(t testing.TB, name string, cmd *exec.Cmd) (stop func()) {
+func startProcess(t testing.TB, name string, cmd *exec.Cmd) (stop func(), end <-chan struct{}) {
 	t.Helper()
 	var said bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &said, &said
@@ -82,7 +82,7 @@ func startProcess(t testing.TB, name string, cmd *exec.Cmd) (stop func()) {
 		}
 	}
 	t.Cleanup(stop)
-	return stop
+	return stop, ended
 }
 
 func tail(s string, n int) string { return s[max(0, len(s)-n):] }

@@ -24,6 +24,8 @@ const (
 	shrinkFor = 40 * time.Second
 	// sequenceFor bounds a sequence.
 	sequenceFor = 2 * time.Minute
+	// beginFor bounds the emptying of the space before one.
+	beginFor = 30 * time.Second
 )
 
 // TestDifferentialFuzz drives etcd and Balsa with the same random operations and
@@ -99,15 +101,9 @@ func (d *difference) String() string {
 func (d *duel) run(t testing.TB, ops []op) *difference {
 	t.Helper()
 	d.sequences++
-	if d.etcd == nil {
-		d.etcd = d.again()
-	}
 	ctx, cancel := context.WithTimeout(t.Context(), sequenceFor)
 	defer cancel()
-	theirs, err := begin(ctx, d.etcd)
-	if err != nil {
-		t.Fatal(err)
-	}
+	theirs := d.beginTheirs(ctx, t)
 	defer theirs.end()
 	ours, err := begin(ctx, d.balsa)
 	if err != nil {
@@ -130,6 +126,40 @@ func (d *duel) run(t testing.TB, ops []op) *difference {
 	}
 	d.events += theirs.events()
 	return nil
+}
+
+// beginTheirs begins a sequence on etcd, another one where it has died. That it died is
+// for the sequence in which it did to tell: there it gave no answer.
+func (d *duel) beginTheirs(ctx context.Context, t testing.TB) *session {
+	t.Helper()
+	for ended := false; ; ended = true {
+		if d.etcd == nil {
+			d.etcd = d.again()
+		}
+		soon, cancel := context.WithTimeout(ctx, beginFor)
+		theirs, err := begin(soon, d.etcd)
+		cancel()
+		if err == nil {
+			theirs.ctx = ctx
+			return theirs
+		}
+		if ended || !d.etcd.hasEnded() {
+			t.Fatal(err)
+		}
+		t.Logf("etcd has died: %v", err)
+		d.etcd = nil
+	}
+}
+
+// hasEnded says that the process of an etcd has ended, or does so in a moment: before
+// it ends one that panics writes for a while.
+func (s *side) hasEnded() bool {
+	select {
+	case <-s.ended:
+		return true
+	case <-time.After(time.Second):
+		return false
+	}
 }
 
 // match is a sequence on both sides.
@@ -271,5 +301,19 @@ func TestSequencesCanBeReplayed(t *testing.T) {
 		if _, err := parseOps(bad); err == nil {
 			t.Errorf("%q was read as an operation", bad)
 		}
+	}
+}
+
+// TestTheFuzzOutlivesEtcd: an etcd that has died is no difference of the next sequence.
+func TestTheFuzzOutlivesEtcd(t *testing.T) {
+	t.Parallel()
+	first, stop := startEtcdOn(t, t.TempDir())
+	d := &duel{agreeWithin: 3 * time.Second, etcd: first, again: func() *side { return startEtcd(t) }, balsa: startSolo(t, etcdapi.Limits{}), accepted: acceptedDifferences()}
+	stop()
+	if diff := d.run(t, drawSequence(1)); diff != nil {
+		t.Error(diff)
+	}
+	if d.etcd == first {
+		t.Error("it goes on with the one that has died")
 	}
 }

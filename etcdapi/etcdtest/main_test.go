@@ -68,6 +68,9 @@ type side struct {
 	// flags let etcdctl reach the side; the second is its endpoint.
 	flags []string
 
+	// ended is closed when the process of an etcd has ended; nil where there is none.
+	ended <-chan struct{}
+
 	// Of a real balsa: the program, its API's address, and the files of its clients.
 	program, listen, admin, pems string
 }
