@@ -1,6 +1,6 @@
 // Balsa-chaos plays on a cluster: the demo, and the loads that fault tests and
 // benchmarks put on it. It makes its clusters on this machine, in network
-// namespaces of its own, and needs root. Its commands sim, campaign, replay, history,
+// namespaces of its own, and needs root. Its commands sim, sweep, campaign, replay, history,
 // check, shrink and matrix
 // are about simulated clusters instead, and need nothing but a Go toolchain and a checkout.
 package main
@@ -32,7 +32,7 @@ func main() {
 	defer stop()
 	root := &cobra.Command{Use: "balsa-chaos", Short: "Play on a Balsa cluster", SilenceUsage: true, SilenceErrors: true}
 	root.AddCommand(demoCommand(), zeroDropCommand(), cleanCommand(), loadCommand(),
-		simCommand(), campaignCommand(), replayCommand(), historyCommand(), checkCommand(), shrinkCommand(), matrixCommand())
+		simCommand(), campaignCommand(), replayCommand(), historyCommand(), checkCommand(), sweepCommand(), shrinkCommand(), matrixCommand())
 	if err := root.ExecuteContext(ctx); err != nil {
 		fmt.Fprintf(os.Stderr, "balsa-chaos: %v\n", err)
 		stop()

@@ -73,8 +73,17 @@ func (f *simFlags) add(command *cobra.Command) {
 
 // args are the guest's arguments.
 func (f *simFlags) args() ([]string, error) {
+	r, err := f.recipe()
+	if err != nil {
+		return nil, err
+	}
+	return r.args()
+}
+
+// recipe is what the flags say, for any seed.
+func (f *simFlags) recipe() (recipe, error) {
 	if f.script != "" && f.schedule != "" {
-		return nil, errors.New("--script and --schedule exclude each other")
+		return recipe{}, errors.New("--script and --schedule exclude each other")
 	}
 	r := recipe{Length: f.length, Servers: f.servers, Clients: f.clients, Pace: f.pace, Workloads: f.workloads, Bugs: f.bugs}
 	switch {
@@ -82,17 +91,17 @@ func (f *simFlags) args() ([]string, error) {
 		scripts := directed()
 		schedule, known := scripts[f.script]
 		if !known {
-			return nil, fmt.Errorf("--script: there is no %q; there are: %s", f.script, strings.Join(verdict.Names(scripts), ", "))
+			return recipe{}, fmt.Errorf("--script: there is no %q; there are: %s", f.script, strings.Join(verdict.Names(scripts), ", "))
 		}
 		r.Schedule = &schedule
 	case f.schedule != "":
 		schedule, err := readSchedule(f.schedule)
 		if err != nil {
-			return nil, err
+			return recipe{}, err
 		}
 		r.Schedule = &schedule
 	}
-	return r.args()
+	return r, nil
 }
 
 func simCommand() *cobra.Command {
@@ -190,8 +199,8 @@ type series struct {
 	began  time.Time
 	total  verdict.Summary
 	runs   int
-	bad    []uint64
-	little []uint64
+	bad    []string
+	little []string
 	broken []error
 	// virtual is simulated time, busy the processor time that it took.
 	virtual, busy time.Duration
@@ -209,12 +218,19 @@ func (c *series) run(ctx context.Context, m *sim.Machine, jobs iter.Seq[sim.Opti
 
 func (c *series) printf(format string, args ...any) { _, _ = fmt.Fprintf(c.print, format, args...) }
 
+// add takes the run of a seed.
 func (c *series) add(f sim.Finished) {
+	id := strconv.FormatUint(f.Options.Seed, 10)
+	c.addAs(f, "seed "+id, id)
+}
+
+// addAs takes a run that is called name in what is printed, and id in the names of files.
+func (c *series) addAs(f sim.Finished, name, id string) {
 	c.runs++
 	c.virtual += f.Result.VirtualElapsed
 	c.busy += f.Result.Processor
 	if f.Result.Digest != "" { // a run that is stuck has none
-		c.printf("digest %d %s\n", f.Options.Seed, f.Result.Digest)
+		c.printf("digest %s %s\n", id, f.Result.Digest)
 	}
 	summary, told := verdict.Read(f.Result.Lines)
 	if told {
@@ -224,13 +240,13 @@ func (c *series) add(f sim.Finished) {
 	case f.Err == nil && f.Result.ExitCode == verdict.Good:
 		return
 	case f.Err == nil && f.Result.ExitCode == verdict.TooLittle:
-		c.little = append(c.little, f.Options.Seed)
-		c.printf("seed %d did too little: %s\n", f.Options.Seed, strings.Join(summary.Missing, "; "))
+		c.little = append(c.little, name)
+		c.printf("%s did too little: %s\n", name, strings.Join(summary.Missing, "; "))
 	case f.Err == nil && f.Result.ExitCode == verdict.Broken && told:
-		c.bad = append(c.bad, f.Options.Seed)
-		c.violation(f, summary)
+		c.bad = append(c.bad, name)
+		c.violation(f, summary, name, id)
 	default:
-		c.broken = append(c.broken, fmt.Errorf("seed %d: exit code %d: %w\n%s", f.Options.Seed, f.Result.ExitCode, errors.Join(f.Err, errors.New(lastWords(f.Result))), f.Result.Stderr))
+		c.broken = append(c.broken, fmt.Errorf("%s: exit code %d: %w\n%s", name, f.Result.ExitCode, errors.Join(f.Err, errors.New(lastWords(f.Result))), f.Result.Stderr))
 	}
 }
 
@@ -244,15 +260,15 @@ func lastWords(r sim.Result) string {
 // violationsShown bounds what is printed of one run: the first tell most.
 const violationsShown = 3
 
-func (c *series) violation(f sim.Finished, summary verdict.Summary) {
-	c.printf("\nVIOLATION in seed %d\n", f.Options.Seed)
+func (c *series) violation(f sim.Finished, summary verdict.Summary, name, id string) {
+	c.printf("\nVIOLATION in %s\n", name)
 	for _, v := range summary.Violations[:min(len(summary.Violations), violationsShown)] {
 		c.printf("%s: %s\n", v.Checker, v.Text)
 	}
 	if more := len(summary.Violations) - violationsShown; more > 0 {
 		c.printf("and %d more\n", more)
 	}
-	path := filepath.Join(c.out, fmt.Sprintf("sim-%d.json", f.Options.Seed))
+	path := filepath.Join(c.out, fmt.Sprintf("sim-%s.json", id))
 	if err := writeRecord(path, f, summary); err != nil {
 		c.broken = append(c.broken, err)
 		return
@@ -268,11 +284,11 @@ func (c *series) end(ctx context.Context) error {
 	case len(c.broken) > 0:
 		return errors.Join(c.broken...)
 	case len(c.bad) > 0:
-		return &exitError{code: 1, reason: fmt.Errorf("%d of %d runs broke a promise: seeds %v", len(c.bad), c.runs, c.bad)}
+		return &exitError{code: 1, reason: fmt.Errorf("%d of %d runs broke a promise: %s", len(c.bad), c.runs, strings.Join(c.bad, ", "))}
 	case ctx.Err() != nil:
 		return &exitError{code: exitInterrupted, reason: fmt.Errorf("interrupted after %d runs", c.runs)}
 	case len(c.little) > 0:
-		return &exitError{code: exitTooLittle, reason: fmt.Errorf("%d of %d runs did too little to prove anything: seeds %v", len(c.little), c.runs, c.little)}
+		return &exitError{code: exitTooLittle, reason: fmt.Errorf("%d of %d runs did too little to prove anything: %s", len(c.little), c.runs, strings.Join(c.little, ", "))}
 	}
 	return nil
 }

@@ -136,11 +136,8 @@ func (d *duel) beginTheirs(ctx context.Context, t testing.TB) *session {
 		if d.etcd == nil {
 			d.etcd = d.again()
 		}
-		soon, cancel := context.WithTimeout(ctx, beginFor)
-		theirs, err := begin(soon, d.etcd)
-		cancel()
+		theirs, err := begin(ctx, d.etcd)
 		if err == nil {
-			theirs.ctx = ctx
 			return theirs
 		}
 		if ended || !d.etcd.hasEnded() {

@@ -34,7 +34,9 @@ type session struct {
 
 // begin empties the space and opens a session on it.
 func begin(ctx context.Context, s *side) (*session, error) {
-	base, err := reset(ctx, s)
+	soon, cancel := context.WithTimeout(ctx, beginFor)
+	defer cancel()
+	base, err := reset(soon, s)
 	if err != nil {
 		return nil, fmt.Errorf("empty %s before a sequence: %w", s.name, err)
 	}

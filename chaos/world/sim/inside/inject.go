@@ -104,7 +104,7 @@ func (w *World) injectDisk(s *Server, f Fault, chance *rand.Rand) (undo func()) 
 	case NoRoom:
 		return w.noRoom(s, f.For)
 	case TornWrite:
-		return w.tornWrite(s)
+		return w.tornWrite(s, f)
 	case FlipSnapshot, FlipEntry:
 		return w.flip(s, f.Kind, chance)
 	case DiskLost:

@@ -2,6 +2,7 @@ package inside
 
 import (
 	"context"
+	"fmt"
 	"strings"
 	"time"
 
@@ -100,7 +101,7 @@ func (w *World) storm(s *Server, by time.Duration) (undo func()) {
 // crashAtWrite cuts the power of a server at one of its writes.
 func (w *World) crashAtWrite(s *Server, f Fault) (undo func()) {
 	left := f.N
-	return w.crashWhen(s, func(what string, _ int, done bool) bool {
+	return w.crashWhen(s, f, func(what string, _ int, done bool) bool {
 		if done != (f.Kind == CrashAfter) || !strings.HasPrefix(what, f.What) {
 			return false
 		}
@@ -113,15 +114,15 @@ func (w *World) crashAtWrite(s *Server, f Fault) (undo func()) {
 }
 
 // tornWrite cuts the power in the middle of the next append that has one.
-func (w *World) tornWrite(s *Server) (undo func()) {
-	return w.crashWhen(s, func(what string, entries int, done bool) bool {
+func (w *World) tornWrite(s *Server, f Fault) (undo func()) {
+	return w.crashWhen(s, f, func(what string, entries int, done bool) bool {
 		return !done && what == memlog.WriteAppend && entries > 1
 	})
 }
 
 // crashWhen cuts the power of a server at the first write of which when says so,
-// in this life of it.
-func (w *World) crashWhen(s *Server, when func(what string, entries int, done bool) bool) (undo func()) {
+// in this life of it. When there was none the trace has InVain.
+func (w *World) crashWhen(s *Server, f Fault, when func(what string, entries int, done bool) bool) (undo func()) {
 	s.mu.Lock()
 	l, disk := s.life, s.disk
 	s.mu.Unlock()
@@ -142,9 +143,14 @@ func (w *World) crashWhen(s *Server, when func(what string, entries int, done bo
 		s.mu.Lock()
 		restore, crashed := restore, crashed
 		s.mu.Unlock()
-		if crashed {
-			restore()
-			w.start(s)
+		if !crashed {
+			w.Trace.Sayf(s.Name, "%s", InVain(f))
+			return
 		}
+		restore()
+		w.start(s)
 	}
 }
+
+// InVain is what the trace says of a crash at a write that was not made.
+func InVain(f Fault) string { return fmt.Sprintf("no such write: %v", f) }
