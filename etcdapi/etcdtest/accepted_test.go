@@ -55,7 +55,9 @@ func acceptedDifferences() []*acceptedDifference {
 				"and who reads the key then ends the server (range failed to find revision pair); we have the key",
 			kills: true,
 			rare:  true,
-			match: func(_ op, etcd, balsa answer) bool { return etcd.code == codes.Unavailable && balsa.code != codes.Unavailable },
+			match: func(_ op, etcd, balsa answer) bool {
+				return etcd.code == codes.Unavailable && balsa.code != codes.Unavailable
+			},
 			after: putBehindDeletionIsCompacted,
 		},
 		{
