@@ -134,14 +134,15 @@ func (d *duel) run(t testing.TB, ops []op) *difference {
 func (d *duel) beginTheirs(ctx context.Context, t testing.TB) *session {
 	t.Helper()
 	for ended := false; ; ended = true {
-		if d.etcd == nil {
+		if d.etcd == nil || d.etcd.hasEndedBy(0) {
 			d.etcd = d.again()
 		}
 		theirs, err := begin(ctx, d.etcd)
 		if err == nil {
 			return theirs
 		}
-		if ended || !d.etcd.hasEnded() {
+		// Before it ends one that panics writes for a while.
+		if ended || !d.etcd.hasEndedBy(time.Second) {
 			t.Fatal(err)
 		}
 		t.Logf("etcd has died: %v", err)
@@ -149,13 +150,19 @@ func (d *duel) beginTheirs(ctx context.Context, t testing.TB) *session {
 	}
 }
 
-// hasEnded says that the process of an etcd has ended, or does so in a moment: before
-// it ends one that panics writes for a while.
-func (s *side) hasEnded() bool {
+// hasEndedBy says that the process of an etcd has ended, or does so in a while.
+func (s *side) hasEndedBy(wait time.Duration) bool {
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
 	select {
 	case <-s.ended:
 		return true
-	case <-time.After(time.Second):
+	case <-timer.C:
+	}
+	select {
+	case <-s.ended: // both may have been true
+		return true
+	default:
 		return false
 	}
 }
