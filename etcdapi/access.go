@@ -37,7 +37,6 @@ var readerMethods = map[string]bool{
 	pb.Maintenance_HashKV_FullMethodName:    true,
 	"/v3electionpb.Election/Leader":         true,
 	"/v3electionpb.Election/Observe":        true,
-	pb.Auth_Authenticate_FullMethodName:     true,
 	"/grpc.health.v1.Health/Check":          true,
 	"/grpc.health.v1.Health/Watch":          true,
 	webPrefix + "/metrics":                  true,

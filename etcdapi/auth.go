@@ -5,7 +5,6 @@ import (
 	"slices"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
-	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -17,21 +16,16 @@ var errAuth = status.Error(codes.FailedPrecondition,
 	"etcdserver: there are no passwords and no roles to manage here: a client is who its certificate says; "+
 		"make one with `balsa user create NAME --role admin --pem DIR` (or --role reader) and take it away with `balsa user remove NAME --role ROLE`")
 
-// registerAuth adds etcdserverpb.Auth, every method of which is refused alike, but for
-// Authenticate. That is how a program that was given a password connects, and it goes on
-// with its certificate alone when it is told, in etcd's own words, that there is no use
-// for one.
+// registerAuth adds etcdserverpb.Auth, every method of which is refused alike. Authenticate
+// too: an etcd without authentication says that there is no need to, and a program that
+// was given a password goes on with rights that nobody gave to its user.
 func registerAuth(r grpc.ServiceRegistrar) {
 	desc := pb.Auth_ServiceDesc
 	desc.Methods = slices.Clone(desc.Methods)
 	for i := range desc.Methods {
 		method := "/" + desc.ServiceName + "/" + desc.Methods[i].MethodName
-		refusal := errAuth
-		if method == pb.Auth_Authenticate_FullMethodName {
-			refusal = rpctypes.ErrGRPCAuthNotEnabled
-		}
 		desc.Methods[i].Handler = func(srv any, ctx context.Context, _ func(any) error, chain grpc.UnaryServerInterceptor) (any, error) {
-			refuse := func(context.Context, any) (any, error) { return nil, refusal }
+			refuse := func(context.Context, any) (any, error) { return nil, errAuth }
 			if chain == nil {
 				return refuse(ctx, nil)
 			}
