@@ -78,7 +78,9 @@ type watchStream struct {
 type watch struct {
 	id int64
 	// start is the revision that the client asked for; 0 is what comes next.
-	start    store.Revision
+	start store.Revision
+	// began is the newest revision when the watch was created.
+	began    store.Revision
 	fragment bool
 	// progress asks for a mark now and then; quiet says that nothing was sent
 	// since the last look, asked that a mark is on its way.
@@ -172,7 +174,7 @@ func (s *watchStream) create(r *pb.WatchCreateRequest) error {
 		return s.refuse(s.endReason(err))
 	}
 	w := &watch{
-		id: s.takeID(r.GetWatchId()), start: start, fragment: r.GetFragment(),
+		id: s.takeID(r.GetWatchId()), start: start, began: now, fragment: r.GetFragment(),
 		progress: r.GetProgressNotify(), quiet: true, cancel: cancel,
 	}
 	s.watches[w.id] = w
@@ -306,7 +308,8 @@ func (s *watchStream) item(i item) error {
 	}
 	w.quiet = false
 	s.metrics.Events(len(i.events))
-	r := &pb.WatchResponse{Header: s.header(i.revision), WatchId: w.id, Events: i.events}
+	// As in etcd, what is told of the past has the newest revision in its header.
+	r := &pb.WatchResponse{Header: s.header(max(i.revision, w.began)), WatchId: w.id, Events: i.events}
 	if w.fragment {
 		return s.sendFragments(r)
 	}

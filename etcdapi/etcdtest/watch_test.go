@@ -63,6 +63,18 @@ func watchStories() []story {
 			s.events("delete", deletes, 1)
 			s.events("one key", one, 2)
 		}},
+		{name: "revisions in headers", tell: func(s *teller) {
+			for _, key := range []string{"a", "a", "b", "a", "b"} {
+				s.put(key, "")
+			}
+			w := s.c.Watch(s.ctx, "a", clientv3.WithRev(s.rev(3)))
+			r := s.next(w)
+			s.equal("of the past", []any{2, int64(6)}, []any{len(r.Events), s.frame.shownRevision(r.Header.Revision)})
+			s.put("b", "")
+			s.put("a", "")
+			r = s.next(w)
+			s.equal("as it happens", []any{1, int64(8)}, []any{len(r.Events), s.frame.shownRevision(r.Header.Revision)})
+		}},
 		{name: "a watch of what is compacted", tell: func(s *teller) {
 			for range 5 {
 				s.put("a", "")
