@@ -188,7 +188,7 @@ func (s *Server) leaseTime(ctx context.Context, id int64, renew bool) (*internal
 		if cause := context.Cause(ctx); !leaderless || !errors.Is(cause, ErrTimeout) {
 			return s.statusOf(cause)
 		}
-		return s.statusOf(ErrNoLeader) // etcd's word where nobody has led all along
+		return s.statusOf(ErrNoLeader) // etcd's word when nobody leads in the end either
 	}
 	for {
 		res, err := s.leases.LeaseTime(ctx, &internalv1.LeaseTimeRequest{Id: id, Renew: renew})

@@ -26,13 +26,15 @@ const (
 	asHTML  = "html"
 )
 
+// porcupineLimit bounds Porcupine's search for an order, which is exponential.
+const porcupineLimit = time.Minute
+
 // historyFlags say which part of a history is shown, and how.
 type historyFlags struct {
 	as        string
 	only      []string
 	key       string
 	registers bool
-	search    time.Duration
 }
 
 func historyCommand() *cobra.Command {
@@ -62,7 +64,6 @@ FILE is one of replay --history. The forms are
 	f.StringSliceVar(&flags.only, "only", nil, "only these operations, with commas: "+strings.Join(operationNames(), ", "))
 	f.StringVar(&flags.key, "key", "", "only what is of this key, or shows it; for html, the key")
 	f.BoolVar(&flags.registers, "registers", false, "with edn: what transactions read are values, not lists")
-	f.DurationVar(&flags.search, "search", 10*time.Second, "with html: how long an order is looked for")
 	return command
 }
 
@@ -101,7 +102,7 @@ func (h *historyFlags) show(out io.Writer, records iter.Seq2[history.Record, err
 		if h.key == "" {
 			return errors.New("--as html shows one key: say which by --key")
 		}
-		return check.WritePorcupineHTML(out, history.Pair(records), h.key, h.search)
+		return check.WritePorcupineHTML(out, history.Pair(records), h.key, porcupineLimit)
 	}
 	return fmt.Errorf("--as %s: there are %s, %s, %s and %s", h.as, asText, asJSONL, asEDN, asHTML)
 }
@@ -119,9 +120,8 @@ func (h *historyFlags) operations() (only []history.F, err error) {
 	return only, nil
 }
 
-// part is what was asked for of a history. Both records of an operation are of its key,
-// and an operation that shows the key in its answer is shown with its invocation only
-// when that names it.
+// part is what was asked for of a history. What shows a key in its answer only, as a list
+// does, is there without its invocation.
 func (h *historyFlags) part(records iter.Seq2[history.Record, error], only []history.F) iter.Seq2[history.Record, error] {
 	return func(yield func(history.Record, error) bool) {
 		for r, err := range records {
@@ -155,9 +155,6 @@ func writeText(w io.Writer, records iter.Seq2[history.Record, error]) error {
 	return out.Flush()
 }
 
-// porcupineLimit bounds the second opinion, whose search is exponential.
-const porcupineLimit = time.Minute
-
 func checkCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "check FILE", Short: "Judge again what clients of a simulated run were told", Args: cobra.ExactArgs(1),
@@ -168,18 +165,24 @@ program, single keys. What servers hold in the end is not in a history: rules th
 are left out, and said to be. Ends with 1 when a promise was broken.`,
 		RunE: func(command *cobra.Command, args []string) error {
 			return withHistory(args[0], func(records iter.Seq2[history.Record, error]) error {
-				return judge(command.OutOrStdout(), records)
+				out := bufio.NewWriter(command.OutOrStdout())
+				err := judge(out, records)
+				if lost := out.Flush(); lost != nil {
+					return fmt.Errorf("print the verdict: %w", errors.Join(lost, err))
+				}
+				return err
 			})
 		},
 	}
 }
 
-func judge(out io.Writer, records iter.Seq2[history.Record, error]) error {
+// judge prints to a writer that keeps its first error for Flush.
+func judge(out *bufio.Writer, records iter.Seq2[history.Record, error]) error {
 	checkers := append(check.All(check.Simulated()), check.NewPorcupine(check.PorcupineOptions{Limit: porcupineLimit}))
 	for r, err := range records {
 		switch {
 		case errors.Is(err, history.ErrTruncated):
-			_, _ = fmt.Fprintln(out, "the history has no end: it is judged as far as it goes")
+			fmt.Fprintln(out, "the history has no end: it is judged as far as it goes")
 			continue
 		case err != nil:
 			return err
@@ -200,15 +203,15 @@ func judge(out io.Writer, records iter.Seq2[history.Record, error]) error {
 	return nil
 }
 
-func writeVerdict(out io.Writer, v check.Verdict) {
-	_, _ = fmt.Fprintf(out, "%s: %d judged, %d unknown, %d violations\n", v.Checker, v.Checked, v.Unknown, int64(len(v.Violations))+v.Dropped)
+func writeVerdict(out *bufio.Writer, v check.Verdict) {
+	fmt.Fprintf(out, "%s: %d judged, %d unknown, %d violations\n", v.Checker, v.Checked, v.Unknown, int64(len(v.Violations))+v.Dropped)
 	for _, left := range v.Left {
-		_, _ = fmt.Fprintf(out, "%s: left: %s\n", v.Checker, left)
+		fmt.Fprintf(out, "%s: left: %s\n", v.Checker, left)
 	}
 	for _, note := range v.Notes {
-		_, _ = fmt.Fprintf(out, "%s: %s\n", v.Checker, note)
+		fmt.Fprintf(out, "%s: %s\n", v.Checker, note)
 	}
 	for _, violation := range v.Violations {
-		_, _ = fmt.Fprintf(out, "WRONG: %s: %v\n", v.Checker, violation)
+		fmt.Fprintf(out, "WRONG: %s: %v\n", v.Checker, violation)
 	}
 }

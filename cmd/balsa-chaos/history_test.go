@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/spf13/cobra"
+
 	"github.com/balsa-run/balsa/chaos/history"
 	"github.com/balsa-run/balsa/chaos/world/sim/guest/verdict"
 )
@@ -110,6 +112,25 @@ func TestHistoryIsJudged(t *testing.T) {
 	}
 	if out, err := runs(t, "check", historyFile(t, right, 1)); err != nil || !strings.HasPrefix(out, "the history has no end") {
 		t.Errorf("%v\n%s", err, out)
+	}
+}
+
+// full is a writer that takes nothing, as a full disk does.
+type full struct{}
+
+func (full) Write([]byte) (int, error) { return 0, errors.New("no space left") }
+
+// A verdict that nobody can read is none: that a promise was broken is told all the same.
+func TestAVerdictThatIsLost(t *testing.T) {
+	path := historyFile(t, lost(), 0)
+	for _, command := range []*cobra.Command{historyCommand(), checkCommand()} {
+		command.SetOut(full{})
+		command.SilenceErrors, command.SilenceUsage = true, true
+		command.SetArgs([]string{path})
+		err := command.ExecuteContext(t.Context())
+		if err == nil || !strings.Contains(err.Error(), "no space left") || command.Name() == "check" && !strings.Contains(err.Error(), "violations") {
+			t.Errorf("%s: %v", command.Name(), err)
+		}
 	}
 }
 

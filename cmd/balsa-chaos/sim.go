@@ -174,7 +174,9 @@ func tagsFor(bugs string) []string {
 	return []string{"mutate"}
 }
 
-// machine builds the guest.
+// machine builds the guest. Whoever has it closes it when everything was told: what can
+// fail then is giving back the memory of a program that is about to end, so that error is
+// dropped.
 func machine(ctx context.Context, tags ...string) (*sim.Machine, error) {
 	wasm, err := sim.Guest(ctx, tags...)
 	if err != nil {

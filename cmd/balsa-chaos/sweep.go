@@ -58,7 +58,6 @@ Exit codes: those of sim; 3 also when there was no write.`,
 				return err
 			}
 			defer func() { _ = m.Close(context.WithoutCancel(ctx)) }()
-			defer s.stop()
 			for f := range m.RunAll(ctx, s.jobs(), flags.atOnce) {
 				// When it is interrupted the last runs are in no order.
 				if ctx.Err() != nil || !s.add(f) {
@@ -88,6 +87,14 @@ type moment struct {
 	n    int
 }
 
+// momentOf is the moment of the i-th run, from 0: before and behind each write.
+func momentOf(i int) moment {
+	if i%2 == 1 {
+		return moment{inside.CrashAfter, i/2 + 1}
+	}
+	return moment{inside.CrashBefore, i/2 + 1}
+}
+
 func (m moment) String() string { return fmt.Sprintf("%s %d", m.kind, m.n) }
 
 // id is a moment in the name of a file.
@@ -103,10 +110,6 @@ type sweep struct {
 	*series
 	flags *sweepFlags
 	base  recipe
-	// next are the moments of the runs to come, in the order in which they end.
-	next iter.Seq[moment]
-	pull func() (moment, bool)
-	stop func()
 	// crashed is the last number of a write at which a server crashed.
 	crashed int
 	whole   bool
@@ -119,20 +122,12 @@ func newSweep(flags *sweepFlags, out io.Writer) (*sweep, error) {
 	}
 	base.Seed = flags.seed
 	s := &sweep{series: newSeries(out, flags.out), flags: flags, base: base}
-	if _, err := s.args(moment{inside.CrashBefore, 1}); err != nil {
+	if _, err := s.args(momentOf(0)); err != nil {
 		return nil, err
 	}
 	if flags.most < 1 {
 		return nil, fmt.Errorf("--most %d: at least one write has to be tried", flags.most)
 	}
-	s.next = func(yield func(moment) bool) {
-		for n := 1; n <= flags.most; n++ {
-			if !yield(moment{inside.CrashBefore, n}) || !yield(moment{inside.CrashAfter, n}) {
-				return
-			}
-		}
-	}
-	s.pull, s.stop = iter.Pull(s.next)
 	return s, nil
 }
 
@@ -158,8 +153,8 @@ func (s *sweep) args(m moment) ([]string, error) {
 
 func (s *sweep) jobs() iter.Seq[sim.Options] {
 	return func(yield func(sim.Options) bool) {
-		for m := range s.next {
-			args, err := s.args(m)
+		for i := range 2 * s.flags.most {
+			args, err := s.args(momentOf(i))
 			if err != nil {
 				return // the first was well, and the others have other numbers only
 			}
@@ -172,7 +167,7 @@ func (s *sweep) jobs() iter.Seq[sim.Options] {
 
 // add takes the next run; false when there is nothing more to learn from others.
 func (s *sweep) add(f sim.Finished) bool {
-	m, _ := s.pull()
+	m := momentOf(s.runs)
 	if f.Result.ExitCode != verdict.Broken && s.inVain(f, m) {
 		s.whole = true
 		return false

@@ -26,7 +26,6 @@ func TestSweepRuns(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer s.stop()
 	var got []string
 	for o := range s.jobs() {
 		var r recipe
@@ -84,7 +83,6 @@ func TestSweepEnds(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			defer s.stop()
 			goesOn := true
 			for _, f := range test.runs {
 				goesOn = s.add(f)
