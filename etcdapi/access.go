@@ -75,21 +75,22 @@ type listenerTLS struct{}
 func (listenerTLS) ServerHandshake(conn net.Conn) (net.Conn, credentials.AuthInfo, error) {
 	switch c := conn.(type) {
 	case *insideConn:
-		return c, tlsInfo(c.by), nil
+		return c, tlsInfo(c.by.ConnectionState()), nil
 	case *tls.Conn:
 		ctx, cancel := context.WithTimeout(context.Background(), handshakeMax)
 		defer cancel()
 		if err := c.HandshakeContext(ctx); err != nil {
 			return nil, nil, errors.Join(err, c.Close())
 		}
-		return c, tlsInfo(c), nil
+		return c, tlsInfo(c.ConnectionState()), nil
 	}
 	return conn, plainText{}, nil
 }
 
-func tlsInfo(c *tls.Conn) credentials.TLSInfo {
+// tlsInfo is what gRPC knows of a TLS connection; IdentifyTLS reads it.
+func tlsInfo(state tls.ConnectionState) credentials.TLSInfo {
 	return credentials.TLSInfo{
-		State:          c.ConnectionState(),
+		State:          state,
 		CommonAuthInfo: credentials.CommonAuthInfo{SecurityLevel: credentials.PrivacyAndIntegrity},
 	}
 }

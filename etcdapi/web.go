@@ -13,7 +13,6 @@ import (
 	"time"
 
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 
@@ -131,9 +130,7 @@ func (s *Server) guardPage(name string, next http.Handler, w *pageWriter, r *htt
 func (s *Server) admitPage(c *call, name string, r *http.Request) (err error) {
 	ctx := r.Context()
 	if r.TLS != nil {
-		ctx = peer.NewContext(ctx, &peer.Peer{AuthInfo: credentials.TLSInfo{
-			State: *r.TLS, CommonAuthInfo: credentials.CommonAuthInfo{SecurityLevel: credentials.PrivacyAndIntegrity},
-		}})
+		ctx = peer.NewContext(ctx, &peer.Peer{AuthInfo: tlsInfo(*r.TLS)})
 	}
 	if c.identity, err = s.admit(ctx, name); err != nil {
 		return err

@@ -42,13 +42,13 @@ func BankAccounts() []string {
 	return out
 }
 
-// SimulatedDrift is by how much the clocks of simulated servers may run fast within a
+// simulatedDrift is by how much the clocks of simulated servers may run fast within a
 // lease.
-const SimulatedDrift = 250 * time.Millisecond
+const simulatedDrift = 250 * time.Millisecond
 
 // Simulated are the options for the history of a simulated run's etcd space.
 func Simulated() Options {
-	return Options{Drift: SimulatedDrift, Accounts: BankAccounts(), Total: BankTotal, LocksWrite: true}
+	return Options{Drift: simulatedDrift, Accounts: BankAccounts(), Total: BankTotal, LocksWrite: true}
 }
 
 // Options say what a history is of.
